@@ -1,0 +1,94 @@
+//! Carries operations to the kernel and brings completions back.
+//!
+//! [`Engine`] has three implementations: `epoll` on mio, `uring` on io-uring, and the simulated
+//! kernel of the tests. An engine owns every descriptor, buffer and pipe of its worker's sessions;
+//! what is above it counts bytes and holds keys.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use crate::op::{
+    AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, SpliceMode, Time,
+};
+
+/// The kernel, as a worker sees it.
+pub trait Engine {
+    /// Serves a listening, nonblocking socket from now on. Accepts nothing until
+    /// [`Engine::accepting`] says so.
+    fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()>;
+
+    /// Starts or pauses accepting; the kernel's queue holds connections meanwhile. A few that were
+    /// already accepted may still come up after a pause.
+    fn accepting(&mut self, listener: ListenerId, on: bool);
+
+    /// Closes this worker's reference to a listening socket. The caller has drained its queue by
+    /// accepting until none came. Unknown listeners are ignored.
+    fn unlisten(&mut self, listener: ListenerId);
+
+    /// Gives an accepted socket to a session, as its client side. The key is new to the engine.
+    fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey);
+
+    /// Ends an accepted socket with a reset: there is no room for it.
+    fn refuse(&mut self, socket: AcceptedSocket);
+
+    /// Takes an operation. Never fails, never blocks, never calls back: what goes wrong is a
+    /// completion too.
+    fn submit(&mut self, op: Op);
+
+    /// Appends what has completed to `completions`, waiting for at least one thing to happen until
+    /// `until` (for ever when `None`; a moment in the past only looks). Returns the time after the
+    /// wait: the only clock that a worker has. `completions` may stay empty.
+    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
+
+    /// What it has done so far and holds now.
+    fn stats(&self) -> EngineStats;
+}
+
+/// The bounds an engine works within; all memory and descriptors follow from them.
+#[derive(Clone, Copy, Debug)]
+pub struct EngineLimits {
+    /// Sessions alive at one time; keys' indices stay below it.
+    pub sessions_max: u32,
+    /// Pipes that exist at one time, two descriptors each. None means that all is copied.
+    pub pipes_max: u32,
+    /// Bytes asked for each pipe (`F_SETPIPE_SZ`); the kernel may grant less.
+    pub pipe_bytes: u32,
+    /// When to splice.
+    pub splice: SpliceMode,
+}
+
+/// Counts since the start, and gauges. One writer: the engine's own thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Bytes delivered to the sink, by flow and path: `bytes[flow.index()][path.index()]`.
+    pub bytes: [[u64; 2]; 2],
+    /// Bytes taken from a source and thrown away, because their sink had gone.
+    pub bytes_discarded: u64,
+    /// Pipes that exist.
+    pub pipes_open: u64,
+    /// Pipes with bytes inside.
+    pub pipes_used: u64,
+    /// Times a flow wanted to splice and copied, because no pipe could be had.
+    pub pipes_missed: u64,
+    /// Pipes given up because the kernel granted less than [`PIPE_BYTES_USEFUL`].
+    pub pipes_small: u64,
+    /// Copy buffers with bytes inside.
+    pub buffers_used: u64,
+    /// Times a flow had to wait because no buffer was free (ENOBUFS with a ring).
+    pub buffers_missed: u64,
+    /// Completions dropped because their session was gone (io_uring only).
+    pub completions_stale: u64,
+    /// Times the completion queue overflowed (io_uring only).
+    pub queue_overflows: u64,
+}
+
+/// A pipe that holds less does not pay: past `fs.pipe-user-pages-soft` an ordinary user is given
+/// pipes of two pages (pipe(7)).
+pub const PIPE_BYTES_USEFUL: u32 = 64 * 1024;
+
+impl EngineStats {
+    /// Bytes delivered by one path in one direction.
+    pub const fn bytes_by(&self, flow: Flow, path: Path) -> u64 {
+        self.bytes[flow.index()][path.index()]
+    }
+}

@@ -1,0 +1,9 @@
+//! fanin: a thread-per-core TCP relay for monitoring agents.
+//!
+//! Read in this order: [`op`] (the words), [`session`] (one relayed pair, pure), [`engine`] (the
+//! kernel), `worker` (one core's loop), `supervisor` (starts and ends it all).
+//! `docs/ARCHITECTURE.md` has the picture and the import table.
+
+pub mod config;
+pub mod engine;
+pub mod op;

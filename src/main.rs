@@ -1,0 +1,3 @@
+//! The fanin command.
+
+fn main() {}
