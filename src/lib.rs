@@ -4,6 +4,8 @@
 //! kernel), `worker` (one core's loop), `supervisor` (starts and ends it all).
 //! `docs/ARCHITECTURE.md` has the picture and the import table.
 
+pub mod backend;
 pub mod config;
 pub mod engine;
 pub mod op;
+pub mod session;
