@@ -7,5 +7,7 @@
 pub mod backend;
 pub mod config;
 pub mod engine;
+pub mod metrics;
 pub mod op;
 pub mod session;
+pub mod worker;

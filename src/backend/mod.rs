@@ -118,6 +118,16 @@ impl Backends {
         None
     }
 
+    /// Takes a place at the server that was chosen before.
+    pub fn choose_again(&mut self, id: ServerId) -> Option<Choice> {
+        let server = self.server(id);
+        let entered = server.member.board.acquire(server.member.maxconn);
+        entered.then(|| {
+            server.sessions += 1;
+            Choice { server: id, address: server.next_address() }
+        })
+    }
+
     /// The session's connect succeeded.
     pub fn on_connected(&mut self, id: ServerId) {
         let server = self.server(id);

@@ -19,27 +19,39 @@ pub struct Ports {
     free: VecDeque<u16>,
     /// In somebody else's hands; tried again when nothing else is left.
     taken: VecDeque<u16>,
+    /// In use by sessions.
+    leased: u32,
 }
 
 impl Ports {
     /// All of a range.
     pub const fn new(range: RangeInclusive<u16>) -> Self {
-        Self { fresh: range, free: VecDeque::new(), taken: VecDeque::new() }
+        Self { fresh: range, free: VecDeque::new(), taken: VecDeque::new(), leased: 0 }
     }
 
     /// The port to use next.
     pub fn acquire(&mut self) -> Option<u16> {
-        self.fresh.next().or_else(|| self.free.pop_front()).or_else(|| self.taken.pop_front())
+        let fresh = self.fresh.next();
+        let port = fresh.or_else(|| self.free.pop_front()).or_else(|| self.taken.pop_front())?;
+        self.leased += 1;
+        Some(port)
     }
 
     /// Its connection is closed.
     pub fn release(&mut self, port: u16) {
         self.free.push_back(port);
+        self.leased -= 1;
     }
 
     /// The kernel says that somebody else has it (EADDRINUSE, EADDRNOTAVAIL).
     pub fn release_taken(&mut self, port: u16) {
         self.taken.push_back(port);
+        self.leased -= 1;
+    }
+
+    /// Whether no session uses one of them.
+    pub const fn is_idle(&self) -> bool {
+        self.leased == 0
     }
 }
 

@@ -259,6 +259,16 @@ impl Session {
         }
     }
 
+    /// Attempts to connect so far.
+    pub const fn attempts(&self) -> u16 {
+        self.attempts
+    }
+
+    /// Whether an attempt to connect is under way and not being given up.
+    pub const fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting { .. })
+    }
+
     /// Whether the end has begun.
     pub const fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing { .. })
