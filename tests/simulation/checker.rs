@@ -26,6 +26,8 @@ use crate::workload::{Mail, SECOND};
 const PAUSE_MIN: u64 = SECOND / 8;
 /// As in `worker`: source ports tried for one attempt.
 const PORTS_TRIED_MAX: u32 = 8;
+/// As in `worker`: how long a drain takes connections at most.
+const UNLISTEN_MAX: u64 = SECOND;
 /// Within this time a worker accepts again when there is room.
 const ACCEPT_PAUSE_MAX: u64 = SECOND / 10;
 
@@ -49,7 +51,10 @@ pub(crate) struct Checker {
     /// By listener: brought up, and neither a session nor refused.
     waiting: Vec<u64>,
     draining_until: Option<u64>,
+    /// Until then a drain takes connections as long as they come.
+    unlisten_by: Option<u64>,
     stopped: bool,
+    stopped_at: u64,
     unlistened: bool,
     /// The next turn resets whoever is still there.
     drain_due: bool,
@@ -88,7 +93,9 @@ impl Checker {
             ended: Vec::new(),
             waiting: Vec::new(),
             draining_until: None,
+            unlisten_by: None,
             stopped: false,
+            stopped_at: 0,
             unlistened: false,
             drain_due: false,
             totals: Totals::default(),
@@ -150,7 +157,8 @@ impl Checker {
     /// `lost` connections were in the queue of a listener that accepted.
     pub(crate) fn on_unlisten(&mut self, lost: usize) {
         assert!(self.stopped || self.draining_until.is_some(), "a listener was given up");
-        assert!(self.stopped || lost == 0, "a drain lost {lost} connections");
+        let enough = self.stopped || self.unlisten_by.is_some_and(|by| by <= self.now);
+        assert!(enough || lost == 0, "a drain lost {lost} connections");
         self.unlistened = true;
     }
 
@@ -163,9 +171,11 @@ impl Checker {
             Mail::Drain { grace } => {
                 let until = self.now + micros(grace);
                 self.draining_until.get_or_insert(until);
+                self.unlisten_by.get_or_insert(until.min(self.now + UNLISTEN_MAX));
             }
             Mail::Stop | Mail::Gone => {
                 self.stopped = true;
+                self.stopped_at = self.now;
                 let keys: Vec<_> = self.sessions.values().map(|shadow| shadow.key).collect();
                 for key in keys {
                     self.set_cause(key, CloseReason::Stopped);
@@ -184,7 +194,8 @@ impl Checker {
     }
 
     pub(crate) fn on_adopted(&mut self, key: SessionKey, listener: ListenerId, client: SocketAddr) {
-        assert!(!self.stopped, "{key:?}: a session began after the stop");
+        let before_stop = !self.stopped || self.stopped_at == self.now;
+        assert!(before_stop, "{key:?}: a session began after the stop");
         self.totals.adopted += 1;
         self.waiting[usize::from(listener.0)] -= 1;
         if key.generation() > 0 {
@@ -200,6 +211,10 @@ impl Checker {
             self.sessions.range((key.index(), 0)..=(key.index(), u32::MAX)).count() == 1,
             "{key:?}: the place is taken"
         );
+        if self.stopped {
+            // It was accepted in the turn that brought the stop, before the stop.
+            self.set_cause(key, CloseReason::Stopped);
+        }
     }
 
     fn shadow(&mut self, key: SessionKey) -> &mut Shadow {
@@ -349,7 +364,8 @@ impl Checker {
             }
             (None, Some(slice)) if ports_tried < PORTS_TRIED_MAX && !replaced => {
                 let leased = self.leased.keys().chain(&self.returned);
-                let used = leased.filter(|(address, _)| *address == to).count();
+                let of_it = |(address, port): &&_| *address == to && slice.contains(port);
+                let used = leased.filter(of_it).count();
                 assert!(used >= slice.len(), "{key:?}: only {used} of {slice:?} are in use");
                 self.seen.sight(Sight::PortsExhausted);
             }
@@ -358,17 +374,16 @@ impl Checker {
     }
 
     fn on_cancel(&mut self, key: SessionKey, slot: Slot) {
-        let now = self.now;
+        let (now, drained) = (self.now, self.drain_due);
         let shadow = self.shadow(key);
         let at = slot_index(slot);
         assert!(shadow.flying[at] || shadow.landed[at], "{key:?}: nothing in {slot:?} for long");
         match (slot, shadow.dial) {
             // The time of the attempt is up; anything else ends the session.
             (Slot::Connect, Dial::Connecting { first, .. })
-                if shadow.cause.is_none() && first <= now =>
+                if shadow.cause.is_none() && !drained && first <= now =>
             {
                 shadow.dial = Dial::GivingUp;
-                // A drain that ends in the same turn would cancel it too.
             }
             _ => self.begin_close(key),
         }
@@ -568,7 +583,10 @@ impl Checker {
                 shadow.active[flow.sink().index()] = now;
             }
             Outcome::Failed(Errno::EPIPE) => {
-                state.cut |= !dying;
+                if !dying {
+                    state.cut = true;
+                    shadow.cut.get_or_insert(flow);
+                }
                 self.seen.sight(Sight::PushBrokenPipe);
             }
             Outcome::Failed(errno) => {
@@ -614,9 +632,12 @@ impl Checker {
         let shadow = self.shadow(key);
         let towards = side.other().outbound();
         if errno == Errno::EPIPE && shadow.connected && !shadow.is_dying() {
-            // What there is to push will meet the error itself, or there is nothing to push.
+            // What is held is being pushed, and the push will tell.
             let state = &mut shadow.flows[towards.index()];
-            state.cut |= !state.ended && !shadow.flying[slot_index(Slot::Push(towards))];
+            if !state.ended && state.held == 0 {
+                state.cut = true;
+                shadow.cut.get_or_insert(towards);
+            }
             let now = self.now;
             self.shadow(key).settle(now);
         } else {
@@ -638,7 +659,7 @@ impl Checker {
         let drained = self.drain_due;
         for shadow in self.sessions.values_mut() {
             let limits = route(&self.plan, shadow.listener).limits;
-            shadow.check_progress(now, &limits);
+            shadow.check_progress(now, self.replaced_at, &limits);
             assert!(
                 !drained || shadow.closing.is_some(),
                 "{:?} goes on after the drain",
@@ -663,7 +684,7 @@ impl Checker {
         if reason == CloseReason::Drained {
             self.seen.sight(Sight::DrainedByGrace);
         }
-        if let Some(cut) = shadow.cut_flow().filter(|cut| reason == gone(cut.sink())) {
+        if let Some(cut) = shadow.cut.filter(|cut| reason == gone(cut.sink())) {
             let state = &shadow.flows[cut.index()];
             self.seen.sight(if state.ended {
                 Sight::LingeredToEnd

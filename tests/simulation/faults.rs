@@ -211,12 +211,32 @@ pub(crate) struct Seen {
     pub(crate) reasons: [u64; fanin::session::CloseReason::COUNT],
 }
 
+impl Fault {
+    /// The dice are thrown for it a few times in a run, not at each operation.
+    const fn is_once_a_run(self) -> bool {
+        matches!(
+            self,
+            Self::AcceptedLate
+                | Self::Replace
+                | Self::Resize
+                | Self::Drain
+                | Self::Stop
+                | Self::MailboxGone
+                | Self::RecordsFull
+        )
+    }
+}
+
 impl Faults {
     pub(crate) fn swarm(random: &mut Random) -> Self {
         let mut per_million = [0; Fault::COUNT];
-        for rate in &mut per_million {
+        for (rate, fault) in per_million.iter_mut().zip(Fault::ALL) {
             if random.chance(550_000) {
-                *rate = random.spread(300_000).max(200);
+                *rate = if fault.is_once_a_run() {
+                    random.range(50_000, 600_000)
+                } else {
+                    random.spread(300_000).max(200)
+                };
             }
         }
         Self { per_million, on: true, seen: Seen::default() }

@@ -54,6 +54,7 @@ pub(crate) struct SimEngine {
     unheard: Vec<Mail>,
     plans: Vec<Arc<Plan>>,
     is_calm: bool,
+    paused: bool,
     /// Nothing is left to happen.
     pub(crate) is_stuck: bool,
     /// What happened, for people; kept only in a replay.
@@ -101,8 +102,8 @@ pub(crate) enum Event {
     Cancel(usize, Slot, u64),
     Closed(usize),
     Mail(usize),
-    /// Time passes, though nothing else happens.
-    Nothing,
+    /// A wait ends for nothing, so that the world can act.
+    Pause,
 }
 
 impl SimEngine {
@@ -133,10 +134,11 @@ impl SimEngine {
             unheard: Vec::new(),
             plans,
             is_calm: false,
+            paused: false,
             is_stuck: false,
             log: None,
         };
-        engine.foresee(calm_at, Event::Nothing);
+        engine.foresee(calm_at, Event::Pause);
         for (at, listener) in arrivals {
             engine.foresee(at, Event::Arrive(listener));
         }
@@ -242,7 +244,7 @@ impl SimEngine {
                 }
                 Event::Closed(index) => self.closed(index),
                 Event::Mail(index) => self.send(self.mail[index]),
-                Event::Nothing => {}
+                Event::Pause => self.paused = true,
             }
         }
     }
@@ -492,10 +494,8 @@ impl SimEngine {
                 continue;
             }
             let small = self.faults.strikes(Fault::SmallBatch, &mut self.random);
-            let most = if small { 1 } else { usize::MAX };
-            while self.ready.len() < most.saturating_add(1)
-                && let Some(accepted) = self.network.accept(listener)
-            {
+            for _ in 0..if small { 1 } else { usize::MAX } {
+                let Some(accepted) = self.network.accept(listener) else { break };
                 self.ready.push_back(accepted);
             }
         }
@@ -506,6 +506,12 @@ impl SimEngine {
         let mut count = self.ready.len();
         if count > 1 && self.faults.strikes(Fault::SmallBatch, &mut self.random) {
             count = 1 + self.random.index(count);
+            // A wait that brings nobody up has found nobody: a drain relies on it.
+            let accepted = |one: &Completion| {
+                matches!(one, Completion::Accepted { .. } | Completion::AcceptFailed { .. })
+            };
+            let first = self.ready.iter().position(accepted);
+            count = count.max(first.map_or(0, |first| first + 1));
         }
         for completion in self.ready.drain(..count).collect::<Vec<_>>() {
             self.note(|| format!("up   {completion:?}"));
@@ -547,9 +553,10 @@ impl Engine for SimEngine {
         self.note(|| format!("down unlisten {listener:?}"));
         let lost = self.network.unlisten(listener);
         self.checker.on_unlisten(lost);
-        if lost > 0 && self.faults.strikes(Fault::AcceptedLate, &mut self.random) {
-            let late = self.network.accept_late(listener);
-            self.ready.extend(late);
+        if self.faults.strikes(Fault::AcceptedLate, &mut self.random) {
+            let calm = self.is_calm;
+            let late = self.network.arrive_late(listener, calm, &mut self.random, &mut self.faults);
+            self.ready.push_back(late);
         }
     }
 
@@ -618,7 +625,8 @@ impl Engine for SimEngine {
         loop {
             self.happen();
             self.accept();
-            let spurious = self.faults.strikes(Fault::SpuriousWake, &mut self.random);
+            let spurious = std::mem::take(&mut self.paused)
+                || self.faults.strikes(Fault::SpuriousWake, &mut self.random);
             if !self.ready.is_empty() || spurious || until.is_some_and(|until| until <= self.now) {
                 break;
             }
@@ -631,12 +639,13 @@ impl Engine for SimEngine {
         }
         if self.faults.strikes(Fault::LateWake, &mut self.random) {
             self.now += self.random.spread(SECOND / 20);
-            self.happen();
         }
         if self.faults.strikes(Fault::ClockJump, &mut self.random) {
             self.now += self.random.spread(300 * SECOND);
-            self.happen();
         }
+        // What came in the meantime came before the look.
+        self.happen();
+        self.accept();
         if self.faults.strikes(Fault::EmptyMailbox, &mut self.random) {
             self.ready.push_back(Completion::Woken);
         }
@@ -667,6 +676,9 @@ impl SimEngine {
         let late = self.faults.strikes(Fault::LateCancel, &mut self.random);
         let delay = if late { self.random.spread(TEARDOWN_MAX) } else { 0 };
         self.foresee(self.now + delay, Event::Cancel(session.index(), slot, serial));
+        if late && slot == Slot::Connect && self.random.chance(500_000) {
+            self.foresee(self.now, Event::Connected(session.index(), serial, 0));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use fanin::op::{AcceptedSocket, Completion, ListenerId};
+use fanin::op::{AcceptedSocket, CloseHow, Completion, ListenerId};
 use nix::errno::Errno;
 
 use crate::faults::{Fault, Faults, Random};
@@ -106,6 +106,24 @@ impl Network {
         random: &mut Random,
         faults: &mut Faults,
     ) -> usize {
+        let number = self.client(listener, calm, random, faults);
+        let to = &mut self.listeners[usize::from(listener.0)];
+        if to.ended {
+            // Refused: nobody listens there any more.
+            self.sockets[number].socket.close(CloseHow::Reset);
+        } else {
+            to.queue.push_back(number);
+        }
+        number
+    }
+
+    fn client(
+        &mut self,
+        listener: ListenerId,
+        calm: bool,
+        random: &mut Random,
+        faults: &mut Faults,
+    ) -> usize {
         let socket = if calm {
             workload::calm_peer(random, &self.traffic)
         } else {
@@ -113,16 +131,8 @@ impl Network {
         };
         let address = workload::client(self.worker, self.clients);
         self.clients += 1;
-        let number = self.sockets.len();
         self.sockets.push(Peer { socket, listener, address, loose: false });
-        let to = &mut self.listeners[usize::from(listener.0)];
-        if to.ended {
-            // Refused: nobody listens there any more.
-            self.sockets[number].socket.close(fanin::op::CloseHow::Reset);
-        } else {
-            to.queue.push_back(number);
-        }
-        number
+        self.sockets.len() - 1
     }
 
     /// Listeners that accept, and have somebody to.
@@ -143,10 +153,14 @@ impl Network {
 
     pub(crate) fn accept(&mut self, listener: ListenerId) -> Option<Completion> {
         let number = self.listeners[usize::from(listener.0)].queue.pop_front()?;
+        Some(self.hand_over(number))
+    }
+
+    fn hand_over(&mut self, number: usize) -> Completion {
         self.sockets[number].loose = true;
-        let peer = self.sockets[number].address;
+        let (listener, peer) = self.identity(number);
         let socket = AcceptedSocket::from_engine(u32::try_from(number).expect("few sockets"));
-        Some(Completion::Accepted { listener, socket, peer })
+        Completion::Accepted { listener, socket, peer }
     }
 
     /// Closes the listener. Returns how many it would have accepted next, were it not closed.
@@ -158,9 +172,16 @@ impl Network {
         lost
     }
 
-    /// One that the kernel had accepted as the listener was closed.
-    pub(crate) fn accept_late(&mut self, listener: ListenerId) -> Option<Completion> {
-        self.accept(listener)
+    /// One that the kernel accepted just as the listener was closed.
+    pub(crate) fn arrive_late(
+        &mut self,
+        listener: ListenerId,
+        calm: bool,
+        random: &mut Random,
+        faults: &mut Faults,
+    ) -> Completion {
+        let number = self.client(listener, calm, random, faults);
+        self.hand_over(number)
     }
 
     /// The number of an accepted socket, which is now somebody's.

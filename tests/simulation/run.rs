@@ -10,7 +10,7 @@ use fanin::session::CloseReason;
 use fanin::worker::{Command, Setup, Turn, Worker};
 
 use crate::checker::Checker;
-use crate::faults::{Fault, Faults, Random, Seen};
+use crate::faults::{Fault, Faults, Random, Seen, Sight};
 use crate::kernel::SimEngine;
 use crate::network::Network;
 use crate::workload::{Ending, Mail, SECOND, Scenario};
@@ -310,16 +310,21 @@ impl Station {
         let room = sessions < scenario.sessions_max as usize
             && scenario.quota.taken() < scenario.quota.limit();
         let now = engine.now();
+        let mut waited = false;
         for (at, quota) in scenario.quotas.iter().enumerate() {
             let listener = ListenerId(u16::try_from(at).expect("few listeners"));
             let room = room && quota.taken() < quota.limit();
             let waiting = checker.waiting_for(listener);
             assert!(!room || waiting == 0, "{waiting} wait for {listener:?} while there is room");
+            waited |= waiting > 0;
             let asleep = room && !engine.network.is_accepting(listener);
             let since = self.idle_since[at].filter(|_| asleep && !checker.is_ending());
             let late = checker.is_asleep(since);
             assert!(!late || scenario.workers > 1, "{listener:?} sleeps while there is room");
             self.idle_since[at] = since.or(asleep.then_some(now));
+        }
+        if waited {
+            engine.checker.seen.sight(Sight::WaitedForPlace);
         }
     }
 }

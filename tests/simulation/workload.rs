@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -98,7 +99,7 @@ impl Scenario {
             calm_at: start + random.range(20, 150) * SECOND,
             ending: random.pick(&[Ending::Drain, Ending::Stop, Ending::MailboxGone]),
             traffic: Traffic {
-                arrivals: random.range(5, 50),
+                arrivals: random.range(10, 200),
                 move_max,
                 send_max: (move_max * 40).min(600_000),
                 window: move_max * random.range(1, 6),
@@ -143,12 +144,17 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
         })
         .collect();
     let mut first_board = 0;
+    let more = u16::try_from(random.spread(60)).expect("few ports");
     let backends = (0..backends)
         .map(|_| {
             let servers = random.range(1, 3);
             let members = (0..servers).map(|n| member(random, boards, first_board + n)).collect();
             first_board += servers;
-            Backend { members, redispatch: random.chance(600_000), source_ports: ports(random) }
+            Backend {
+                members,
+                redispatch: random.chance(600_000),
+                source_ports: ports(random, more),
+            }
         })
         .collect();
     Plan { routes, backends }
@@ -166,6 +172,10 @@ fn another(random: &mut Random, before: &Plan, boards: &[Arc<Board>]) -> Plan {
         let servers = random.range(1, half);
         backend.members = (0..servers).map(|n| member(random, boards, first_board + n)).collect();
         backend.redispatch = random.chance(600_000);
+        if let Some(range) = &mut backend.source_ports {
+            let more = range.end() - range.start();
+            backend.source_ports = ports(random, more);
+        }
     }
     plan
 }
@@ -197,9 +207,10 @@ fn member(random: &mut Random, boards: &[Arc<Board>], n: u64) -> Member {
     }
 }
 
-fn ports(random: &mut Random) -> Option<std::ops::RangeInclusive<u16>> {
-    let count = u16::try_from(random.spread(60)).expect("few ports");
-    random.chance(500_000).then(|| 10_240..=10_240 + count)
+/// None, or one of two ranges that do not overlap.
+fn ports(random: &mut Random, more: u16) -> Option<RangeInclusive<u16>> {
+    let first = random.pick(&[10_240, 20_480]);
+    random.chance(500_000).then(|| first..=first + more)
 }
 
 /// The peer at the far end of a new connection.
