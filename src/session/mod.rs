@@ -215,7 +215,7 @@ impl Session {
     pub fn on_broken(&mut self, side: Side, errno: Errno, now: Time, ops: &mut Ops) -> Step {
         if errno == Errno::EPIPE && self.phase == Phase::Relaying {
             let towards = side.other().outbound();
-            self.on_sink_gone(towards, ops);
+            self.on_sink_gone(towards, now, ops);
             self.proceed(towards, now, ops);
         } else {
             self.begin_close(CloseReason::of_broken(side, errno), ops);
@@ -383,7 +383,7 @@ impl Session {
             // that into EPIPE for a socket in CLOSE_WAIT. What it sent before is still whole.
             Outcome::Failed(Errno::EPIPE) => {
                 state.end_push();
-                self.on_sink_gone(flow, ops);
+                self.on_sink_gone(flow, now, ops);
             }
             Outcome::Failed(errno) => {
                 state.end_push();
@@ -413,9 +413,11 @@ impl Session {
     }
 
     /// A side has closed in order and takes no more; what it sent before is still whole.
-    fn on_sink_gone(&mut self, flow: Flow, ops: &mut Ops) {
+    fn on_sink_gone(&mut self, flow: Flow, now: Time, ops: &mut Ops) {
         if self.flows[flow.index()].cut(self.key, ops) {
             self.cut.get_or_insert(flow);
+            // The other direction has `half_closed` from now, however long nothing moved before.
+            self.active[flow.sink().index()] = now;
         }
     }
 

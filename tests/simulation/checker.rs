@@ -56,8 +56,8 @@ pub(crate) struct Checker {
     stopped: bool,
     stopped_at: u64,
     unlistened: bool,
-    /// The next turn resets whoever is still there.
-    drain_due: bool,
+    /// So it was when the turn began.
+    was_unlistened: bool,
     pub(crate) totals: Totals,
     pub(crate) seen: Seen,
 }
@@ -97,7 +97,7 @@ impl Checker {
             stopped: false,
             stopped_at: 0,
             unlistened: false,
-            drain_due: false,
+            was_unlistened: false,
             totals: Totals::default(),
             seen: Seen::default(),
         }
@@ -124,6 +124,11 @@ impl Checker {
     /// The same, by listener.
     pub(crate) fn waiting_for(&self, listener: ListenerId) -> u64 {
         self.waiting.get(usize::from(listener.0)).copied().unwrap_or_default()
+    }
+
+    /// Whether a new plan came in the turn that is over.
+    pub(crate) const fn just_replaced(&self) -> bool {
+        self.replaced_at == self.now
     }
 
     /// Whether the worker has been told to end.
@@ -374,7 +379,8 @@ impl Checker {
     }
 
     fn on_cancel(&mut self, key: SessionKey, slot: Slot) {
-        let (now, drained) = (self.now, self.drain_due);
+        let now = self.now;
+        let drained = self.was_unlistened && self.draining_until.is_some_and(|until| until <= now);
         let shadow = self.shadow(key);
         let at = slot_index(slot);
         assert!(shadow.flying[at] || shadow.landed[at], "{key:?}: nothing in {slot:?} for long");
@@ -586,6 +592,7 @@ impl Checker {
                 if !dying {
                     state.cut = true;
                     shadow.cut.get_or_insert(flow);
+                    shadow.active[flow.sink().index()] = now;
                 }
                 self.seen.sight(Sight::PushBrokenPipe);
             }
@@ -629,6 +636,7 @@ impl Checker {
             Errno::ECONNRESET => Sight::BrokenReset,
             _ => Sight::BrokenTimedOut,
         });
+        let now = self.now;
         let shadow = self.shadow(key);
         let towards = side.other().outbound();
         if errno == Errno::EPIPE && shadow.connected && !shadow.is_dying() {
@@ -637,8 +645,8 @@ impl Checker {
             if !state.ended && state.held == 0 {
                 state.cut = true;
                 shadow.cut.get_or_insert(towards);
+                shadow.active[side.index()] = now;
             }
-            let now = self.now;
             self.shadow(key).settle(now);
         } else {
             self.on_side_failed(key, side, errno);
@@ -656,7 +664,7 @@ impl Checker {
 
     pub(crate) fn end_turn(&mut self) {
         let now = self.now;
-        let drained = self.drain_due;
+        let drained = self.was_unlistened && self.draining_until.is_some_and(|until| until <= now);
         for shadow in self.sessions.values_mut() {
             let limits = route(&self.plan, shadow.listener).limits;
             shadow.check_progress(now, self.replaced_at, &limits);
@@ -670,7 +678,7 @@ impl Checker {
         assert!(self.ended.is_empty(), "sessions ended without a record: {:?}", self.ended);
         self.returned.clear();
         self.plan_before = None;
-        self.drain_due = self.unlistened && self.draining_until.is_some_and(|until| until <= now);
+        self.was_unlistened = self.unlistened;
     }
 
     /// A session was told of.
@@ -707,7 +715,7 @@ impl Checker {
         assert!(self.sessions.is_empty(), "given up: {:?}", self.sessions);
         assert_eq!(self.waiting(), 0, "connections were left waiting");
         assert!(self.leased.is_empty(), "{:?}", self.leased);
-        if !self.stopped && !self.drain_due {
+        if !self.stopped && self.draining_until.is_some_and(|until| until > self.now) {
             self.seen.sight(Sight::DrainedEarly);
         }
     }
