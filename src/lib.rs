@@ -4,6 +4,7 @@
 //! kernel), `worker` (one core's loop), `supervisor` (starts and ends it all).
 //! `docs/ARCHITECTURE.md` has the picture and the import table.
 
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod op;
