@@ -4,7 +4,11 @@
 //! kernel), `worker` (one core's loop), `supervisor` (starts and ends it all).
 //! `docs/ARCHITECTURE.md` has the picture and the import table.
 
+pub mod backend;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod metrics;
 pub mod op;
+pub mod session;
+pub mod worker;

@@ -51,10 +51,7 @@ impl Add<Duration> for Time {
     type Output = Self;
 
     fn add(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -62,10 +59,7 @@ impl Sub<Duration> for Time {
     type Output = Self;
 
     fn sub(self, by: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_sub(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_sub(u64::try_from(by.as_micros()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -182,19 +176,10 @@ impl SessionKey {
     }
 
     /// The key and the tag of a word made by [`Self::pack`].
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "takes the word apart by its bits"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "takes the word apart by its bits")]
     pub const fn unpack(word: u64) -> (Self, u8) {
         let index = (word >> 32) as u32 & (Self::INDEX_LIMIT - 1);
-        (
-            Self {
-                index,
-                generation: word as u32,
-            },
-            (word >> 56) as u8,
-        )
+        (Self { index, generation: word as u32 }, (word >> 56) as u8)
     }
 }
 
@@ -231,11 +216,7 @@ impl AcceptedSocket {
 pub enum Op {
     /// Makes the backend's socket and connects it. `source` is bound first (address and port) when
     /// given; otherwise the kernel chooses both. Completes with `Done`, `Failed` or `Cancelled`.
-    Connect {
-        session: SessionKey,
-        address: SocketAddr,
-        source: Option<SocketAddr>,
-    },
+    Connect { session: SessionKey, address: SocketAddr, source: Option<SocketAddr> },
     /// Moves bytes from the flow's source into the engine's keeping. Completes with `Moved`,
     /// `EndOfStream`, `Failed` or `Cancelled` (nothing was taken then).
     Pull { session: SessionKey, flow: Flow },
@@ -252,11 +233,7 @@ pub enum Op {
     Cancel { session: SessionKey, slot: Slot },
     /// Ends both sockets and gives back what the session held. A side that has no socket is
     /// skipped. Completes with `Done`, after which the engine has forgotten the key.
-    Close {
-        session: SessionKey,
-        client: CloseHow,
-        backend: CloseHow,
-    },
+    Close { session: SessionKey, client: CloseHow, backend: CloseHow },
 }
 
 /// How one side's socket is ended.
@@ -297,27 +274,15 @@ pub enum Outcome {
 #[derive(Debug)]
 pub enum Completion {
     /// A connection came in.
-    Accepted {
-        listener: ListenerId,
-        socket: AcceptedSocket,
-        peer: SocketAddr,
-    },
+    Accepted { listener: ListenerId, socket: AcceptedSocket, peer: SocketAddr },
     /// accept(2) failed for want of something (EMFILE, ENFILE, ENOMEM, ENOBUFS). The listener is
     /// no longer accepting; whoever owns it says when to try again.
     AcceptFailed { listener: ListenerId, errno: Errno },
     /// An operation ended.
-    Ended {
-        session: SessionKey,
-        slot: Slot,
-        outcome: Outcome,
-    },
+    Ended { session: SessionKey, slot: Slot, outcome: Outcome },
     /// A side failed (reset, time-out) while no operation that would have told so was in flight on
     /// it. At most once a side.
-    Broken {
-        session: SessionKey,
-        side: Side,
-        errno: Errno,
-    },
+    Broken { session: SessionKey, side: Side, errno: Errno },
     /// Another thread has left a message and rung the bell.
     Woken,
 }
@@ -369,9 +334,6 @@ mod tests {
     #[test]
     fn time_never_wraps() {
         assert_eq!(Time::default() - Duration::from_secs(1), Time::default());
-        assert_eq!(
-            Time::from_micros(5).since(Time::from_micros(9)),
-            Duration::ZERO
-        );
+        assert_eq!(Time::from_micros(5).since(Time::from_micros(9)), Duration::ZERO);
     }
 }

@@ -1,0 +1,310 @@
+//! Where a session goes. PURE, but for [`board`], whose counts the workers share.
+//!
+//! [`Backends`] is one worker's view: its own turns, its own opinion of each server's health. A
+//! reload gives it a new list; a server that stays keeps its board, its turn and its record, and
+//! one that was taken away is remembered until its last session has ended.
+
+pub mod backoff;
+pub mod board;
+pub mod choose;
+mod health;
+pub mod ports;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use board::Board;
+use choose::Turn;
+use health::Health;
+
+/// One server in the list of a backend, as all workers are told of it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Who it is: members with the same board are the same server.
+    pub board: Arc<Board>,
+    /// Where it is; at least one address. Sessions take turns among them.
+    pub addresses: Vec<SocketAddr>,
+    pub weight: u16,
+    pub backup: bool,
+    /// Sessions at one time in the process.
+    pub maxconn: Option<u32>,
+}
+
+/// Names a server of one worker for as long as a session of that worker goes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServerId(u16);
+
+/// A server that has taken a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    pub server: ServerId,
+    pub address: SocketAddr,
+}
+
+/// All backends as one worker sees them.
+#[derive(Debug, Default)]
+pub struct Backends {
+    servers: Vec<Server>,
+    /// For each backend of the configuration, its servers and their turns, in the same order.
+    pools: Vec<Pool>,
+}
+
+#[derive(Debug)]
+struct Server {
+    member: Member,
+    health: Health,
+    next_address: usize,
+    /// Sessions of this worker, being connected or established.
+    sessions: u32,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    servers: Vec<ServerId>,
+    turns: Vec<Turn>,
+}
+
+impl Backends {
+    /// Takes over a new list. What stays, stays as it was.
+    pub fn replace(&mut self, backends: &[Vec<Member>]) {
+        let before = std::mem::take(&mut self.pools);
+        for members in backends {
+            let mut pool = Pool::default();
+            for member in members {
+                let id = self.place(member, backends);
+                let credit = before.iter().find_map(|old| old.credit(id)).unwrap_or(0);
+                pool.servers.push(id);
+                pool.turns.push(Turn { weight: member.weight, credit });
+            }
+            self.pools.push(pool);
+        }
+    }
+
+    /// Chooses a server of backend `backend` and takes a place at it. `avoid` was tried and failed:
+    /// it is chosen only if there is no other.
+    pub fn choose(&mut self, backend: usize, avoid: Option<ServerId>, now: u64) -> Option<Choice> {
+        // Each row gives up one wish more: a healthy one, not tried before, among the regular
+        // ones; then a backup; then a doubtful one; then the one that failed.
+        const WISHES: [(bool, bool, bool); 6] = [
+            (true, true, false),
+            (true, true, true),
+            (false, true, false),
+            (false, true, true),
+            (false, false, false),
+            (false, false, true),
+        ];
+        let pool = self.pools.get_mut(backend)?;
+        for (healthy, fresh, backup) in WISHES {
+            let may = |servers: &[Server], id: ServerId| {
+                let server = &servers[usize::from(id.0)];
+                server.member.backup == backup
+                    && (!healthy || server.health.is_good(now))
+                    && (!fresh || avoid != Some(id))
+                    && server.member.board.has_room(server.member.maxconn)
+            };
+            // Another worker may take the last place between the look and the grasp.
+            for _ in 0..pool.servers.len() {
+                let eligible = |index: usize| may(&self.servers, pool.servers[index]);
+                let Some(index) = choose::round_robin(&mut pool.turns, eligible) else { break };
+                let id = pool.servers[index];
+                let server = &mut self.servers[usize::from(id.0)];
+                if server.member.board.acquire(server.member.maxconn) {
+                    server.sessions += 1;
+                    server.health.on_trial(now);
+                    return Some(Choice { server: id, address: server.next_address() });
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes a place at the server that was chosen before.
+    pub fn choose_again(&mut self, id: ServerId) -> Option<Choice> {
+        let server = self.server(id);
+        let entered = server.member.board.acquire(server.member.maxconn);
+        entered.then(|| {
+            server.sessions += 1;
+            Choice { server: id, address: server.next_address() }
+        })
+    }
+
+    /// The session's connect succeeded.
+    pub fn on_connected(&mut self, id: ServerId) {
+        let server = self.server(id);
+        server.health.on_success();
+        server.member.board.established();
+    }
+
+    /// The session's connect failed for a reason that is the server's; its place is given back.
+    pub fn on_connect_failed(&mut self, id: ServerId, now: u64, random: u32) {
+        let server = self.server(id);
+        server.health.on_failure(now, random);
+        server.member.board.release_failed();
+        server.sessions -= 1;
+    }
+
+    /// The session ended, or never came to the server for a reason that is not the server's; its
+    /// place is given back.
+    pub fn release(&mut self, id: ServerId) {
+        let server = self.server(id);
+        server.member.board.release();
+        server.sessions -= 1;
+    }
+
+    /// The public record of a server.
+    pub fn board(&self, id: ServerId) -> &Arc<Board> {
+        &self.servers[usize::from(id.0)].member.board
+    }
+
+    fn server(&mut self, id: ServerId) -> &mut Server {
+        &mut self.servers[usize::from(id.0)]
+    }
+
+    /// Finds the server that this member is, or a place for a new one: that of a server which has
+    /// no session and is not in the new list, else one at the end.
+    fn place(&mut self, member: &Member, backends: &[Vec<Member>]) -> ServerId {
+        let is =
+            |server: &Server, member: &Member| Arc::ptr_eq(&server.member.board, &member.board);
+        let gone = |server: &Server| {
+            server.sessions == 0 && !backends.iter().flatten().any(|member| is(server, member))
+        };
+        let index = if let Some(index) = self.servers.iter().position(|old| is(old, member)) {
+            self.servers[index].member = member.clone();
+            index
+        } else if let Some(index) = self.servers.iter().position(gone) {
+            self.servers[index] = Server::new(member.clone());
+            index
+        } else {
+            self.servers.push(Server::new(member.clone()));
+            self.servers.len() - 1
+        };
+        ServerId(u16::try_from(index).expect("the configuration bounds the servers"))
+    }
+}
+
+impl Pool {
+    fn credit(&self, id: ServerId) -> Option<i64> {
+        let index = self.servers.iter().position(|&other| other == id)?;
+        Some(self.turns[index].credit)
+    }
+}
+
+impl Server {
+    fn new(member: Member) -> Self {
+        Self { member, health: Health::default(), next_address: 0, sessions: 0 }
+    }
+
+    fn next_address(&mut self) -> SocketAddr {
+        let address = self.member.addresses[self.next_address % self.member.addresses.len()];
+        self.next_address = self.next_address.wrapping_add(1);
+        address
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(name: &str) -> Member {
+        Member {
+            board: Arc::new(Board::new(name.into())),
+            addresses: vec!["192.0.2.1:443".parse().unwrap()],
+            weight: 1,
+            backup: false,
+            maxconn: None,
+        }
+    }
+
+    fn backends(members: &[&Member]) -> Backends {
+        let mut backends = Backends::default();
+        backends.replace(&[members.iter().copied().cloned().collect()]);
+        backends
+    }
+
+    /// The names of the next `n` servers chosen, each released at once.
+    fn order(backends: &mut Backends, n: usize) -> Vec<String> {
+        let mut names = Vec::new();
+        for _ in 0..n {
+            let Some(choice) = backends.choose(0, None, 0) else { break };
+            names.push(backends.board(choice.server).name().to_owned());
+            backends.release(choice.server);
+        }
+        names
+    }
+
+    #[test]
+    fn a_failed_server_is_avoided_while_there_is_another() {
+        let (a, b) = (member("a"), member("b"));
+        let mut backends = backends(&[&a, &b]);
+        let first = backends.choose(0, None, 0).unwrap();
+        backends.on_connect_failed(first.server, 0, 0);
+        for _ in 0..3 {
+            let next = backends.choose(0, Some(first.server), 0).unwrap();
+            assert_ne!(next.server, first.server);
+        }
+    }
+
+    #[test]
+    fn the_only_server_is_tried_again_even_when_it_is_doubtful() {
+        let a = member("a");
+        let mut backends = backends(&[&a]);
+        for _ in 0..10 {
+            let choice = backends.choose(0, None, 0).unwrap();
+            backends.on_connect_failed(choice.server, 0, 0);
+        }
+        let choice = backends.choose(0, None, 0).unwrap();
+        assert!(backends.choose(0, Some(choice.server), 0).is_some());
+    }
+
+    #[test]
+    fn a_backup_serves_only_while_no_other_can() {
+        let (a, mut b) = (member("a"), member("b"));
+        b.backup = true;
+        let mut backends = backends(&[&a, &b]);
+        assert_eq!(order(&mut backends, 3), ["a", "a", "a"]);
+        for _ in 0..3 {
+            let choice = backends.choose(0, None, 0).unwrap();
+            backends.on_connect_failed(choice.server, 0, 0);
+        }
+        assert_eq!(order(&mut backends, 2), ["b", "b"]);
+    }
+
+    #[test]
+    fn a_server_at_its_maxconn_is_passed_over_and_all_full_is_no_choice() {
+        let (mut a, mut b) = (member("a"), member("b"));
+        (a.maxconn, b.maxconn) = (Some(1), Some(2));
+        let mut backends = backends(&[&a, &b]);
+        let taken: Vec<_> = (0..3).filter_map(|_| backends.choose(0, None, 0)).collect();
+        assert_eq!((a.board.sessions(), b.board.sessions()), (1, 2));
+        assert_eq!(backends.choose(0, None, 0), None);
+        backends.release(taken[0].server);
+        assert!(backends.choose(0, None, 0).is_some());
+    }
+
+    #[test]
+    fn a_reload_keeps_who_stays_and_forgets_who_goes_when_its_sessions_have_ended() {
+        let (a, b, c) = (member("a"), member("b"), member("c"));
+        let mut backends = backends(&[&a, &b]);
+        let on_a = backends.choose(0, None, 0).unwrap();
+        backends.replace(&[vec![b.clone(), c.clone()]]);
+        assert_eq!(backends.board(on_a.server).name(), "a");
+        assert_eq!(backends.servers.len(), 3);
+        backends.release(on_a.server);
+        let names = order(&mut backends, 4);
+        assert!(names.iter().all(|name| name == "b" || name == "c"), "{names:?}");
+        let d = member("d");
+        backends.replace(&[vec![b, c, d]]);
+        assert_eq!(backends.servers.len(), 3, "the place of a is used again");
+    }
+
+    #[test]
+    fn a_server_of_a_later_backend_keeps_its_place_when_an_earlier_one_grows() {
+        let (a, b, c) = (member("a"), member("b"), member("c"));
+        let mut backends = Backends::default();
+        backends.replace(&[vec![a.clone()], vec![b.clone()]]);
+        backends.replace(&[vec![a, c], vec![b]]);
+        assert_eq!(backends.servers.len(), 3);
+        let choice = backends.choose(1, None, 0).unwrap();
+        assert_eq!(backends.board(choice.server).name(), "b");
+    }
+}

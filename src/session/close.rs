@@ -1,0 +1,160 @@
+//! Why a session ended, and what each side is told.
+
+use std::fmt;
+
+use nix::errno::Errno;
+
+use crate::op::{CloseHow, Side};
+
+/// The first cause of a session's end. It is the label of the metric, the field of the log line and
+/// what the tests assert; nothing else describes an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// Both directions came to their end and every byte was delivered.
+    Completed,
+    /// The client sent a RST.
+    ClientReset,
+    /// The server sent a RST.
+    ServerReset,
+    /// The client closed while bytes were still on their way to it.
+    ClientGone,
+    /// The server closed while bytes were still on their way to it.
+    ServerGone,
+    /// The client's connection failed otherwise (keep-alive, unreachable network).
+    ClientFailed,
+    /// The server's connection failed otherwise.
+    ServerFailed,
+    /// Nothing moved on the client's connection for `client_idle`.
+    ClientIdle,
+    /// Nothing moved on the server's connection for `server_idle`.
+    ServerIdle,
+    /// One direction had ended and nothing moved in the other for `half_closed`.
+    HalfClosed,
+    /// The last attempt to connect took longer than `connect`.
+    ConnectTimeout,
+    /// The last attempt to connect was refused.
+    ConnectRefused,
+    /// The last attempt to connect failed otherwise (unreachable, reset).
+    ConnectFailed,
+    /// No source port towards the server was free.
+    NoPort,
+    /// No server could take the session: none has a weight, or all are at their maxconn.
+    NoServer,
+    /// We lacked something for the server's socket: descriptors or memory.
+    NoResources,
+    /// The drain's deadline passed.
+    Drained,
+    /// The relay was told to end at once.
+    Stopped,
+}
+
+impl CloseReason {
+    /// All reasons, in index order.
+    pub const ALL: [Self; 18] = [
+        Self::Completed,
+        Self::ClientReset,
+        Self::ServerReset,
+        Self::ClientGone,
+        Self::ServerGone,
+        Self::ClientFailed,
+        Self::ServerFailed,
+        Self::ClientIdle,
+        Self::ServerIdle,
+        Self::HalfClosed,
+        Self::ConnectTimeout,
+        Self::ConnectRefused,
+        Self::ConnectFailed,
+        Self::NoPort,
+        Self::NoServer,
+        Self::NoResources,
+        Self::Drained,
+        Self::Stopped,
+    ];
+
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// For tables with one entry a reason.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The name outside: in logs, metrics and the status.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientReset => "client_reset",
+            Self::ServerReset => "server_reset",
+            Self::ClientGone => "client_gone",
+            Self::ServerGone => "server_gone",
+            Self::ClientFailed => "client_failed",
+            Self::ServerFailed => "server_failed",
+            Self::ClientIdle => "client_idle",
+            Self::ServerIdle => "server_idle",
+            Self::HalfClosed => "half_closed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectFailed => "connect_failed",
+            Self::NoPort => "no_port",
+            Self::NoServer => "no_server",
+            Self::NoResources => "no_resources",
+            Self::Drained => "drained",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// What an error on an established connection means. EPIPE is not for here: it says that the
+    /// peer had closed in order before, so the other direction may still be whole.
+    pub(super) const fn of_broken(side: Side, errno: Errno) -> Self {
+        match (side, errno) {
+            (Side::Client, Errno::ECONNRESET) => Self::ClientReset,
+            (Side::Backend, Errno::ECONNRESET) => Self::ServerReset,
+            (Side::Client, Errno::EPIPE) => Self::ClientGone,
+            (Side::Backend, Errno::EPIPE) => Self::ServerGone,
+            (Side::Client, _) => Self::ClientFailed,
+            (Side::Backend, _) => Self::ServerFailed,
+        }
+    }
+
+    /// What a failed attempt to connect means, if it was the last.
+    pub(super) const fn of_connect(errno: Errno) -> Self {
+        match errno {
+            Errno::ECONNREFUSED => Self::ConnectRefused,
+            Errno::ETIMEDOUT => Self::ConnectTimeout,
+            Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => Self::NoPort,
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS => Self::NoResources,
+            _ => Self::ConnectFailed,
+        }
+    }
+
+    /// How both sockets are ended. Everything but a whole session ends with a RST, so that nobody
+    /// takes a cut stream for a complete one (guarantee G1).
+    pub(super) const fn how(self) -> CloseHow {
+        match self {
+            Self::Completed => CloseHow::Orderly,
+            _ => CloseHow::Reset,
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_index_order_and_labels_are_unique() {
+        for (index, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+        }
+        let mut labels = CloseReason::ALL.map(CloseReason::label);
+        labels.sort_unstable();
+        assert!(labels.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}

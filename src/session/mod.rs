@@ -1,0 +1,498 @@
+//! One relayed pair of connections. PURE: no descriptor, no clock, no randomness, no system call;
+//! time comes in with each event and operations go out through [`Ops`].
+//!
+//! ```text
+//! Dialing ──connected──▶ Relaying ──both directions over──▶ Closing ──all joined──▶ Finished
+//!    │                      │                                 ▲
+//!    └─ attempts used up ───┴── reset, idle, drain, stop ─────┘
+//! ```
+//!
+//! Whoever owns a session calls `on_*` with what happened and does what the returned [`Step`] says.
+//! [`Closing`](Phase::Closing) is a join and the only way out: it cancels what is in flight, waits
+//! until nothing is, then asks for the one `Close`. The first cause of an end is the one reported.
+
+mod close;
+mod flow;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+pub use close::CloseReason;
+use flow::{FlowState, Stage};
+
+use crate::op::{CloseHow, Flow, Op, Outcome, SessionKey, Side, Slot, Time};
+
+/// Operations on their way to the engine: the worker's one list, reused.
+pub type Ops = Vec<Op>;
+
+/// How long a session may stay in each of its waits, and how often it may try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionLimits {
+    /// For one attempt to connect.
+    pub connect: Duration,
+    /// Without a byte on the client's connection.
+    pub client_idle: Duration,
+    /// Without a byte on the server's connection.
+    pub server_idle: Duration,
+    /// Without a byte in either direction after one has ended.
+    pub half_closed: Duration,
+    /// Attempts to connect, the first included.
+    pub attempts_max: u16,
+}
+
+/// How long, and how much, a source may go on sending after its sink has closed and it has been
+/// sent everything. gunicorn's bounds (2 s, 64 KiB) with more room for a full socket buffer.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What the owner does next.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Step {
+    /// Nothing; mind [`Session::deadline`].
+    Continue,
+    /// Choose a server and call [`Session::dial`], or [`Session::pause`] before another attempt,
+    /// or [`Session::abandon`]. `failed` is why the attempt before this one came to nothing.
+    Dial { failed: Option<Errno> },
+    /// Forget the session; the engine already has.
+    Finished(Report),
+}
+
+/// What a session came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub reason: CloseReason,
+    /// Bytes delivered, by [`Flow::index`].
+    pub bytes: [u64; 2],
+    /// Bytes taken from a source whose sink had closed; by [`Flow::index`].
+    pub bytes_discarded: [u64; 2],
+    /// Attempts to connect.
+    pub attempts: u16,
+    /// From the client's arrival until a server was connected.
+    pub connect_time: Option<Duration>,
+    /// From the client's arrival to the end.
+    pub total_time: Duration,
+}
+
+/// Where a session stands. The first three are the drawing's Dialing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Between attempts; the next is due at `until`.
+    Waiting {
+        until: Time,
+    },
+    /// An attempt is under way and is given up at `until`.
+    Connecting {
+        until: Time,
+    },
+    /// The attempt took too long and its cancellation is on its way.
+    GivingUp,
+    Relaying,
+    /// `connecting`: an attempt is still to join. `asked`: so has the one `Close` been.
+    Closing {
+        connecting: bool,
+        asked: bool,
+    },
+}
+
+/// One relayed pair.
+#[derive(Debug)]
+pub struct Session {
+    key: SessionKey,
+    phase: Phase,
+    attempts: u16,
+    reason: Option<CloseReason>,
+    flows: [FlowState; 2],
+    /// When a byte last moved on each side.
+    active: [Time; 2],
+    opened: Time,
+    connected: Option<Time>,
+    /// Set when all that is left is a source that goes on sending into the void.
+    linger_until: Option<Time>,
+    /// Why the last attempt failed.
+    failed: Option<Errno>,
+}
+
+// Capacity planning rests on this (design target: 512 B of user memory for an idle session).
+const _: () = assert!(size_of::<Session>() <= 208);
+
+impl Session {
+    /// A session for a client that has just been adopted. Its first bytes are asked for at once,
+    /// so that they can go out as the connect completes.
+    pub fn open(key: SessionKey, now: Time, ops: &mut Ops) -> (Self, Step) {
+        let mut session = Self {
+            key,
+            phase: Phase::Waiting { until: now },
+            attempts: 0,
+            reason: None,
+            flows: Flow::ALL.map(FlowState::new),
+            active: [now; 2],
+            opened: now,
+            connected: None,
+            linger_until: None,
+            failed: None,
+        };
+        session.flows[Flow::ToBackend.index()].proceed(key, false, ops);
+        (session, Step::Dial { failed: None })
+    }
+
+    /// Makes the next attempt, at this address.
+    pub fn dial(
+        &mut self,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+        now: Time,
+        limits: &SessionLimits,
+        ops: &mut Ops,
+    ) {
+        assert!(matches!(self.phase, Phase::Waiting { .. }));
+        self.attempts += 1;
+        self.phase = Phase::Connecting { until: now + limits.connect };
+        ops.push(Op::Connect { session: self.key, address, source });
+    }
+
+    /// Waits until `until` before it asks to be dialled again.
+    pub fn pause(&mut self, until: Time) {
+        assert!(matches!(self.phase, Phase::Waiting { .. }));
+        self.phase = Phase::Waiting { until };
+    }
+
+    /// Gives up finding a server: ends with the reason of the last attempt, or with `NoServer`.
+    pub fn abandon(&mut self, ops: &mut Ops) {
+        assert!(matches!(self.phase, Phase::Waiting { .. }));
+        let reason = self.failed.map_or(CloseReason::NoServer, CloseReason::of_connect);
+        self.begin_close(reason, ops);
+    }
+
+    /// Ends the session from outside. Without effect when it is already ending: the first cause
+    /// stands.
+    pub fn begin_close(&mut self, reason: CloseReason, ops: &mut Ops) {
+        if self.is_closing() {
+            return;
+        }
+        let connecting = matches!(self.phase, Phase::Connecting { .. } | Phase::GivingUp);
+        self.reason = Some(reason);
+        self.phase = Phase::Closing { connecting, asked: false };
+        if connecting {
+            ops.push(Op::Cancel { session: self.key, slot: Slot::Connect });
+        }
+        for flow in &self.flows {
+            flow.cancel(self.key, ops);
+        }
+        self.join(ops);
+    }
+
+    /// An operation of this session has ended.
+    pub fn on_completion(
+        &mut self,
+        slot: Slot,
+        outcome: Outcome,
+        now: Time,
+        limits: &SessionLimits,
+        ops: &mut Ops,
+    ) -> Step {
+        let step = match slot {
+            Slot::Connect => self.on_connected(outcome, now, limits, ops),
+            Slot::Pull(flow) => self.on_pulled(flow, outcome, now, ops),
+            Slot::Push(flow) => self.on_pushed(flow, outcome, now, ops),
+            Slot::Close => {
+                assert!(matches!(self.phase, Phase::Closing { asked: true, .. }));
+                return Step::Finished(self.report(now));
+            }
+        };
+        self.check_invariants();
+        step
+    }
+
+    /// A side failed while nothing was in flight that would have told so.
+    pub fn on_broken(&mut self, side: Side, errno: Errno, now: Time, ops: &mut Ops) -> Step {
+        if errno == Errno::EPIPE && self.phase == Phase::Relaying {
+            let towards = side.other().outbound();
+            self.flows[towards.index()].on_sink_gone(self.key, ops);
+            self.proceed(towards, now, ops);
+        } else {
+            self.begin_close(CloseReason::of_broken(side, errno), ops);
+        }
+        self.check_invariants();
+        Step::Continue
+    }
+
+    /// The moment of [`Session::deadline`] may have come.
+    pub fn on_deadline(&mut self, now: Time, limits: &SessionLimits, ops: &mut Ops) -> Step {
+        let due = self.deadline(limits).is_some_and(|deadline| deadline <= now);
+        if !due {
+            return Step::Continue;
+        }
+        match self.phase {
+            Phase::Waiting { .. } => return Step::Dial { failed: self.failed },
+            Phase::Connecting { .. } => {
+                // The attempt ends where every attempt does, when its cancellation comes back.
+                self.phase = Phase::GivingUp;
+                ops.push(Op::Cancel { session: self.key, slot: Slot::Connect });
+            }
+            Phase::Relaying => {
+                let reason = self.overdue(now, limits);
+                self.begin_close(reason, ops);
+            }
+            Phase::GivingUp | Phase::Closing { .. } => {}
+        }
+        Step::Continue
+    }
+
+    /// When [`Session::on_deadline`] wants to be called, at the earliest. It moves later with each
+    /// byte; an owner may set its timer lazily and ask again when it fires.
+    pub fn deadline(&self, limits: &SessionLimits) -> Option<Time> {
+        match self.phase {
+            Phase::Waiting { until } | Phase::Connecting { until } => Some(until),
+            Phase::GivingUp | Phase::Closing { .. } => None,
+            Phase::Relaying => {
+                let [client, backend] = self.active;
+                let idle = (client + limits.client_idle).min(backend + limits.server_idle);
+                let half_closed =
+                    self.is_half_closed().then(|| self.last_active() + limits.half_closed);
+                [Some(idle), half_closed, self.linger_until].into_iter().flatten().min()
+            }
+        }
+    }
+
+    /// Attempts to connect so far.
+    pub const fn attempts(&self) -> u16 {
+        self.attempts
+    }
+
+    /// Whether an attempt to connect is under way and not being given up.
+    pub const fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting { .. })
+    }
+
+    /// Whether the end has begun.
+    pub const fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+
+    fn on_connected(
+        &mut self,
+        outcome: Outcome,
+        now: Time,
+        limits: &SessionLimits,
+        ops: &mut Ops,
+    ) -> Step {
+        let gave_up = match &mut self.phase {
+            Phase::Connecting { .. } => false,
+            Phase::GivingUp => true,
+            Phase::Closing { connecting, .. } if *connecting => {
+                *connecting = false;
+                self.join(ops);
+                return Step::Continue;
+            }
+            phase => unreachable!("a connect completed while {phase:?}"),
+        };
+        match outcome {
+            // Also when it was just being given up: the server is there after all.
+            Outcome::Done => {
+                self.phase = Phase::Relaying;
+                self.connected = Some(now);
+                self.active = [now; 2];
+                for flow in &mut self.flows {
+                    flow.proceed(self.key, true, ops);
+                }
+                Step::Continue
+            }
+            // A cancelled attempt may report the error that it had come to; what counts is that
+            // its time was up.
+            Outcome::Failed(errno) if !gave_up => self.on_attempt_failed(errno, now, limits, ops),
+            Outcome::Failed(_) | Outcome::Cancelled => {
+                self.on_attempt_failed(Errno::ETIMEDOUT, now, limits, ops)
+            }
+            Outcome::Moved(_) | Outcome::EndOfStream => unreachable!("a connect moves no bytes"),
+        }
+    }
+
+    fn on_attempt_failed(
+        &mut self,
+        errno: Errno,
+        now: Time,
+        limits: &SessionLimits,
+        ops: &mut Ops,
+    ) -> Step {
+        self.failed = Some(errno);
+        self.phase = Phase::Waiting { until: now };
+        if self.attempts >= limits.attempts_max {
+            self.abandon(ops);
+            return Step::Continue;
+        }
+        Step::Dial { failed: Some(errno) }
+    }
+
+    fn on_pulled(&mut self, flow: Flow, outcome: Outcome, now: Time, ops: &mut Ops) -> Step {
+        let key = self.key;
+        let closing = self.is_closing();
+        let state = &mut self.flows[flow.index()];
+        if closing {
+            state.end_pull();
+            self.join(ops);
+            return Step::Continue;
+        }
+        match outcome {
+            Outcome::Moved(bytes) => {
+                state.on_pulled(bytes, key, ops);
+                self.active[flow.source().index()] = now;
+            }
+            Outcome::EndOfStream => {
+                state.on_end_of_stream();
+                self.active[flow.source().index()] = now;
+            }
+            Outcome::Failed(errno) => {
+                state.end_pull();
+                self.begin_close(CloseReason::of_broken(flow.source(), errno), ops);
+                return Step::Continue;
+            }
+            Outcome::Cancelled | Outcome::Done => {
+                unreachable!("a pull is cancelled only when closing, and always has a result")
+            }
+        }
+        self.proceed(flow, now, ops);
+        Step::Continue
+    }
+
+    fn on_pushed(&mut self, flow: Flow, outcome: Outcome, now: Time, ops: &mut Ops) -> Step {
+        let key = self.key;
+        let closing = self.is_closing();
+        let state = &mut self.flows[flow.index()];
+        if closing {
+            match outcome {
+                Outcome::Moved(bytes) => state.on_pushed(bytes),
+                _ => state.end_push(),
+            }
+            self.join(ops);
+            return Step::Continue;
+        }
+        match outcome {
+            Outcome::Moved(bytes) => {
+                state.on_pushed(bytes);
+                self.active[flow.sink().index()] = now;
+            }
+            // The sink closed in order and then answered our bytes with a reset: tcp_reset() turns
+            // that into EPIPE for a socket in CLOSE_WAIT. What it sent before is still whole.
+            Outcome::Failed(Errno::EPIPE) => state.on_sink_gone(key, ops),
+            Outcome::Failed(errno) => {
+                state.end_push();
+                self.begin_close(CloseReason::of_broken(flow.sink(), errno), ops);
+                return Step::Continue;
+            }
+            Outcome::Cancelled | Outcome::Done | Outcome::EndOfStream => {
+                unreachable!("a push is cancelled only when closing, and always has a result")
+            }
+        }
+        self.proceed(flow, now, ops);
+        Step::Continue
+    }
+
+    /// Moves one direction on, and ends the session when nothing is left to do.
+    fn proceed(&mut self, flow: Flow, now: Time, ops: &mut Ops) {
+        let connected = self.phase == Phase::Relaying;
+        let sink_connected = connected || flow.sink() == Side::Client;
+        self.flows[flow.index()].proceed(self.key, sink_connected, ops);
+        match self.cut() {
+            None if self.flows.iter().all(FlowState::is_over) => {
+                self.begin_close(CloseReason::Completed, ops);
+            }
+            None => {}
+            Some(cut) => self.linger(cut, now, ops),
+        }
+    }
+
+    /// One direction was cut: its sink closed. The other is delivered to its end first; then the
+    /// source of the cut one may finish what it is sending, within bounds, before it learns of it.
+    fn linger(&mut self, cut: Flow, now: Time, ops: &mut Ops) {
+        if !self.flows[cut.other().index()].is_over() {
+            return;
+        }
+        let state = &self.flows[cut.index()];
+        if state.is_over() || state.discarded() > LINGER_BYTES_MAX {
+            self.begin_close(gone(cut.sink()), ops);
+        } else if self.linger_until.is_none() {
+            self.linger_until = Some(now + LINGER);
+        }
+    }
+
+    /// The direction whose sink has closed, if one has.
+    fn cut(&self) -> Option<Flow> {
+        Flow::ALL.into_iter().find(|flow| self.flows[flow.index()].is_cut())
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.flows.iter().any(|flow| flow.is_cut() || flow.stage() != Stage::Open)
+    }
+
+    fn last_active(&self) -> Time {
+        self.active[0].max(self.active[1])
+    }
+
+    /// Which of the waits of a relaying session has gone on for too long.
+    fn overdue(&self, now: Time, limits: &SessionLimits) -> CloseReason {
+        if self.linger_until.is_some_and(|until| until <= now) {
+            return self.cut().map_or(CloseReason::HalfClosed, |cut| gone(cut.sink()));
+        }
+        if self.is_half_closed() && self.last_active() + limits.half_closed <= now {
+            return CloseReason::HalfClosed;
+        }
+        let [client, backend] =
+            [self.active[0] + limits.client_idle, self.active[1] + limits.server_idle];
+        if client <= backend { CloseReason::ClientIdle } else { CloseReason::ServerIdle }
+    }
+
+    /// Asks for the close once nothing else is in flight. Every path to the end comes here.
+    fn join(&mut self, ops: &mut Ops) {
+        let Phase::Closing { connecting: false, asked: false } = self.phase else { return };
+        if self.flows.iter().any(FlowState::in_flight) {
+            return;
+        }
+        self.phase = Phase::Closing { connecting: false, asked: true };
+        let [client, backend] = self.close_how();
+        ops.push(Op::Close { session: self.key, client, backend });
+    }
+
+    fn close_how(&self) -> [CloseHow; 2] {
+        let how = self.reason.expect("a session that closes has a reason").how();
+        let mut each = [how; 2];
+        if let Some(cut) = self.cut()
+            && self.flows.iter().all(FlowState::is_over)
+        {
+            // Everything was delivered to this side, and it has said all it had to say: a reset
+            // could only destroy what it has not read yet.
+            each[cut.source().index()] = CloseHow::Orderly;
+        }
+        each
+    }
+
+    fn report(&self, now: Time) -> Report {
+        Report {
+            reason: self.reason.expect("a finished session has a reason"),
+            bytes: Flow::ALL.map(|flow| self.flows[flow.index()].delivered()),
+            bytes_discarded: Flow::ALL.map(|flow| self.flows[flow.index()].discarded()),
+            attempts: self.attempts,
+            connect_time: self.connected.map(|connected| connected.since(self.opened)),
+            total_time: now.since(self.opened),
+        }
+    }
+
+    fn check_invariants(&self) {
+        for flow in &self.flows {
+            flow.check_invariants();
+        }
+        debug_assert_eq!(self.reason.is_some(), self.is_closing());
+    }
+}
+
+/// The reason when a side closed with bytes still on their way to it.
+const fn gone(side: Side) -> CloseReason {
+    match side {
+        Side::Client => CloseReason::ClientGone,
+        Side::Backend => CloseReason::ServerGone,
+    }
+}

@@ -1,0 +1,430 @@
+//! One core's loop: its sessions, its timers, its turns among the servers.
+//!
+//! [`Worker::turn`] is the function to read first. A worker is generic over the engine so that the
+//! very same code runs on epoll, on io_uring and on the simulated kernel of the tests.
+
+pub mod admission;
+mod dial;
+pub mod plan;
+pub mod table;
+pub mod timers;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::backend::{Backends, ServerId};
+use crate::engine::Engine;
+use crate::metrics::{Counters, SessionRecord};
+use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Slot, Time};
+use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
+
+use admission::{Admission, Quota};
+use dial::{Dialer, Lease};
+use plan::Plan;
+use table::Table;
+use timers::Timers;
+
+/// A session must have ended this long after it was told to, else the worker gives up on it: a
+/// kernel that does not complete a cancelled operation is a bug, and no reason to hang.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// Accepted connections that wait in user space for a place; more are refused. They are those that
+/// were on their way up when accepting paused.
+const WAITING_MAX: usize = 1024;
+
+/// What the supervisor tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Sessions from now on follow this plan; deadlines of those that exist do too.
+    Replace(Arc<Plan>),
+    /// No more connections; sessions may go on for `grace`, then they are reset.
+    Drain { grace: Duration },
+    /// Everything ends now.
+    Stop,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Setup {
+    pub index: u16,
+    pub workers: u16,
+    /// Sessions at one time in this worker.
+    pub sessions_max: u32,
+    pub plan: Arc<Plan>,
+    /// Places in the whole process.
+    pub quota: Arc<Quota>,
+    pub counters: Arc<Counters>,
+    pub mailbox: Receiver<Command>,
+    pub records: rtrb::Producer<SessionRecord>,
+    /// Anything but zero; two workers with the same one choose alike.
+    pub seed: u64,
+}
+
+/// Whether there is more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    More,
+    Over,
+}
+
+/// One core's share of the relay.
+#[derive(Debug)]
+pub struct Worker<E> {
+    engine: E,
+    sessions: Table<Relay>,
+    timers: Timers,
+    admission: Admission,
+    /// Accepted, and waiting for a place.
+    waiting: VecDeque<(ListenerId, AcceptedSocket, SocketAddr)>,
+    backends: Backends,
+    dialer: Dialer,
+    plan: Arc<Plan>,
+    phase: Phase,
+    counters: Arc<Counters>,
+    mailbox: Receiver<Command>,
+    records: rtrb::Producer<SessionRecord>,
+    now: Time,
+    // The turn's lists, kept for their memory.
+    completions: Vec<Completion>,
+    ops: Vec<Op>,
+    due: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Emptying the listeners' queues one last time.
+    Unlistening {
+        until: Time,
+    },
+    /// Sessions may go on until then.
+    Draining {
+        until: Time,
+    },
+    /// Every session has been told to end; what has not by then is given up.
+    Stopping {
+        until: Time,
+    },
+}
+
+/// A session and what the worker knows about it beyond the session itself.
+#[derive(Debug)]
+struct Relay {
+    session: Session,
+    listener: ListenerId,
+    client: SocketAddr,
+    /// Where its place is taken: while connecting and while relaying.
+    server: Option<ServerId>,
+    /// Where the attempt under way goes.
+    address: SocketAddr,
+    /// Who failed last, to be avoided.
+    failed: Option<ServerId>,
+    lease: Option<Lease>,
+    /// Source ports tried for the attempt under way.
+    ports_tried: u8,
+}
+
+impl<E: Engine> Worker<E> {
+    /// A worker that accepts from the first turn on. The engine is listening already.
+    pub fn new(engine: E, setup: Setup) -> Self {
+        let mut admission = Admission::new(setup.quota, setup.sessions_max);
+        for route in &setup.plan.routes {
+            admission.add(Arc::clone(&route.quota));
+        }
+        let mut worker = Self {
+            engine,
+            sessions: Table::new(setup.sessions_max),
+            timers: Timers::new(),
+            admission,
+            waiting: VecDeque::new(),
+            backends: Backends::default(),
+            dialer: Dialer::new(setup.index, setup.workers, setup.seed),
+            plan: setup.plan,
+            phase: Phase::Serving,
+            counters: setup.counters,
+            mailbox: setup.mailbox,
+            records: setup.records,
+            now: Time::default(),
+            completions: Vec::new(),
+            ops: Vec::new(),
+            due: Vec::new(),
+        };
+        worker.adopt_plan();
+        for listener in worker.listeners() {
+            worker.engine.accepting(listener, true);
+        }
+        worker
+    }
+
+    /// Turns until everything is over. An error is the engine's and final.
+    pub fn run(mut self) -> io::Result<()> {
+        while self.turn()? == Turn::More {}
+        Ok(())
+    }
+
+    /// One pass of the loop: wait, hear what came back, fire what is due, ask for what follows.
+    pub fn turn(&mut self) -> io::Result<Turn> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.now = self.engine.wait(self.next_wake(), &mut completions)?;
+        let mut accepted = 0;
+        for completion in completions.drain(..) {
+            accepted += usize::from(matches!(completion, Completion::Accepted { .. }));
+            self.dispatch(completion);
+        }
+        self.completions = completions;
+        self.expire();
+        self.let_in();
+        self.advance(accepted);
+        for op in self.ops.drain(..) {
+            self.engine.submit(op);
+        }
+        self.counters.publish(&self.engine.stats());
+        let over = match self.phase {
+            Phase::Serving | Phase::Unlistening { .. } => false,
+            Phase::Draining { .. } => self.sessions.is_empty(),
+            Phase::Stopping { until } => self.sessions.is_empty() || until <= self.now,
+        };
+        Ok(if over { Turn::Over } else { Turn::More })
+    }
+
+    /// The engine, for those who simulate one.
+    pub const fn engine_mut(&mut self) -> &mut E {
+        &mut self.engine
+    }
+
+    /// Sessions that have not finished.
+    pub const fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// When the next thing happens that no completion tells of.
+    fn next_wake(&self) -> Option<Time> {
+        let phase = match self.phase {
+            Phase::Serving => None,
+            Phase::Unlistening { .. } => Some(self.now),
+            Phase::Draining { until } | Phase::Stopping { until } => Some(until),
+        };
+        [phase, self.timers.next(), self.admission.next()].into_iter().flatten().min()
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        match completion {
+            Completion::Ended { session, slot: Slot::Connect, outcome } => {
+                self.on_connect_ended(session, outcome);
+            }
+            Completion::Ended { session, slot, outcome } => {
+                self.with(session, |relay, now, limits, ops| {
+                    relay.session.on_completion(slot, outcome, now, limits, ops)
+                });
+            }
+            Completion::Broken { session, side, errno } => {
+                self.with(session, |relay, now, _, ops| {
+                    relay.session.on_broken(side, errno, now, ops)
+                });
+            }
+            Completion::Accepted { listener, socket, peer } => {
+                self.counters.accepted.add(1);
+                self.on_accepted(listener, socket, peer);
+            }
+            Completion::AcceptFailed { listener, .. } => {
+                self.counters.accept_failures.add(1);
+                self.admission.on_accept_failed(listener, self.now);
+            }
+            Completion::Woken => self.read_mail(),
+        }
+    }
+
+    /// Lets a session handle an event and does what it says. A key of a session that is no more
+    /// finds nothing.
+    fn with(
+        &mut self,
+        key: SessionKey,
+        event: impl FnOnce(&mut Relay, Time, &SessionLimits, &mut Vec<Op>) -> Step,
+    ) {
+        let Some(relay) = self.sessions.of(key) else { return };
+        let limits = &self.plan.routes[usize::from(relay.listener.0)].limits;
+        let step = event(relay, self.now, limits, &mut self.ops);
+        match step {
+            Step::Continue => {
+                if let Some(deadline) = relay.session.deadline(limits) {
+                    self.timers.bring_forward(key.index(), deadline);
+                }
+            }
+            Step::Dial { .. } => self.dial(key),
+            Step::Finished(report) => self.finish(key, &report),
+        }
+    }
+
+    fn on_accepted(&mut self, listener: ListenerId, socket: AcceptedSocket, peer: SocketAddr) {
+        let others_wait = self.waiting.iter().any(|(other, ..)| *other == listener);
+        if !others_wait && self.admission.enter(listener, self.now) {
+            self.open(listener, socket, peer);
+        } else if self.waiting.len() < WAITING_MAX {
+            self.engine.accepting(listener, false);
+            self.waiting.push_back((listener, socket, peer));
+        } else {
+            self.counters.refused.add(1);
+            self.engine.refuse(socket);
+        }
+    }
+
+    fn open(&mut self, listener: ListenerId, socket: AcceptedSocket, client: SocketAddr) {
+        let key = self.sessions.vacancy().expect("admission counts the places of the table");
+        self.engine.adopt(socket, key);
+        let (session, step) = Session::open(key, self.now, &mut self.ops);
+        let relay = Relay {
+            session,
+            listener,
+            client,
+            server: None,
+            address: client,
+            failed: None,
+            lease: None,
+            ports_tried: 0,
+        };
+        self.sessions.insert(key, relay);
+        self.counters.sessions_total.add(1);
+        self.counters.sessions.set(self.sessions.len() as u64);
+        self.with(key, |_, _, _, _| step);
+    }
+
+    /// The session is over and the engine has forgotten it.
+    fn finish(&mut self, key: SessionKey, report: &Report) {
+        let Some(relay) = self.sessions.remove(key) else { return };
+        self.timers.clear(key.index());
+        self.dialer.release(relay.lease);
+        let mut server = None;
+        if let Some(id) = relay.server {
+            let board = self.backends.board(id);
+            board.carried(report.bytes[0], report.bytes[1]);
+            server = Some(Arc::clone(board));
+            self.backends.release(id);
+        }
+        self.admission.leave(relay.listener);
+        self.counters.sessions.set(self.sessions.len() as u64);
+        self.counters.ended[report.reason.index()].add(1);
+        let record = SessionRecord {
+            listener: relay.listener,
+            client: relay.client,
+            server,
+            report: *report,
+        };
+        if self.records.push(record).is_err() {
+            self.counters.records_dropped.add(1);
+        }
+    }
+
+    fn expire(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.expire(self.now, &mut due);
+        for index in due.drain(..) {
+            let Some(key) = self.sessions.key_at(index) else { continue };
+            self.with(key, |relay, now, limits, ops| relay.session.on_deadline(now, limits, ops));
+        }
+        self.due = due;
+    }
+
+    /// Gives places that have come free to those who wait, and listens again where there is room.
+    fn let_in(&mut self) {
+        for _ in 0..self.waiting.len() {
+            let Some((listener, socket, peer)) = self.waiting.pop_front() else { break };
+            if self.admission.enter(listener, self.now) {
+                self.open(listener, socket, peer);
+            } else {
+                self.waiting.push_back((listener, socket, peer));
+            }
+        }
+        if self.admission.next().is_some_and(|until| until <= self.now) {
+            let waiting = &self.waiting;
+            let waits = |listener| waiting.iter().any(|(other, ..)| *other == listener);
+            for listener in self.admission.resume(self.now, waits) {
+                self.engine.accepting(listener, true);
+            }
+        }
+    }
+
+    fn read_mail(&mut self) {
+        loop {
+            match self.mailbox.try_recv() {
+                Ok(Command::Replace(plan)) => {
+                    self.plan = plan;
+                    self.adopt_plan();
+                }
+                Ok(Command::Drain { grace }) if self.phase == Phase::Serving => {
+                    self.phase = Phase::Unlistening { until: self.now + grace };
+                }
+                Ok(Command::Drain { .. }) => {}
+                Ok(Command::Stop) => self.end_all(CloseReason::Stopped),
+                // A supervisor that is gone cannot ask for anything better.
+                Err(TryRecvError::Disconnected) => return self.end_all(CloseReason::Stopped),
+                Err(TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    fn adopt_plan(&mut self) {
+        let members: Vec<_> =
+            self.plan.backends.iter().map(|backend| backend.members.clone()).collect();
+        self.backends.replace(&members);
+        self.dialer.retain(members.iter().flatten().flat_map(|member| &member.addresses));
+    }
+
+    /// Moves from one phase of the end to the next. `accepted` connections came in this turn.
+    fn advance(&mut self, accepted: usize) {
+        match self.phase {
+            Phase::Unlistening { until } if accepted == 0 => {
+                self.unlisten();
+                self.phase = Phase::Draining { until };
+            }
+            Phase::Draining { until } if until <= self.now => self.end_all(CloseReason::Drained),
+            _ => {}
+        }
+    }
+
+    fn unlisten(&mut self) {
+        for listener in self.listeners() {
+            self.admission.end(listener);
+            self.engine.unlisten(listener);
+        }
+        for (_, socket, _) in self.waiting.drain(..) {
+            self.counters.refused.add(1);
+            self.engine.refuse(socket);
+        }
+    }
+
+    fn end_all(&mut self, reason: CloseReason) {
+        if matches!(self.phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.unlisten();
+        for key in self.sessions.keys() {
+            self.with(key, |relay, _, _, ops| {
+                relay.session.begin_close(reason, ops);
+                Step::Continue
+            });
+        }
+        self.phase = Phase::Stopping { until: self.now + STOP_PATIENCE };
+    }
+
+    fn listeners(&self) -> impl Iterator<Item = ListenerId> + use<E> {
+        (0..u16::try_from(self.plan.routes.len()).unwrap_or(u16::MAX)).map(ListenerId)
+    }
+}
+
+/// What is wanting on our side, and says nothing about the server.
+const fn is_ours(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOMEM
+            | Errno::ENOBUFS
+            | Errno::EADDRNOTAVAIL
+            | Errno::EADDRINUSE
+    )
+}
