@@ -5,6 +5,7 @@
 //! `docs/ARCHITECTURE.md` has the picture and the import table.
 
 pub mod backend;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod metrics;
