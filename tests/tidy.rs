@@ -1,6 +1,8 @@
 //! The rules of the house, as tests: who may import whom (the table of docs/ARCHITECTURE.md is the
 //! law), where unsafe may stand, how long things may be, what documents may promise.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -145,7 +147,8 @@ fn rooms_import_only_what_the_table_allows() {
             continue;
         };
         for (number, line) in source.code() {
-            let named = rooms_named(&line, "crate::").into_iter().chain(rooms_named(&line, "fanin::"));
+            let named =
+                rooms_named(&line, "crate::").into_iter().chain(rooms_named(&line, "fanin::"));
             for other in named.filter(|other| other != room && !may.contains(other)) {
                 found.push(format!("{}:{number} imports `{other}`", source.path));
             }
@@ -159,10 +162,11 @@ fn rooms_import_only_what_the_table_allows() {
 
 #[test]
 fn the_import_table_has_no_cycle() {
-    let mut left: BTreeMap<String, BTreeSet<String>> = table("docs/ARCHITECTURE.md", "Import table")
-        .iter()
-        .map(|row| (words(&row[0]).into_iter().next().unwrap(), words(&row[1])))
-        .collect();
+    let mut left: BTreeMap<String, BTreeSet<String>> =
+        table("docs/ARCHITECTURE.md", "Import table")
+            .iter()
+            .map(|row| (words(&row[0]).into_iter().next().unwrap(), words(&row[1])))
+            .collect();
     while !left.is_empty() {
         let ground: Vec<_> = left
             .iter()
@@ -202,7 +206,8 @@ fn functions_fit_a_screen_and_files_hold_one_thing() {
         for (number, line) in code {
             let indent = line.len() - line.trim_start().len();
             let first = line.trim_start();
-            let opens = ["fn ", "pub fn ", "async fn ", "pub async fn ", "const fn ", "pub const fn "];
+            let opens =
+                ["fn ", "pub fn ", "async fn ", "pub async fn ", "const fn ", "pub const fn "];
             let declares = opens.iter().any(|open| first.starts_with(open))
                 || (first.starts_with("pub(") && first.contains(" fn "));
             if declares {
@@ -256,9 +261,10 @@ fn every_counter_is_counted_somewhere() {
     assert!(fields.len() > 5, "the counters were not found: {fields:?}");
     let counted = |field: &String| {
         let (add, set) = (format!("{field}.add("), format!("{field}.set("));
-        sources.iter().filter(|source| source.path.starts_with("src/")).any(|source| {
-            source.code().any(|(_, line)| line.contains(&add) || line.contains(&set))
-        })
+        sources
+            .iter()
+            .filter(|source| source.path.starts_with("src/"))
+            .any(|source| source.code().any(|(_, line)| line.contains(&add) || line.contains(&set)))
     };
     assert_none(
         "counters that nothing counts",

@@ -3,9 +3,11 @@
 //! Each worker has a descriptor table of its own, so RLIMIT_NOFILE counts once a worker. Tables
 //! and pools are sized by the configuration: a limit only says yes or no.
 
+use std::io;
 use std::ops::RangeInclusive;
 
 use crate::config::{Config, SourcePorts};
+use crate::sys::process;
 
 use super::StartError;
 
@@ -36,14 +38,54 @@ const SOURCE_PORTS_MIN: usize = 1024;
 pub struct Host {
     /// Descriptors in one table: RLIMIT_NOFILE.
     pub descriptors: u64,
-    /// CPUs that the process may run on.
-    pub processors: u16,
+    /// CPUs that the process may run on; at least one.
+    pub processors: Vec<u16>,
     /// Pages that an ordinary user's pipes may hold; `None` where that does not bind.
     pub pipe_pages: Option<u64>,
     /// What the kernel chooses source ports from.
     pub local_ports: RangeInclusive<u16>,
     /// What it is told not to choose.
     pub reserved_ports: Vec<RangeInclusive<u16>>,
+}
+
+impl Host {
+    /// Looks at the host, and raises the soft limit on descriptors to the hard one.
+    ///
+    /// # Errors
+    /// Where /proc is not what it should be.
+    pub fn look() -> Result<Self, StartError> {
+        let cannot = |what| move |error: io::Error| StartError::Host { what, error };
+        let descriptors = process::raise_descriptor_limit()
+            .map_err(|errno| cannot("the descriptor limit")(errno.into()))?;
+        let processors = process::processors_allowed()
+            .map_err(|errno| cannot("which CPUs to use")(errno.into()))?;
+        // Root is not bound by it: see pipe(7), CAP_SYS_RESOURCE and CAP_SYS_ADMIN.
+        let pipe_pages = match process::pipe_pages_soft() {
+            Ok(0) => None,
+            Ok(_) if process::is_root() => None,
+            Ok(pages) => Some(pages),
+            Err(error) => return Err(cannot("the page limit of pipes")(error)),
+        };
+        Ok(Self {
+            descriptors,
+            processors: processors.into_iter().filter_map(|cpu| cpu.try_into().ok()).collect(),
+            pipe_pages,
+            local_ports: process::local_port_range()
+                .map_err(cannot("which ports the kernel chooses from"))?,
+            reserved_ports: process::reserved_ports()
+                .map_err(cannot("which ports are reserved"))?,
+        })
+    }
+
+    /// One worker a CPU.
+    fn workers(&self) -> u16 {
+        u16::try_from(self.processors.len()).unwrap_or(u16::MAX).max(1)
+    }
+}
+
+/// Numbers for people: `0, 1, 4`.
+pub fn list(numbers: &[u16]) -> String {
+    numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// How large everything is.
@@ -64,7 +106,7 @@ impl Budget {
     /// # Errors
     /// When the host's limits do not carry it; the message has the remedy.
     pub fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
-        let workers = config.global.workers.unwrap_or(host.processors).max(1);
+        let workers = config.global.workers.unwrap_or_else(|| host.workers());
         let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
         let reserved = DESCRIPTORS_RESERVED + listeners as u64;
         let pipes = pipes_a_worker(config, host, workers);
@@ -161,12 +203,12 @@ fn clamp(n: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::Overrides;
 
     fn host(descriptors: u64) -> Host {
         Host {
             descriptors,
-            processors: 2,
+            processors: vec![0, 1],
             pipe_pages: None,
             local_ports: 32_768..=60_999,
             reserved_ports: Vec::new(),
@@ -178,7 +220,7 @@ mod tests {
             "{text}\n[[listener]]\nbind = [\"127.0.0.1:3834\"]\n\
              [[backend.b.server]]\naddress = \"192.0.2.1:443\"\n"
         );
-        Config::parse(&text, "test.toml".as_ref()).unwrap()
+        Config::from_text("test.toml".as_ref(), &text, &Overrides::default()).unwrap()
     }
 
     #[test]
