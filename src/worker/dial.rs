@@ -124,7 +124,10 @@ impl<E: Engine> Worker<E> {
                 relay.session.pause(self.now + pause);
                 self.timers.bring_forward(key.index(), self.now + pause);
             }
-            Some(choice) => self.connect(key, choice),
+            Some(choice) => {
+                self.counters.redispatches.add(u64::from(failed.is_some()));
+                self.connect(key, choice);
+            }
         }
     }
 
@@ -139,6 +142,7 @@ impl<E: Engine> Worker<E> {
         let source = relay.lease.map(Lease::source);
         relay.session.dial(choice.address, source, self.now, &route.limits, &mut self.ops);
         self.counters.connect_attempts.add(1);
+        self.counters.retries.add(u64::from(relay.session.attempts() > 1));
         if let Some(deadline) = relay.session.deadline(&route.limits) {
             self.timers.bring_forward(key.index(), deadline);
         }
