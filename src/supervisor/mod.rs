@@ -8,39 +8,37 @@ mod error;
 mod instance;
 mod limits;
 mod plan;
+mod status;
 mod thread;
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 pub use error::StartError;
 
-use crate::config::{Config, EngineChoice, Origin, Pin};
+use crate::config::{Config, EngineChoice, Pin};
+use crate::control::{Addresses, RECORDS_MAX, Relay, RelayStatus, WorkerExit};
 use crate::engine::{EngineLimits, uring};
-use crate::metrics::Counters;
+use crate::metrics::{Counters, SessionRecord};
 use crate::sys::{process, socket};
-use crate::worker::{Command, Setup};
 use crate::worker::admission::Quota;
 use crate::worker::plan::Plan;
+use crate::worker::{Command, Setup};
 
 use instance::Claim;
 use limits::{Budget, Host};
-use plan::{Registry, Resolved};
+use plan::Registry;
 use thread::{EngineKind, Spawn, Thread};
-
-/// Records of ended sessions that may wait for the log in each worker's ring; 40 ms at 25,000
-/// sessions a second, of which the log's tick takes 50.
-const RECORDS_MAX: usize = 4096;
 
 /// The relay as a whole.
 #[derive(Debug)]
 pub struct Supervisor {
-    origin: Origin,
     config: Config,
     host: Host,
     budget: Budget,
-    engine: (EngineKind, String),
+    engine: (EngineKind, Option<String>),
     registry: Registry,
     plan: Arc<Plan>,
     quota: Arc<Quota>,
@@ -48,8 +46,9 @@ pub struct Supervisor {
     /// This table's references to the workers' listening sockets: given up first when they end,
     /// since a socket that nobody serves would swallow connections.
     sockets: Vec<OwnedFd>,
-    /// Where each [`ListenerId`] listens, and the index of its listener in the configuration.
+    /// Where each [`ListenerId`](crate::op::ListenerId) listens, and the index of its listener.
     addresses: Vec<(usize, SocketAddr)>,
+    /// Held for as long as the relay listens.
     claims: Vec<Claim>,
 }
 
@@ -58,15 +57,14 @@ impl Supervisor {
     ///
     /// # Errors
     /// Whatever stops it, with the remedy; nothing is left running then.
-    pub fn start(origin: Origin, config: Config, resolved: &Resolved) -> Result<Self, StartError> {
+    pub fn start(config: Config, addresses: &Addresses) -> Result<Self, StartError> {
         let host = Host::look()?;
         let budget = Budget::new(&config, &host)?;
         let engine = choose_engine(config.global.engine)?;
         let mut registry = Registry::default();
-        let plan = Arc::new(registry.plan(&config, resolved, &host)?);
+        let plan = Arc::new(registry.plan(&config, addresses, &host)?);
         let quota = Arc::new(Quota::new(budget.sessions));
         let mut supervisor = Self {
-            origin,
             config,
             host,
             budget,
@@ -149,44 +147,95 @@ impl Supervisor {
         Ok(Some(processor))
     }
 
-    /// Reads the configuration again and has the workers live by it. No connection is touched;
-    /// whatever is wrong leaves everything as it was.
-    ///
-    /// # Errors
-    /// What is wrong, with the remedy.
-    pub fn reload(&mut self, config: Config, resolved: &Resolved) -> Result<(), StartError> {
-        if let Some(what) = needs_restart(&self.config, &config) {
+    /// What was decided at the start, for the log: a line each.
+    pub fn greeting(&self) -> Vec<String> {
+        let Budget { workers, sessions, pipes_a_worker, .. } = self.budget;
+        let (kind, why) = &self.engine;
+        let why = why.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+        let mut lines = vec![format!(
+            "{workers} workers on {kind}{why}, up to {sessions} sessions, {pipes_a_worker} pipes a worker"
+        )];
+        for (number, address) in &self.addresses {
+            let listener = &self.config.listeners[*number];
+            let backend = self.config.backend_of(listener);
+            lines.push(format!(
+                "listening on {address} (listener {}, backend {}, {} servers)",
+                listener.name,
+                backend.name,
+                backend.servers.len()
+            ));
+        }
+        lines
+    }
+
+    /// The workers' rings of ended sessions, to be emptied by the log.
+    pub fn take_records(&mut self) -> Vec<rtrb::Consumer<SessionRecord>> {
+        self.threads.iter_mut().filter_map(|thread| thread.records.take()).collect()
+    }
+
+    /// The port that people know the relay by.
+    pub fn port(&self) -> u16 {
+        self.addresses.first().map_or(0, |(_, address)| address.port())
+    }
+
+    fn reload(&mut self, config: &Config, addresses: &Addresses) -> Result<String, StartError> {
+        if let Some(what) = needs_restart(&self.config, config) {
             return Err(StartError::NeedsRestart { what });
         }
-        let budget = Budget::new(&config, &self.host)?;
-        // Bad source ports are found before anything that workers share has changed.
-        for backend in &config.backends {
-            limits::source_ports(backend.source.ports, &self.host)?;
-        }
-        self.plan = Arc::new(self.registry.plan(&config, resolved, &self.host)?);
+        let budget = Budget::new(config, &self.host)?;
+        let plan = Arc::new(self.registry.plan(config, addresses, &self.host)?);
         self.quota.resize(budget.sessions);
+        let summary = format!(
+            "{} servers in {} backends, up to {} sessions",
+            config.backends.iter().map(|backend| backend.servers.len()).sum::<usize>(),
+            config.backends.len(),
+            budget.sessions,
+        );
         self.budget = budget;
-        self.config = config;
-        for thread in &self.threads {
-            thread.tell(Command::Replace(Arc::clone(&self.plan)));
-        }
-        Ok(())
+        self.config = config.clone();
+        self.plan = plan;
+        self.tell(|plan| Command::Replace(Arc::clone(plan)));
+        Ok(summary)
     }
 
-    /// No more connections; sessions may go on for the configured time.
-    pub fn drain(&mut self) {
-        self.sockets.clear();
+    fn tell(&self, command: impl Fn(&Arc<Plan>) -> Command) {
         for thread in &self.threads {
-            thread.tell(Command::Drain { grace: self.config.global.drain });
+            thread.tell(command(&self.plan));
         }
     }
 
-    /// Everything ends now.
-    pub fn stop(&mut self) {
+    /// Gives up this table's listeners, so that the workers' are the last.
+    fn unlisten(&mut self) {
         self.sockets.clear();
-        for thread in &self.threads {
-            thread.tell(Command::Stop);
-        }
+        self.claims.clear();
+    }
+}
+
+impl Relay for Supervisor {
+    fn status(&self) -> RelayStatus {
+        self.describe()
+    }
+
+    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<String, String> {
+        self.reload(config, addresses).map_err(|error| error.to_string())
+    }
+
+    fn drain(&mut self, grace: Duration) {
+        self.unlisten();
+        self.tell(|_| Command::Drain { grace });
+    }
+
+    fn stop(&mut self) {
+        self.unlisten();
+        self.tell(|_| Command::Stop);
+    }
+
+    fn ended(&mut self) -> Vec<WorkerExit> {
+        let reap = |thread: &mut Thread| {
+            let result = thread.reap()?;
+            Some(WorkerExit { index: thread.index, result })
+        };
+        self.threads.iter_mut().filter_map(reap).collect()
     }
 }
 
@@ -212,16 +261,16 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
 }
 
 /// The engine to run, and why that one.
-fn choose_engine(choice: EngineChoice) -> Result<(EngineKind, String), StartError> {
+fn choose_engine(choice: EngineChoice) -> Result<(EngineKind, Option<String>), StartError> {
     match choice {
-        EngineChoice::Epoll => Ok((EngineKind::Epoll, "as configured".to_owned())),
+        EngineChoice::Epoll => Ok((EngineKind::Epoll, None)),
         EngineChoice::IoUring => match uring::probe() {
-            Ok(()) => Ok((EngineKind::Uring, "as configured".to_owned())),
+            Ok(()) => Ok((EngineKind::Uring, None)),
             Err(error) => Err(StartError::Engine { reason: error.to_string() }),
         },
         EngineChoice::Auto => Ok(match uring::probe() {
-            Ok(()) => (EngineKind::Uring, "this kernel has all that it needs".to_owned()),
-            Err(error) => (EngineKind::Epoll, format!("io_uring cannot run here: {error}")),
+            Ok(()) => (EngineKind::Uring, None),
+            Err(error) => (EngineKind::Epoll, Some(format!("io_uring cannot run here: {error}"))),
         }),
     }
 }

@@ -7,15 +7,13 @@ use std::sync::Arc;
 use crate::backend::Member;
 use crate::backend::board::Board;
 use crate::config::{Config, Server};
+use crate::control::Addresses;
 use crate::session::SessionLimits;
 use crate::worker::admission::Quota;
 use crate::worker::plan::{Backend, Plan, Route};
 
 use super::StartError;
 use super::limits::{Host, source_ports};
-
-/// Addresses by server: `addresses[backend][server]`.
-pub type Resolved = Vec<Vec<Vec<SocketAddr>>>;
 
 /// What outlives a reload: the servers' records and the listeners' places.
 #[derive(Debug, Default)]
@@ -33,17 +31,19 @@ impl Registry {
     pub fn plan(
         &mut self,
         config: &Config,
-        resolved: &Resolved,
+        addresses: &Addresses,
         host: &Host,
     ) -> Result<Plan, StartError> {
         let mut backends = Vec::new();
-        for (backend, addresses) in config.backends.iter().zip(resolved) {
+        for (number, backend) in config.backends.iter().enumerate() {
             let source_ports = source_ports(backend.source.ports, host)?;
             let members = backend
                 .servers
                 .iter()
-                .zip(addresses)
-                .map(|(server, addresses)| self.member(&backend.name, server, addresses))
+                .enumerate()
+                .map(|(place, server)| {
+                    self.member(&backend.name, server, addresses.of(number, place))
+                })
                 .collect();
             backends.push(Backend { members, redispatch: backend.redispatch, source_ports });
         }

@@ -55,11 +55,11 @@ pub(super) struct Thread {
     pub(super) processor: Option<u16>,
     pub(super) counters: Arc<Counters>,
     /// Sessions that have ended and are not logged yet.
-    pub(super) records: rtrb::Consumer<SessionRecord>,
+    pub(super) records: Option<rtrb::Consumer<SessionRecord>>,
     mailbox: mpsc::Sender<Command>,
     /// Kept here for as long as the thread may hear it: its number is the same in both tables.
     bell: Arc<Bell>,
-    handle: JoinHandle<io::Result<()>>,
+    handle: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Thread {
@@ -83,9 +83,17 @@ impl Thread {
             .spawn(move || work(spawn, heard, &numbers, &ready))
             .map_err(failed)?;
         match told.recv_timeout(START_PATIENCE) {
-            Ok(()) => Ok(Self { index, processor, counters, records, mailbox, bell, handle }),
+            Ok(()) => Ok(Self {
+                index,
+                processor,
+                counters,
+                records: Some(records),
+                mailbox,
+                bell,
+                handle: Some(handle),
+            }),
             // The sender is gone without a word: the thread has ended with the reason.
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(failed(ended(handle))),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(failed(end_of(handle))),
             Err(mpsc::RecvTimeoutError::Timeout) => Err(failed(io::ErrorKind::TimedOut.into())),
         }
     }
@@ -97,18 +105,15 @@ impl Thread {
         }
     }
 
-    /// Whether the thread has ended.
-    pub(super) fn is_over(&self) -> bool {
-        self.handle.is_finished()
-    }
-
-    /// Waits for its end and says how it came.
-    pub(super) fn join(self) -> io::Result<()> {
-        self.handle.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")))
+    /// How the thread ended; once, when it has. Asked for, not told: a thread with a descriptor
+    /// table of its own must not wake a runtime whose descriptors are in another.
+    pub(super) fn reap(&mut self) -> Option<io::Result<()>> {
+        let handle = self.handle.take_if(|handle| handle.is_finished())?;
+        Some(handle.join().unwrap_or_else(|_| Err(io::Error::other("it panicked"))))
     }
 }
 
-fn ended(handle: JoinHandle<io::Result<()>>) -> io::Error {
+fn end_of(handle: JoinHandle<io::Result<()>>) -> io::Error {
     match handle.join() {
         Ok(Err(error)) => error,
         _ => io::Error::other("it ended before it was ready"),
