@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::backend::board::Board;
 use crate::engine::EngineStats;
 use crate::op::{Flow, ListenerId, Path};
-use crate::session::{CloseReason, Report};
+pub use crate::session::{CloseReason, Report};
 
 /// A count that one thread writes and any thread reads. No read-modify-write: there is no other
 /// writer to lose against, and a locked instruction costs some 20 cycles on the data path.
