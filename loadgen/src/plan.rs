@@ -11,6 +11,8 @@ use crate::dice::Dice;
 const COLLECTOR_SLEEP: Nanos = 15 * SECOND;
 /// How long a collector run takes.
 const COLLECTOR_RUN: (Nanos, Nanos) = (3 * SECOND / 10, 2 * SECOND);
+/// From run to run, on average.
+const COLLECTOR_PERIOD: Nanos = COLLECTOR_SLEEP + (COLLECTOR_RUN.0 + COLLECTOR_RUN.1) / 2;
 /// When the second and third post of a run follow the first.
 const LATER_POSTS: (Nanos, Nanos) = (SECOND / 2, 5 * SECOND);
 /// The statsd flush interval.
@@ -147,31 +149,39 @@ impl Plan {
     }
 
     /// The endless schedule of one lane, in order of time.
+    ///
+    /// Agents are met in mid-life: their timers began one period before they are switched on, so
+    /// that the load is steady from the end of the ramp on. Synchronised ones all start afresh.
     pub(crate) fn schedule(&self, id: LaneId) -> Schedule {
         let mut dice = self.dice(id);
         let scale = Scale { speedup: self.speedup };
-        let begin = match self.synchronised {
-            true => self.ramp,
-            false => spread(self.ramp, id.agent, self.agents),
+        let (begin, past) = match self.synchronised {
+            true => (self.ramp, 0),
+            false => (spread(self.ramp, id.agent, self.agents), scale.of(2 * COLLECTOR_PERIOD)),
         };
         let mut phase = |period| match self.synchronised {
             true => begin,
             false => begin + dice.below(scale.of(period)),
         };
-        let (first_run, first_statsd) = (phase(COLLECTOR_SLEEP), phase(STATSD_FLUSH));
         let timers = match self.profile {
-            Profile::V5Churn => Timers::V5 {
-                next_run: first_run,
-                later: [None; 2],
-                next_statsd: first_statsd,
-                next_processes: first_run,
-            },
+            Profile::V5Churn => {
+                let next_run = phase(COLLECTOR_PERIOD);
+                let next_processes = next_run + phase(PROCESSES_EVERY) - begin;
+                let next_statsd = phase(STATSD_FLUSH);
+                Timers::V5 { next_run, later: [None; 2], next_statsd, next_processes }
+            }
             Profile::GoKeepalive => Timers::Go {
-                next: first_run,
+                next: phase(COLLECTOR_SLEEP),
                 post: if id.lane == 0 { Post::Series } else { Post::CheckRun },
             },
         };
-        Schedule { timers, scale, dice }
+        let mut schedule = Schedule { timers, scale, dice, past, first: None };
+        let mut due = schedule.advance();
+        while due.at < begin {
+            due = schedule.advance();
+        }
+        schedule.first = Some(due);
+        schedule
     }
 
     /// A fingerprint of the plan: equal for equal seeds and settings, whatever the thread count.
@@ -221,6 +231,9 @@ pub(crate) struct Schedule {
     timers: Timers,
     scale: Scale,
     dice: Dice,
+    /// How far the timers' time is ahead of the run's.
+    past: Nanos,
+    first: Option<Due>,
 }
 
 #[derive(Clone, Debug)]
@@ -240,7 +253,20 @@ impl Iterator for Schedule {
 impl Schedule {
     /// The next post; there is always one.
     pub(crate) fn advance(&mut self) -> Due {
-        let Self { timers, scale, dice } = self;
+        if let Some(due) = self.first.take() {
+            return due;
+        }
+        loop {
+            let due = self.tick();
+            if let Some(at) = due.at.checked_sub(self.past) {
+                return Due { at, ..due };
+            }
+        }
+    }
+
+    /// The next post in the timers' own time.
+    fn tick(&mut self) -> Due {
+        let Self { timers, scale, dice, .. } = self;
         match timers {
             Timers::Go { next, post } => {
                 let due = Due { at: *next, post: *post };
@@ -266,14 +292,11 @@ impl Schedule {
                     ];
                     let run = dice.between(COLLECTOR_RUN.0, COLLECTOR_RUN.1);
                     *next_run = at + scale.of(COLLECTOR_SLEEP + run);
-                    let post = match at >= *next_processes {
-                        true => Post::IntakeProcesses,
-                        false => Post::Intake,
-                    };
-                    if post == Post::IntakeProcesses {
-                        *next_processes = at + scale.of(PROCESSES_EVERY);
+                    if at < *next_processes {
+                        return Due { at, post: Post::Intake };
                     }
-                    Due { at, post }
+                    *next_processes = at + scale.of(PROCESSES_EVERY);
+                    Due { at, post: Post::IntakeProcesses }
                 }
             }
         }
@@ -333,6 +356,17 @@ mod tests {
     }
 
     #[test]
+    fn the_load_is_steady_from_the_end_of_the_ramp_on() {
+        let due = all_due(&plan());
+        for second in [5, 6, 8, 15, 20, 60] {
+            let window = second * SECOND..(second + 3) * SECOND;
+            let count = due.iter().filter(|due| window.contains(&due.at)).count();
+            let rate = f64::from(u32::try_from(count).unwrap()) / 3.0;
+            assert!((rate / plan().rate() - 1.0).abs() < 0.1, "{rate} at {second} s");
+        }
+    }
+
+    #[test]
     fn speeding_up_multiplies_the_rate_and_nothing_else() {
         let fast = Plan { speedup: 10.0, duration: 12 * SECOND, ..plan() };
         let in_window = all_due(&fast).iter().filter(|d| d.at >= fast.ramp).count();
@@ -359,7 +393,7 @@ mod tests {
         };
         let spread = first(&Plan { ramp: 0, ..plan() });
         let early = spread.iter().filter(|&&at| at < SECOND).count();
-        assert!((100..260).contains(&early), "{early} of 1000 in the first second");
+        assert!((150..350).contains(&early), "{early} of 1000 in the first second");
         let together = first(&Plan { synchronised: true, ..plan() });
         assert!(together.iter().all(|&at| at == 5 * SECOND));
     }
