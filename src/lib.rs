@@ -12,4 +12,6 @@ pub mod engine;
 pub mod metrics;
 pub mod op;
 pub mod session;
+pub mod supervisor;
+pub mod sys;
 pub mod worker;

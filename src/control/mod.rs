@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::config::{Config, Origin};
+use crate::config::{Config, Listener, Origin};
 use crate::metrics::{Counts, SessionRecord};
 
 pub use log::{Level, Logger, RECORDS_MAX};
@@ -57,6 +57,11 @@ pub trait Relay {
 
     /// Ends everything at once.
     fn stop(&mut self);
+
+    /// Workers that have ended since this was last asked. It is asked every [`log::TICK`], since
+    /// they must not say so themselves: waking this thread means writing to a descriptor, and a
+    /// worker's descriptor table is not this thread's.
+    fn ended(&mut self) -> Vec<WorkerExit>;
 }
 
 /// A worker has ended, as it was told to or because it could not go on.
@@ -65,9 +70,6 @@ pub struct WorkerExit {
     pub index: u16,
     pub result: io::Result<()>,
 }
-
-/// Where workers say that they have ended. Sending never blocks.
-pub type ExitSender = mpsc::UnboundedSender<WorkerExit>;
 
 /// What the loop is given beside the relay.
 #[derive(Debug)]
@@ -81,13 +83,6 @@ pub struct Setup {
     pub socket: Option<ControlSocket>,
     /// One ring of ended sessions a worker; [`RECORDS_MAX`] is a good size.
     pub records: Vec<rtrb::Consumer<SessionRecord>>,
-    /// The other end of [`ExitSender`].
-    pub exits: mpsc::UnboundedReceiver<WorkerExit>,
-}
-
-/// Makes the way by which workers say that they have ended.
-pub fn exits() -> (ExitSender, mpsc::UnboundedReceiver<WorkerExit>) {
-    mpsc::unbounded_channel()
 }
 
 /// The runtime, and the signals from now on.
@@ -211,7 +206,6 @@ struct Loop<R> {
     records: Vec<rtrb::Consumer<SessionRecord>>,
     /// Names by number, for the log.
     listeners: Vec<String>,
-    exits: mpsc::UnboundedReceiver<WorkerExit>,
     workers_left: usize,
     socket: Option<ControlSocket>,
     reload: Option<JoinHandle<Loaded>>,
@@ -235,7 +229,6 @@ impl<R: Relay> Loop<R> {
             phase: Phase::Serving,
             log: setup.log,
             records: setup.records,
-            exits: setup.exits,
             workers_left: workers,
             socket: setup.socket,
             reload: None,
@@ -256,15 +249,21 @@ impl<R: Relay> Loop<R> {
             tokio::select! {
                 Some(heard) = signals.recv() => self.on_signal(heard),
                 Some(request) = inbox.recv() => self.on_request(request),
-                Some(exit) = self.exits.recv() => self.on_exit(&exit),
                 loaded = loaded(&mut self.reload) => self.on_loaded(loaded),
-                _ = tick.tick() => self.log.sessions(&mut self.records, &self.listeners),
+                _ = tick.tick() => self.on_tick(),
                 () = deadline(self.phase) => self.on_deadline(),
             }
         }
         self.log.sessions(&mut self.records, &self.listeners);
         self.log.info("ended");
         self.failure.map_or(Ok(()), Err)
+    }
+
+    fn on_tick(&mut self) {
+        for exit in self.relay.ended() {
+            self.on_exit(&exit);
+        }
+        self.log.sessions(&mut self.records, &self.listeners);
     }
 
     fn on_signal(&mut self, heard: Heard) {
@@ -422,8 +421,10 @@ impl<R: Relay> Loop<R> {
     }
 }
 
+/// By [`ListenerId`](crate::op::ListenerId): a listener has a number for each of its addresses.
 fn listener_names(config: &Config) -> Vec<String> {
-    config.listeners.iter().map(|listener| listener.name.clone()).collect()
+    let names = |listener: &Listener| vec![listener.name.clone(); listener.bind.len()];
+    config.listeners.iter().flat_map(names).collect()
 }
 
 /// Reads the configuration again and looks its names up, beside the loop.

@@ -45,13 +45,14 @@ enum Told {
 /// Ends its one worker when it is told to stop, and on draining if `prompt`.
 struct Fake {
     notes: notes::Sender<Told>,
-    exits: ExitSender,
+    exits: notes::Sender<WorkerExit>,
+    exited: notes::Receiver<WorkerExit>,
     prompt: bool,
 }
 
 impl Fake {
     fn end(&self) {
-        self.exits.send(WorkerExit { index: 0, result: Ok(()) }).expect("the loop listens");
+        self.exits.send(WorkerExit { index: 0, result: Ok(()) }).expect("it is ours");
     }
 }
 
@@ -80,6 +81,10 @@ impl Relay for Fake {
         self.notes.send(Told::Stop).expect("the test listens");
         self.end();
     }
+
+    fn ended(&mut self) -> Vec<WorkerExit> {
+        self.exited.try_iter().collect()
+    }
 }
 
 /// A loop in a thread of its own, with a control socket and a configuration file.
@@ -87,7 +92,7 @@ struct Fixture {
     scratch: Scratch,
     signals: mpsc::Sender<Heard>,
     told: notes::Receiver<Told>,
-    exits: ExitSender,
+    exits: notes::Sender<WorkerExit>,
     ended: thread::JoinHandle<Result<(), String>>,
 }
 
@@ -106,7 +111,7 @@ impl Fixture {
         let origin = Origin::File { path, overrides: Overrides::default() };
         let config = origin.load().expect("valid");
         let log = fs::File::create(scratch.path("log")).expect("a file");
-        let (exits, exited) = exits();
+        let (exits, exited) = notes::channel();
         let (note, told) = notes::channel();
         let setup = Setup {
             origin,
@@ -114,9 +119,8 @@ impl Fixture {
             log: Logger::to(Log::default(), log).expect("a logger"),
             socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
             records: Vec::new(),
-            exits: exited,
         };
-        let fake = Fake { notes: note, exits: exits.clone(), prompt };
+        let fake = Fake { notes: note, exits: exits.clone(), exited, prompt };
         let (signals, heard) = mpsc::channel(SIGNALS_MAX);
         let ended = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -267,7 +271,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         servers: vec!["192.0.2.1:1".parse().expect("an address")],
         overrides: Overrides::default(),
     };
-    let (exits, exited) = exits();
+    let (exits, exited) = notes::channel();
     let (mut ring, records) = rtrb::RingBuffer::new(4);
     ring.push(SessionRecord {
         listener: ListenerId(0),
@@ -289,10 +293,9 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         log: Logger::to(Log::default(), log).expect("a logger"),
         socket: None,
         records: vec![records],
-        exits: exited,
     };
     let (note, _told) = notes::channel();
-    let fake = Fake { notes: note, exits, prompt: true };
+    let fake = Fake { notes: note, exits, exited, prompt: true };
     // The worker has ended before the loop began: only the last look at the rings can find this.
     fake.end();
     let control = Control::new().expect("a runtime");

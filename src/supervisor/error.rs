@@ -8,6 +8,7 @@ use nix::errno::Errno;
 
 use crate::cli::ExitCode;
 use crate::config::ConfigError;
+use crate::control::SocketError;
 
 /// What stops a start, or makes a reload impossible. The message is one line for people: the
 /// thing, the value, what is allowed and what to do next.
@@ -56,13 +57,16 @@ pub enum StartError {
     Pin { processor: u16, allowed: String },
     /// The control socket cannot be made.
     #[error("{0}")]
-    Control(String),
+    Control(#[from] SocketError),
     /// A worker did not come up.
     #[error("worker {index} did not start: {error}")]
     Worker { index: u16, error: io::Error },
     /// A reload asks for what only a restart can do.
     #[error("{what} cannot change while the relay runs; restart it to apply that change")]
     NeedsRestart { what: &'static str },
+    /// It ran and then could not go on.
+    #[error("{0}")]
+    Later(String),
     /// Something basic about this host could not be found out.
     #[error("cannot find out {what}: {error}")]
     Host { what: &'static str, error: io::Error },
@@ -77,7 +81,8 @@ impl StartError {
                 ExitCode::Configuration
             }
             Self::Bind { errno: Errno::EACCES | Errno::EPERM, .. } => ExitCode::Permission,
-            Self::Resolve(_) | Self::NeedsRestart { .. } => ExitCode::Runtime,
+            Self::Control(error) if error.is_permission() => ExitCode::Permission,
+            Self::Resolve(_) | Self::Later(_) | Self::NeedsRestart { .. } => ExitCode::Runtime,
             _ => ExitCode::System,
         }
     }

@@ -35,14 +35,14 @@ pub fn claim(address: SocketAddr) -> Result<Option<Claim>, StartError> {
         Errno::EADDRINUSE => StartError::SecondInstance { address },
         errno => StartError::Bind { address, errno },
     })?;
-    patiently(|| socket::bind_alone(address)).map_err(|errno| StartError::Bind { address, errno })?;
+    patiently(|| socket::bind_alone(address))
+        .map_err(|errno| StartError::Bind { address, errno })?;
     Ok(Some(claim))
 }
 
 fn lock(address: SocketAddr) -> Result<Claim, Errno> {
-    let errno = |error: std::io::Error| {
-        error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
-    };
+    let errno =
+        |error: std::io::Error| error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
     let name = UnixAddr::from_abstract_name(format!("fanin/listen/{address}")).map_err(errno)?;
     UnixListener::bind_addr(&name).map(Claim).map_err(errno)
 }

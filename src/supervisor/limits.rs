@@ -234,7 +234,8 @@ mod tests {
     #[test]
     fn what_the_descriptors_do_not_carry_is_refused_with_the_number_that_would() {
         let config = config("[global]\nworkers = 2\nmaxconn = 60000");
-        let Err(StartError::Descriptors { needed, carried, .. }) = Budget::new(&config, &host(20_000))
+        let Err(StartError::Descriptors { needed, carried, .. }) =
+            Budget::new(&config, &host(20_000))
         else {
             panic!("60,000 sessions fit into 2 x 20,000 descriptors");
         };
@@ -253,8 +254,7 @@ mod tests {
     #[test]
     fn source_ports_keep_off_what_is_not_ours() {
         assert_eq!(free_range(&host(0)), Some(10_240..=32_767));
-        let reserved =
-            Host { reserved_ports: vec![12_000..=12_000, 30_000..=30_010], ..host(0) };
+        let reserved = Host { reserved_ports: vec![12_000..=12_000, 30_000..=30_010], ..host(0) };
         assert_eq!(free_range(&reserved), Some(12_001..=29_999));
         let wide = Host { local_ports: 1024..=65_535, ..host(0) };
         assert_eq!(free_range(&wide), None);

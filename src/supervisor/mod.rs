@@ -18,8 +18,11 @@ use std::time::Duration;
 
 pub use error::StartError;
 
-use crate::config::{Config, EngineChoice, Pin};
-use crate::control::{Addresses, RECORDS_MAX, Relay, RelayStatus, WorkerExit};
+use crate::config::{Config, EngineChoice, Origin, Pin};
+use crate::control::{
+    self, Addresses, Control, ControlSocket, Logger, RECORDS_MAX, Relay, RelayStatus, WorkerExit,
+    directory,
+};
 use crate::engine::{EngineLimits, uring};
 use crate::metrics::{Counters, SessionRecord};
 use crate::sys::{process, socket};
@@ -31,6 +34,51 @@ use instance::Claim;
 use limits::{Budget, Host};
 use plan::Registry;
 use thread::{EngineKind, Spawn, Thread};
+
+/// Runs the relay until it is told to end.
+///
+/// # Errors
+/// Why it did not start, or what went wrong later (which the log has said already).
+pub fn run(origin: Origin) -> Result<(), StartError> {
+    // splice(2) to a socket whose peer is gone would end the process otherwise.
+    process::ignore_broken_pipes().map_err(|errno| StartError::Host {
+        what: "whether SIGPIPE is ignored",
+        error: errno.into(),
+    })?;
+    let config = origin.load()?;
+    let system = |error| StartError::Host { what: "how to wait for signals", error };
+    let control = Control::new().map_err(system)?;
+    let addresses =
+        control.resolve(&config).map_err(|lines| StartError::Resolve(lines.join("\n")))?;
+    let mut supervisor = Supervisor::start(config.clone(), &addresses)?;
+    let log = Logger::stderr(config.log).map_err(system)?;
+    let socket = control_socket(&config, supervisor.port(), &log)?;
+    for line in supervisor.greeting() {
+        log.info(line);
+    }
+    let records = supervisor.take_records();
+    let workers = records.len();
+    let setup = control::Setup { origin, config, log, socket, records };
+    control.run(supervisor, workers, setup).map_err(StartError::Later)
+}
+
+/// A socket that was asked for must be had; without the one nobody asked for the relay still runs.
+fn control_socket(
+    config: &Config,
+    port: u16,
+    log: &Logger,
+) -> Result<Option<ControlSocket>, StartError> {
+    if let Some(path) = &config.control.socket {
+        return Ok(Some(ControlSocket::bind(path)?));
+    }
+    match ControlSocket::bind(&directory::socket(port)) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) => {
+            log.warn(format_args!("`fanin status` will not reach this relay: {error}"));
+            Ok(None)
+        }
+    }
+}
 
 /// The relay as a whole.
 #[derive(Debug)]
@@ -119,7 +167,8 @@ impl Supervisor {
             counters: Arc::new(Counters::default()),
             mailbox: mail,
             records,
-            seed: process::monotonic_micros() ^ u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            seed: process::monotonic_micros()
+                ^ u64::from(index).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         };
         let limits = EngineLimits {
             sessions_max: self.budget.sessions_a_worker,

@@ -1,9 +1,7 @@
 //! What the relay says about itself.
 
 use crate::config::Server;
-use crate::control::{
-    ListenerState, ListenerStatus, RelayStatus, ServerStatus, WorkerStatus,
-};
+use crate::control::{ListenerState, ListenerStatus, RelayStatus, ServerStatus, WorkerStatus};
 use crate::worker::plan::Route;
 
 use super::Supervisor;

@@ -136,12 +136,8 @@ fn work(
     }
     let sockets = listeners.iter().map(|&number| process::inherited(number)).collect();
     match spawn.kind {
-        EngineKind::Epoll => {
-            serve(Epoll::new(spawn.limits, bell)?, spawn.setup, sockets, ready)
-        }
-        EngineKind::Uring => {
-            serve(Uring::new(spawn.limits, bell)?, spawn.setup, sockets, ready)
-        }
+        EngineKind::Epoll => serve(Epoll::new(spawn.limits, bell)?, spawn.setup, sockets, ready),
+        EngineKind::Uring => serve(Uring::new(spawn.limits, bell)?, spawn.setup, sockets, ready),
     }
 }
 

@@ -91,10 +91,11 @@ fn a_hundred_ports_carry_thousands_of_connections_that_the_relay_closes_first() 
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &hosts.relay, BINARY, "run", "-c", path.to_str().unwrap()]);
         let relay = Relay::start_by(command);
+        let address = relay.address();
         Hosts::on(&hosts.relay, || {
             for _ in 0..3000 {
                 // The client ends first, as an agent does, so TIME_WAIT stays with the relay.
-                let mut client = TcpStream::connect(relay.address()).unwrap();
+                let mut client = TcpStream::connect(address).unwrap();
                 client.shutdown(std::net::Shutdown::Write).unwrap();
                 assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
             }
@@ -115,9 +116,10 @@ fn by_default_ports_come_from_outside_the_range_of_the_kernel() {
     command.args(["netns", "exec", &hosts.relay, BINARY, "run", "--listen", "127.0.0.1:0"]);
     command.args(["--server", &server.to_string()]);
     let relay = Relay::start_by(command);
+    let address = relay.address();
     Hosts::on(&hosts.relay, || {
         for _ in 0..20 {
-            peers::exchange(relay.address(), b"").unwrap();
+            peers::exchange(address, b"").unwrap();
         }
     });
     let seen = seen.lock().unwrap();

@@ -1,6 +1,6 @@
 //! Servers and clients named by what they do.
 
-use std::io::{BufRead as _, BufReader, Read, Write};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
