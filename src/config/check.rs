@@ -175,7 +175,11 @@ impl Judge<'_> {
 }
 
 /// The address at which a listener of this backend would meet its own connection to `server`.
-fn met(config: &Config, backend: usize, server: &ServerAddress) -> Option<(Place, SocketAddr)> {
+pub(super) fn met(
+    config: &Config,
+    backend: usize,
+    server: &ServerAddress,
+) -> Option<(Place, SocketAddr)> {
     let of_backend = |(_, listener): &(usize, &Listener)| listener.backend == backend;
     config
         .listeners

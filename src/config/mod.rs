@@ -100,6 +100,12 @@ impl Config {
         render::config(self)
     }
 
+    /// The listening address at which a backend's own sessions would arrive if one of its servers
+    /// had `address`: a loop without end. For addresses that were not in the text, but looked up.
+    pub fn loop_at(&self, backend: usize, address: SocketAddr) -> Option<SocketAddr> {
+        check::met(self, backend, &ServerAddress::Ip(address)).map(|(_, bind)| bind)
+    }
+
     /// The backend that a listener's sessions go to.
     pub fn backend_of(&self, listener: &Listener) -> &Backend {
         &self.backends[listener.backend]

@@ -56,7 +56,11 @@ fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
 }
 
 fn backend(out: &mut Lines, backend: &Backend) {
-    let name = quoted(&backend.name);
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let name = match backend.name.as_str() {
+        name if name.chars().all(bare) => name.to_owned(),
+        name => quoted(name),
+    };
     out.table(&format!("[backend.{name}]"));
     out.text("balance", word(backend.balance, value::BALANCES));
     out.text("connect", display_duration(backend.timeouts.connect));

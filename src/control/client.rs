@@ -1,6 +1,7 @@
 //! The other end of the control socket: `fanin status` and its siblings.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use thiserror::Error;
 
 use super::directory;
 use super::socket::{REFUSAL, is_live};
+use crate::config::Config;
 
 /// How long an answer may take: longer than the relay's own patience, so that its reason is heard.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(45);
@@ -29,15 +31,41 @@ pub enum ClientError {
         sockets.iter().map(|path| format!("\n  --control {}", path.display())).collect::<String>()
     )]
     Several { sockets: Vec<PathBuf> },
-    #[error(
-        "no relay answers at {}: {why}; see which are running with: fanin status, or start one \
-         with: fanin run",
-        path.display()
-    )]
+    #[error("no relay answers at {}: {why}; {}", path.display(), remedy(why))]
     Unreachable { path: PathBuf, why: io::Error },
     /// What the relay said no with.
     #[error("{0}")]
     Refused(String),
+}
+
+fn remedy(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "ask as root, or as a user of the group that the socket belongs to"
+        }
+        _ => "see which are running with: fanin status, or start one with: fanin run",
+    }
+}
+
+impl ClientError {
+    /// Whether a permission was missing.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Unreachable { why, .. }
+            if why.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// The socket of the relay that was started with `config`.
+pub fn of_config(config: &Config) -> Result<PathBuf, ClientError> {
+    if let Some(path) = &config.control.socket {
+        return Ok(path.clone());
+    }
+    let first = config.listeners.iter().flat_map(|listener| &listener.bind).next();
+    match first.map(SocketAddr::port) {
+        // The kernel chose the port: the file does not tell which.
+        Some(0) | None => find(),
+        Some(port) => Ok(directory::socket(port)),
+    }
 }
 
 /// The socket of the only relay that runs.
@@ -101,6 +129,21 @@ mod tests {
         let several = find_in(scratch.root()).expect_err("two").to_string();
         assert!(several.contains("2.sock") && several.contains("3.sock"), "{several}");
         assert!(several.contains("--control "), "{several}");
+    }
+
+    #[test]
+    fn a_configuration_leads_to_the_socket_of_its_relay() {
+        let config = |socket: Option<&str>| {
+            let listen = ["127.0.0.1:3834".parse().unwrap()];
+            let servers = ["192.0.2.1:443".parse().unwrap()];
+            let overrides = crate::config::Overrides {
+                control: socket.map(PathBuf::from),
+                ..Default::default()
+            };
+            Config::from_flags(&listen, &servers, &overrides).expect("valid")
+        };
+        assert_eq!(of_config(&config(Some("/x/y.sock"))).expect("named"), Path::new("/x/y.sock"));
+        assert!(of_config(&config(None)).expect("derived").ends_with("3834.sock"));
     }
 
     #[test]

@@ -10,16 +10,24 @@ use nix::unistd::{Uid, geteuid};
 
 /// The directory of whoever runs this.
 pub(super) fn default() -> PathBuf {
-    of(geteuid(), std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from))
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    of(geteuid(), variable("RUNTIME_DIRECTORY"), variable("XDG_RUNTIME_DIR"))
 }
 
-fn of(user: Uid, runtime_directory: Option<PathBuf>) -> PathBuf {
+/// `service` is what systemd made for a service with RuntimeDirectory= (systemd.exec(5)); it may be
+/// several, separated by colons, and then we do not guess.
+fn of(user: Uid, service: Option<PathBuf>, session: Option<PathBuf>) -> PathBuf {
+    let usable =
+        |directory: &PathBuf| directory.is_absolute() && !directory.to_string_lossy().contains(':');
+    if let Some(directory) = service.filter(usable) {
+        return directory;
+    }
     if user.is_root() {
         return PathBuf::from("/run/fanin");
     }
-    match runtime_directory {
-        Some(directory) if directory.is_absolute() => directory.join("fanin"),
-        _ => PathBuf::from(format!("/tmp/fanin-{user}")),
+    match session.filter(usable) {
+        Some(directory) => directory.join("fanin"),
+        None => PathBuf::from(format!("/tmp/fanin-{user}")),
     }
 }
 
@@ -81,11 +89,18 @@ mod tests {
 
     #[test]
     fn each_user_has_a_directory() {
-        let user = Uid::from_raw(1000);
-        assert_eq!(of(Uid::from_raw(0), Some("/x".into())), Path::new("/run/fanin"));
-        assert_eq!(of(user, Some("/run/user/1000".into())), Path::new("/run/user/1000/fanin"));
-        assert_eq!(of(user, None), Path::new("/tmp/fanin-1000"));
-        assert_eq!(of(user, Some("relative".into())), Path::new("/tmp/fanin-1000"));
+        let (root, user) = (Uid::from_raw(0), Uid::from_raw(1000));
+        for (user, service, session, expected) in [
+            (root, None, Some("/x"), "/run/fanin"),
+            (user, None, Some("/run/user/1000"), "/run/user/1000/fanin"),
+            (user, None, None, "/tmp/fanin-1000"),
+            (user, None, Some("relative"), "/tmp/fanin-1000"),
+            (user, Some("/run/fanin"), Some("/run/user/1000"), "/run/fanin"),
+            (user, Some("/run/a:/run/b"), None, "/tmp/fanin-1000"),
+        ] {
+            let found = of(user, service.map(PathBuf::from), session.map(PathBuf::from));
+            assert_eq!(found, Path::new(expected));
+        }
     }
 
     #[test]

@@ -330,7 +330,7 @@ struct OneLine<'a>(&'a mut String);
 impl fmt::Write for OneLine<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for c in text.chars() {
-            if is_unsafe(c) {
+            if must_escape(c) {
                 self.0.extend(c.escape_default());
             } else {
                 self.0.push(c);
@@ -348,7 +348,7 @@ impl fmt::Write for JsonText<'_> {
         for c in text.chars() {
             match c {
                 '"' | '\\' => self.0.extend(['\\', c]),
-                c if is_unsafe(c) => {
+                c if must_escape(c) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         write!(self.0, "\\u{unit:04x}")?;
                     }
@@ -361,7 +361,7 @@ impl fmt::Write for JsonText<'_> {
 }
 
 /// Control characters, and those that turn the direction of what follows on a screen.
-fn is_unsafe(c: char) -> bool {
+fn must_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -483,7 +483,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 2, "{text}");
         assert!(lines[0].contains(r"a\n2026 error forged\u{1b}[2J"), "{}", lines[0]);
-        assert!(text.chars().all(|c| c == '\n' || !is_unsafe(c)), "{text}");
+        assert!(text.chars().all(|c| c == '\n' || !must_escape(c)), "{text}");
         let line: serde_json::Value = serde_json::from_str(lines[1]).expect("JSON");
         assert_eq!(line["message"], evil);
     }

@@ -76,7 +76,7 @@ fn gather(
 ) -> Result<Addresses, Vec<String>> {
     let mut errors = Vec::new();
     let mut all = Vec::new();
-    for backend in &config.backends {
+    for (index, backend) in config.backends.iter().enumerate() {
         let mut servers = Vec::new();
         for server in &backend.servers {
             let addresses = match &server.address {
@@ -84,6 +84,7 @@ fn gather(
                 ServerAddress::Name { host, port } => {
                     let answer = found.get(&(host.clone(), *port)).and_then(Option::as_ref);
                     usable(answer, patience)
+                        .and_then(|addresses| elsewhere(config, index, addresses))
                 }
             };
             servers.push(addresses.unwrap_or_else(|(why, remedy)| {
@@ -98,11 +99,26 @@ fn gather(
     if errors.is_empty() { Ok(Addresses(all)) } else { Err(errors) }
 }
 
+/// What is wrong with a server's name, and what to do.
+type Refusal = (String, &'static str);
+
+/// The addresses, unless one of them is the relay's own.
+fn elsewhere(
+    config: &Config,
+    backend: usize,
+    addresses: Vec<SocketAddr>,
+) -> Result<Vec<SocketAddr>, Refusal> {
+    match addresses.iter().find_map(|&address| config.loop_at(backend, address)) {
+        Some(bind) => Err((
+            format!("is the relay itself, on {bind}"),
+            "write the address of the server behind the relay",
+        )),
+        None => Ok(addresses),
+    }
+}
+
 /// The addresses that can be connected to, or why there are none and what to do.
-fn usable(
-    found: Option<&Found>,
-    patience: Duration,
-) -> Result<Vec<SocketAddr>, (String, &'static str)> {
+fn usable(found: Option<&Found>, patience: Duration) -> Result<Vec<SocketAddr>, Refusal> {
     const CHECK: &str = "check the name with: getent ahosts NAME, or write the IP address";
     let Some(found) = found else {
         let why = format!("was not looked up within {} s", patience.as_secs());
@@ -129,7 +145,7 @@ mod tests {
 
     fn config(servers: &[&str]) -> Config {
         let servers: Vec<ServerAddress> = servers.iter().map(|a| a.parse().unwrap()).collect();
-        let listen = ["127.0.0.1:0".parse().unwrap()];
+        let listen = ["127.0.0.1:3834".parse().unwrap()];
         Config::from_flags(&listen, &servers, &Overrides::default()).expect("valid")
     }
 
@@ -148,6 +164,7 @@ mod tests {
                 SocketAddr::from(([192, 0, 2, 2], *port)),
                 SocketAddr::from(([192, 0, 2, 1], *port)),
             ]),
+            "self.example" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], *port))]),
             "blocked.example" => Ok(vec![SocketAddr::from(([0, 0, 0, 0], *port))]),
             _ => Err(io::Error::other("Name or service not known")),
         }
@@ -177,6 +194,13 @@ mod tests {
                  to; check the name with: getent ahosts NAME, or write the IP address",
             ]
         );
+    }
+
+    #[test]
+    fn a_name_that_stands_for_the_relay_itself_is_refused() {
+        assert!(resolved(&["self.example:3835"]).is_ok());
+        let errors = resolved(&["self.example:3834"]).expect_err("a loop");
+        assert!(errors[0].contains("is the relay itself, on 127.0.0.1:3834"), "{errors:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,13 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixStream;
+use tokio::net::UnixStream as Client;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::directory;
+use super::log::Logger;
+use crate::config::Config;
 
 /// Clients served at one time; others are told to come back.
 const CLIENTS_MAX: usize = 8;
@@ -31,6 +33,8 @@ const COMMAND_BYTES_MAX: u64 = 256;
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a command may take. A reload looks names up, which has a bound of its own.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+/// How long nobody is let in after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -112,6 +116,22 @@ impl Drop for SocketFile {
 }
 
 impl ControlSocket {
+    /// Binds the socket of a relay that listens on `port` first: where the configuration says, or
+    /// at the default place. A default place that cannot be used is no reason not to relay: it is
+    /// logged, and the relay goes on without. A live relay there is one: it has the port.
+    pub fn of_relay(config: &Config, port: u16, log: &Logger) -> Result<Option<Self>, SocketError> {
+        if let Some(path) = &config.control.socket {
+            return Self::bind(path).map(Some);
+        }
+        match Self::bind(&directory::socket(port)) {
+            Err(error @ SocketError::Unusable { .. }) => {
+                log.warn(format_args!("no `fanin status` for this relay: {error}"));
+                Ok(None)
+            }
+            bound => bound.map(Some),
+        }
+    }
+
     /// Binds the socket at `path`, whose directory is made if it is missing. A socket that a dead
     /// process left behind is replaced.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
@@ -144,9 +164,9 @@ impl ControlSocket {
         let listener = tokio::net::UnixListener::from_std(self.listener)?;
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
-            // An error is the client's (it has gone) or passes (descriptors).
             let Ok((stream, _)) = listener.accept().await else {
-                tokio::task::yield_now().await;
+                // For want of descriptors; they come back, but not at once.
+                sleep(ACCEPT_PAUSE).await;
                 continue;
             };
             let place = Arc::clone(&places).try_acquire_owned();
@@ -163,9 +183,12 @@ impl ControlSocket {
     }
 }
 
-/// Whether somebody answers at `path`.
+/// Whether somebody listens at `path`, be it that we may not ask.
 pub(super) fn is_live(path: &Path) -> bool {
-    std::os::unix::net::UnixStream::connect(path).is_ok()
+    match UnixStream::connect(path) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
 }
 
 /// A listening socket that never, not for a moment, lets in more than [`SOCKET_MODE`] says.
@@ -182,12 +205,12 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-async fn refuse(mut stream: UnixStream) -> io::Result<()> {
+async fn refuse(mut stream: Client) -> io::Result<()> {
     let answer = format!("{REFUSAL}{CLIENTS_MAX} others are asking; try again\n");
     timeout(CLIENT_PATIENCE, stream.write_all(answer.as_bytes())).await?
 }
 
-async fn serve_client(mut stream: UnixStream, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+async fn serve_client(mut stream: Client, requests: &mpsc::Sender<Request>) -> io::Result<()> {
     let user = stream.peer_cred()?.uid();
     let mut answer = match timeout(CLIENT_PATIENCE, read_command(&mut stream)).await {
         Err(_) => format!("{REFUSAL}no command came within {} s", CLIENT_PATIENCE.as_secs()),
@@ -201,7 +224,7 @@ async fn serve_client(mut stream: UnixStream, requests: &mpsc::Sender<Request>) 
 }
 
 /// The first line, or as much of it as fits.
-async fn read_command(stream: &mut UnixStream) -> io::Result<Vec<u8>> {
+async fn read_command(stream: &mut Client) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut limited = BufReader::new(stream.take(COMMAND_BYTES_MAX));
     limited.read_until(b'\n', &mut line).await?;
@@ -251,7 +274,6 @@ fn parse(line: &[u8]) -> Result<Option<Command>, String> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
-    use std::os::unix::net::UnixStream as Client;
     use std::thread;
 
     use super::*;
@@ -285,7 +307,7 @@ mod tests {
     }
 
     fn ask(path: &Path, command: &[u8]) -> String {
-        let mut client = Client::connect(path).expect("connects");
+        let mut client = UnixStream::connect(path).expect("connects");
         client.write_all(command).expect("takes the command");
         let mut answer = String::new();
         client.read_to_string(&mut answer).expect("answers and closes");
@@ -314,11 +336,11 @@ mod tests {
         let scratch = Scratch::new("mute");
         let path = scratch.path("r.sock");
         let _server = Server::new(ControlSocket::bind(&path).expect("bound"));
-        let mut mute = vec![Client::connect(&path).expect("connects")];
+        let mut mute = vec![UnixStream::connect(&path).expect("connects")];
         assert_eq!(ask(&path, b"status\n"), "Status\n");
         // One more than there are places: somebody is sent away at once, without a command.
         for _ in 0..CLIENTS_MAX {
-            mute.push(Client::connect(&path).expect("connects"));
+            mute.push(UnixStream::connect(&path).expect("connects"));
         }
         let mut answer = String::new();
         let last = mute.last_mut().expect("connected");
