@@ -90,6 +90,11 @@ impl FlowState {
         self.policy.path(mode)
     }
 
+    /// Another path than these attempts has brought so many bytes.
+    pub(super) const fn note_pulled(&mut self, bytes: u32) {
+        self.policy.on_pulled(bytes);
+    }
+
     /// Reads what the source has.
     pub(super) fn pull(
         &mut self,

@@ -20,13 +20,13 @@ const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// Held for as long as the relay listens: a name in the abstract namespace, which belongs to the
 /// network namespace just as the port does, and vanishes with the process.
 #[derive(Debug)]
-pub struct Claim(#[expect(dead_code, reason = "held for its life")] UnixListener);
+pub(super) struct Claim(#[expect(dead_code, reason = "held for its life")] UnixListener);
 
 /// Claims an address for this process.
 ///
 /// # Errors
 /// When someone listens there, or it cannot be bound.
-pub fn claim(address: SocketAddr) -> Result<Option<Claim>, StartError> {
+pub(super) fn claim(address: SocketAddr) -> Result<Option<Claim>, StartError> {
     if address.port() == 0 {
         // The kernel will choose a port that nobody has.
         return Ok(None);

@@ -35,17 +35,17 @@ const SOURCE_PORTS_MIN: usize = 1024;
 
 /// What was found on this host.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub(super) struct Host {
     /// Descriptors in one table: RLIMIT_NOFILE.
-    pub descriptors: u64,
+    pub(super) descriptors: u64,
     /// CPUs that the process may run on; at least one.
-    pub processors: Vec<u16>,
+    pub(super) processors: Vec<u16>,
     /// Pages that an ordinary user's pipes may hold; `None` where that does not bind.
-    pub pipe_pages: Option<u64>,
+    pub(super) pipe_pages: Option<u64>,
     /// What the kernel chooses source ports from.
-    pub local_ports: RangeInclusive<u16>,
+    pub(super) local_ports: RangeInclusive<u16>,
     /// What it is told not to choose.
-    pub reserved_ports: Vec<RangeInclusive<u16>>,
+    pub(super) reserved_ports: Vec<RangeInclusive<u16>>,
 }
 
 impl Host {
@@ -53,7 +53,7 @@ impl Host {
     ///
     /// # Errors
     /// Where /proc is not what it should be.
-    pub fn look() -> Result<Self, StartError> {
+    pub(super) fn look() -> Result<Self, StartError> {
         let cannot = |what| move |error: io::Error| StartError::Host { what, error };
         let descriptors = process::raise_descriptor_limit()
             .map_err(|errno| cannot("the descriptor limit")(errno.into()))?;
@@ -84,20 +84,20 @@ impl Host {
 }
 
 /// Numbers for people: `0, 1, 4`.
-pub fn list(numbers: &[u16]) -> String {
+pub(super) fn list(numbers: &[u16]) -> String {
     numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// How large everything is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget {
-    pub workers: u16,
+pub(super) struct Budget {
+    pub(super) workers: u16,
     /// Sessions at one time in the process.
-    pub sessions: u32,
+    pub(super) sessions: u32,
     /// Sessions at one time in one worker: connections do not spread evenly, so this is more than
     /// the worker's share where the descriptors allow it.
-    pub sessions_a_worker: u32,
-    pub pipes_a_worker: u32,
+    pub(super) sessions_a_worker: u32,
+    pub(super) pipes_a_worker: u32,
 }
 
 impl Budget {
@@ -105,7 +105,7 @@ impl Budget {
     ///
     /// # Errors
     /// When the host's limits do not carry it; the message has the remedy.
-    pub fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
+    pub(super) fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
         let workers = config.global.workers.unwrap_or_else(|| host.workers());
         let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
         let reserved = DESCRIPTORS_RESERVED + listeners as u64;
@@ -149,7 +149,7 @@ fn pipes_a_worker(config: &Config, host: &Host, workers: u16) -> u64 {
 ///
 /// # Errors
 /// When a configured range overlaps the kernel's own.
-pub fn source_ports(
+pub(super) fn source_ports(
     ports: SourcePorts,
     host: &Host,
 ) -> Result<Option<RangeInclusive<u16>>, StartError> {

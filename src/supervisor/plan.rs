@@ -17,7 +17,7 @@ use super::limits::{Host, source_ports};
 
 /// What outlives a reload: the servers' records and the listeners' places.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub(super) struct Registry {
     boards: HashMap<(String, String, String), Arc<Board>>,
     quotas: Vec<Arc<Quota>>,
 }
@@ -28,7 +28,7 @@ impl Registry {
     ///
     /// # Errors
     /// When source ports are asked for that are the kernel's.
-    pub fn plan(
+    pub(super) fn plan(
         &mut self,
         config: &Config,
         addresses: &Addresses,
@@ -67,11 +67,6 @@ impl Registry {
             }
         }
         Ok(Plan { routes, backends })
-    }
-
-    /// The record of a server.
-    pub fn board(&self, backend: &str, server: &Server) -> Option<&Arc<Board>> {
-        self.boards.get(&identity(backend, server))
     }
 
     fn member(&mut self, backend: &str, server: &Server, addresses: &[SocketAddr]) -> Member {

@@ -9,4 +9,5 @@
 pub mod pages;
 pub mod pipe;
 pub mod process;
+pub mod ring;
 pub mod socket;

@@ -108,6 +108,12 @@ pub fn inherited(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
+/// `kernel.io_uring_disabled` (Linux 6.6), if it bars anyone: 1 bars ordinary users, 2 everybody.
+pub fn io_uring_disabled() -> Option<u8> {
+    let text = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
+    text.trim().parse().ok().filter(|value| *value > 0)
+}
+
 /// Whether the limits that bind ordinary users' pipes do not bind this process.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()

@@ -1,9 +1,9 @@
 //! TCP sockets, IPv4 and IPv6.
 
 use std::io;
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
@@ -75,7 +75,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
 ///
 /// # Errors
 /// EBADF if it is not an open descriptor.
-pub(super) fn adopt(fd: i32) -> Result<OwnedFd, Errno> {
+pub fn adopt(fd: i32) -> Result<OwnedFd, Errno> {
     if fd < 0 {
         return Err(Errno::EBADF);
     }
@@ -244,7 +244,7 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 #[expect(clippy::cast_possible_truncation, reason = "the largest address is 128 bytes")]
 const fn socklen<T>() -> libc::socklen_t {
-    mem::size_of::<T>() as libc::socklen_t
+    size_of::<T>() as libc::socklen_t
 }
 
 #[cfg(test)]

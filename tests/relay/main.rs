@@ -4,6 +4,11 @@
 //! curl, wrk, iperf3 or plain sockets, and asserts what an operator or an agent would see. Nothing
 //! sleeps; conditions are awaited with a deadline.
 
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "a program of its own, of small numbers"
+)]
 #![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
 #![allow(
     clippy::disallowed_methods,
