@@ -45,6 +45,7 @@ async fn run_all(settings: &Settings) -> Result<u8, Error> {
         Target::Started { fanin, arguments } => {
             let started = Stage::start(fanin.as_deref(), arguments, sink_threads(&limits))?;
             let (target, pid) = (started.target, started.relay_pid());
+            eprintln!("started: {started}");
             stage = Some(started);
             (target, target.to_string(), Some(pid))
         }

@@ -139,6 +139,22 @@ fn a_target_that_never_answers_shows_as_timeouts_unanswered_and_unsent() {
 }
 
 #[test]
+fn a_target_whose_queue_is_full_shows_as_connect_timeouts() {
+    use socket2::{Domain, Socket, Type};
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    full.bind(&any.into()).expect("a port");
+    full.listen(0).expect("listens");
+    let address = full.local_addr().expect("an address").as_socket().expect("IPv4").to_string();
+    for io in ["uring", "tokio"] {
+        let args = ["--agents", "30", "--speedup", "20", "--ramp", "0s", "--duration", "2s"];
+        let run = load(&[&args[..], &["--io", io, "--timeout", "1s"]].concat(), &address);
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        assert!(count(&run.report, "errors/connect.timeout") > 0, "{}", run.report["errors"]);
+    }
+}
+
+#[test]
 fn the_sink_refuses_a_damaged_body_and_counts_it() {
     let sink = Sink::start(&[]);
     let mut stream = TcpStream::connect(&sink.address).expect("the sink accepts");
@@ -223,6 +239,47 @@ fn a_relay_that_cannot_start_is_shown_with_its_last_words() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(71), "{stderr}");
     assert!(stderr.contains("no port for me"), "{stderr}");
+}
+
+/// Something that takes fanin's command line and listens where it is told: a sink.
+fn stand_in() -> std::path::PathBuf {
+    let own = env!("CARGO_BIN_EXE_loadgen");
+    support::script(&format!(
+        "test \"$1 $2\" = 'run --listen' || exit 2\nexec '{own}' sink --listen \"$3\""
+    ))
+}
+
+#[test]
+fn alone_it_starts_sink_and_relay_and_ends_both() {
+    let fanin = stand_in();
+    let fanin = fanin.to_str().expect("a path");
+    let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "1s"];
+    let run = Running::start_stage(&[&args[..], &["--fanin", fanin]].concat()).finish();
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(run.report["asked"]["target_started"], true);
+    assert!(count(&run.report, "relay/resident_bytes") > 0);
+    assert_eq!(count(&run.report, "sink/posts"), 0, "the stand-in relays nothing");
+    let log = run.report["relay"]["log"].as_str().expect("a log");
+    assert!(std::fs::exists(log).expect("readable"));
+    for address in support::addresses(&run.stderr) {
+        assert!(TcpStream::connect(&address).is_err(), "{address} still listens");
+    }
+}
+
+#[test]
+fn sink_and_relay_end_even_when_loadgen_is_killed() {
+    let fanin = stand_in();
+    let args = ["--agents", "50", "--duration", "5m", "--fanin", fanin.to_str().expect("a path")];
+    let mut running = Running::start_stage(&args);
+    let line = running.first_line();
+    let addresses = support::addresses(&line);
+    assert_eq!(addresses.len(), 4, "three sinks and the relay: {line}");
+    assert!(addresses.iter().all(|address| TcpStream::connect(address).is_ok()), "{line}");
+    running.kill();
+    for address in addresses {
+        let gone = || TcpStream::connect(&address).is_err();
+        assert!(within(Duration::from_secs(10), gone), "{address} outlived loadgen");
+    }
 }
 
 #[test]

@@ -102,33 +102,58 @@ pub(crate) struct Run {
 
 /// A run under way.
 pub(crate) struct Running {
-    child: Child,
+    /// Gone once finished or killed.
+    child: Option<Child>,
     json: PathBuf,
 }
 
 impl Running {
+    /// Loads a target.
     pub(crate) fn start(args: &[&str], target: &str) -> Self {
+        Self::start_stage(&[args, &["--target", target]].concat())
+    }
+
+    /// Loads whatever the arguments say.
+    pub(crate) fn start_stage(args: &[&str]) -> Self {
         let json = scratch("report.json");
+        // The options come before any `--`.
         let child = loadgen()
-            .args(args)
-            .args(["--target", target, "--json"])
+            .arg("--json")
             .arg(&json)
+            .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("loadgen runs");
-        Self { child, json }
+        Self { child: Some(child), json }
+    }
+
+    /// The first line on its standard error.
+    pub(crate) fn first_line(&mut self) -> String {
+        let child = self.child.as_mut().expect("it runs");
+        let stderr = child.stderr.as_mut().expect("its words");
+        let mut line = String::new();
+        BufReader::new(stderr).read_line(&mut line).expect("a line");
+        line
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().expect("it runs");
+        child.kill().expect("it runs");
+        child.wait().expect("it ended");
     }
 
     /// Ctrl-C.
     pub(crate) fn interrupt(&self) {
-        let pid = self.child.id().to_string();
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
         let status = Command::new("kill").args(["-INT", &pid]).status().expect("kill");
         assert!(status.success());
     }
 
-    pub(crate) fn finish(self) -> Run {
-        let output = self.child.wait_with_output().expect("loadgen ends");
+    pub(crate) fn finish(mut self) -> Run {
+        let child = self.child.take().expect("it runs");
+        let output = child.wait_with_output().expect("loadgen ends");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let json = std::fs::read_to_string(&self.json).unwrap_or_default();
         let run = Run {
@@ -140,6 +165,23 @@ impl Running {
         assert_eq!(run.report["schema"], "loadgen-report/1", "{}{}", run.stdout, run.stderr);
         run
     }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // A test failed half-way; it may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The addresses in the line that tells what has been started.
+pub(crate) fn addresses(stderr: &str) -> Vec<String> {
+    let line = stderr.lines().find(|line| line.starts_with("started: ")).expect("such a line");
+    let words = line.split([' ', ';', ',']).filter(|word| word.starts_with("127.0.0.1:"));
+    words.map(str::to_owned).collect()
 }
 
 /// Loads a target and waits for the report.
