@@ -299,3 +299,177 @@ impl Lane {
         exchange.timing.began + self.timeout
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SECOND;
+
+    const TIMEOUT: Nanos = 20 * SECOND;
+    const REPLY: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok";
+
+    /// One lane in virtual time.
+    struct Driver {
+        lane: Lane,
+        record: Recorder,
+        now: Nanos,
+    }
+
+    impl Driver {
+        fn new(profile: Profile) -> Self {
+            let plan = Plan {
+                agents: 1,
+                profile,
+                seed: 1,
+                ramp: 0,
+                duration: 60 * SECOND,
+                speedup: 1.0,
+                synchronised: true,
+            };
+            let library = Box::leak(Box::new(Library::new(profile, 1, "relay:1")));
+            let lane = Lane::new(&plan, LaneId { agent: 0, lane: 0 }, TIMEOUT, library);
+            Self { lane, record: Recorder::new(plan.window()), now: 0 }
+        }
+
+        /// Steps at `now`, some nanoseconds after the last step.
+        fn step(&mut self, after: Nanos, event: Event) -> Act {
+            self.now += after;
+            self.lane.step(self.now, &event, &mut self.record)
+        }
+
+        /// From a connection made to the reply awaited.
+        fn until_receiving(&mut self) {
+            assert!(matches!(self.step(1, Event::Connected), Act::Send { .. }));
+            assert!(matches!(self.step(1, Event::Sent), Act::Receive { .. }));
+        }
+
+        fn failures(&self, kind: Failure) -> u64 {
+            self.record.window.failures[kind.index()]
+        }
+    }
+
+    #[test]
+    fn a_v5_agent_closes_first_though_the_server_would_keep_the_connection() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        assert!(matches!(driver.step(0, Event::Begin), Act::Connect { deadline: TIMEOUT }));
+        driver.until_receiving();
+        assert!(matches!(driver.step(1, Event::Bytes(REPLY.to_vec())), Act::Close));
+        // Synchronised: statsd's post was due at the same moment, and begins a new connection.
+        assert!(matches!(driver.step(1, Event::Closed), Act::Connect { .. }));
+        assert_eq!((driver.record.window.answered, driver.record.window.queued), (1, 1));
+        assert_eq!(driver.record.window.connects, 1);
+    }
+
+    #[test]
+    fn a_go_agent_keeps_its_connection_and_sends_on_it_again() {
+        let mut driver = Driver::new(Profile::GoKeepalive);
+        assert!(matches!(driver.step(0, Event::Begin), Act::Connect { .. }));
+        driver.until_receiving();
+        let act = driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(matches!(act, Act::Wait { until } if until == 15 * SECOND), "{act:?}");
+        assert!(matches!(driver.step(15 * SECOND, Event::Due), Act::Send { .. }));
+        assert_eq!(driver.record.open, 1);
+    }
+
+    #[test]
+    fn a_go_agent_reconnects_after_the_server_closed_while_it_waited() {
+        let mut driver = Driver::new(Profile::GoKeepalive);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(matches!(driver.step(SECOND, Event::HungUp), Act::Close));
+        assert!(matches!(driver.step(1, Event::Closed), Act::Wait { .. }));
+        assert!(matches!(driver.step(15 * SECOND, Event::Due), Act::Connect { .. }));
+        assert_eq!(driver.record.window.failed(), 0, "no exchange was under way");
+    }
+
+    #[test]
+    fn every_failure_ends_the_exchange_and_the_plan_goes_on() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        driver.step(0, Event::Begin);
+        // Each refusal is followed by whatever is due next.
+        let refused = Event::Failed(Failure::ConnectRefused, Some(libc::ECONNREFUSED));
+        assert!(matches!(driver.step(1, refused), Act::Connect { .. }));
+        assert!(matches!(driver.step(1, Event::TimedOut), Act::Wait { .. }));
+        assert!(matches!(driver.step(5 * SECOND, Event::Due), Act::Connect { .. }));
+        driver.until_receiving();
+        assert!(matches!(driver.step(1, Event::Eof), Act::Close));
+        assert_eq!(driver.failures(Failure::ConnectRefused), 1);
+        assert_eq!(driver.failures(Failure::ConnectTimeout), 1);
+        assert_eq!(driver.failures(Failure::IoEofEarly), 1);
+        assert_eq!(driver.record.errnos[&libc::ECONNREFUSED], 1);
+        assert_eq!(driver.record.open, 0);
+    }
+
+    #[test]
+    fn replies_that_are_not_ours_or_not_good_are_told_apart() {
+        let replies: [(&[u8], Failure); 3] = [
+            (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", Failure::ProtoBadStatus),
+            (b"noise\r\n\r\n", Failure::ProtoBadReply),
+            (
+                b"HTTP/1.1 200 OK\r\nX-Request-MD5: 0123456789abcdef0123456789abcdef\r\n\
+                  Content-Length: 0\r\n\r\n",
+                Failure::ProtoBadReply,
+            ),
+        ];
+        for (reply, failure) in replies {
+            let mut driver = Driver::new(Profile::GoKeepalive);
+            driver.step(0, Event::Begin);
+            driver.until_receiving();
+            assert!(matches!(driver.step(1, Event::Bytes(reply.to_vec())), Act::Close));
+            assert_eq!(driver.failures(failure), 1, "{}", failure.label());
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_stalled_exchange_shows_the_stall_from_its_intended_time() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        // A reply after 9 s; statsd's post was due at 0 and can only begin now.
+        assert!(matches!(driver.step(9 * SECOND, Event::Bytes(REPLY.to_vec())), Act::Close));
+        assert!(matches!(driver.step(0, Event::Closed), Act::Connect { .. }));
+        driver.until_receiving();
+        driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(driver.record.exchange.from_intended.min() >= 8_990_000);
+        assert!(driver.record.exchange.from_send.min() < 10);
+        assert_eq!(driver.record.send_lag.max(), 0, "the stall was not the generator's");
+    }
+
+    #[test]
+    fn the_end_of_the_run_counts_what_is_under_way_and_what_is_overdue() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        driver.now = 12 * SECOND;
+        driver.lane.end_at(driver.now);
+        driver.lane.cut(driver.now, &mut driver.record);
+        assert_eq!(driver.failures(Failure::TimeUnanswered), 1);
+        // Statsd at 0 and 10 s, and the run's two later posts.
+        assert_eq!(driver.failures(Failure::TimeUnsent), 4);
+        assert_eq!(driver.record.exchange.from_intended.len(), 5, "with their age");
+        assert_eq!(driver.record.open, 0);
+        assert!(matches!(driver.step(0, Event::Eof), Act::End));
+        driver.lane.cut(driver.now, &mut driver.record);
+        assert_eq!(driver.record.window.failed(), 5, "a second cut counts nothing");
+    }
+
+    #[test]
+    fn a_held_connection_lasts_until_the_plan_ends() {
+        let mut driver = Driver::new(Profile::GoKeepalive);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        for _ in 0..3 {
+            driver.step(1, Event::Bytes(REPLY.to_vec()));
+            driver.now = driver.now.next_multiple_of(15 * SECOND);
+            assert!(matches!(driver.step(0, Event::Due), Act::Send { .. }));
+            driver.step(1, Event::Sent);
+        }
+        let act = driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(matches!(act, Act::Wait { until } if until == 60 * SECOND), "{act:?}");
+        assert_eq!(driver.record.open, 1);
+        driver.now = 60 * SECOND;
+        assert!(matches!(driver.step(0, Event::Due), Act::End));
+        assert_eq!((driver.record.open, driver.record.window.failed()), (0, 0));
+    }
+}

@@ -96,7 +96,7 @@ struct TypedRun {
     /// Source addresses, given out to the agents in turn: 10.0.0.5,10.0.1.0/28
     #[arg(long, value_name = "LIST", value_delimiter = ',', help_heading = "Generator")]
     source: Vec<String>,
-    /// The run is invalid (exit 98) when the generator's own send lag reaches this at p99
+    /// The run is invalid (exit 98) when the generator's own send or loop lag reaches this at p99
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration, help_heading = "Generator")]
     max_send_lag: Duration,
 

@@ -6,6 +6,7 @@
 
 use crate::clock::{Nanos, SECOND};
 use crate::dice::Dice;
+use std::ops::Range;
 
 /// Sleep between two collector runs, and flush interval of the Go agents.
 const COLLECTOR_SLEEP: Nanos = 15 * SECOND;
@@ -125,6 +126,11 @@ impl Plan {
     /// When the last exchange is due, exclusive.
     pub(crate) fn end(&self) -> Nanos {
         self.ramp + self.duration
+    }
+
+    /// The measured window.
+    pub(crate) fn window(&self) -> Range<Nanos> {
+        self.ramp..self.end()
     }
 
     /// Planned exchanges per second of all agents together, on average.

@@ -7,6 +7,7 @@ use crate::clock::Nanos;
 use crate::failure::Failure;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Microseconds, three significant digits, growing as needed.
 pub(crate) type Micros = Histogram<u64>;
@@ -111,8 +112,8 @@ impl Interval {
 /// All that one thread measured.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
-    /// Exchanges intended before this moment are warm-up.
-    warm_until: Nanos,
+    /// The measured window; exchanges intended before it are warm-up.
+    span: Range<Nanos>,
     /// Begin of the exchange to the established connection; not for reused connections.
     pub(crate) connect: Latency,
     /// Begin of the exchange to the reply's first byte.
@@ -123,10 +124,16 @@ pub(crate) struct Recorder {
     /// Actual start minus the moment at which the agent was free and the plan wanted it: the
     /// generator's own lateness, which no target can cause.
     pub(crate) send_lag: Micros,
+    /// How late the thread's own heartbeats were. A generator at its limit is late with replies
+    /// too, which frees its agents late and hides from the send lag; this it cannot hide from.
+    pub(crate) loop_lag: Micros,
     /// The measured window.
     pub(crate) window: Counts,
     /// Before it.
     pub(crate) warm_up: Counts,
+    /// Good replies that came while the window lasted: what the achieved rate is made of. Those
+    /// that came later belong to the window's exchanges, but not to its rate.
+    pub(crate) answered_in_time: u64,
     /// How often each errno was met.
     pub(crate) errnos: BTreeMap<i32, u64>,
     /// Agents whose plan has anything to do before the end.
@@ -142,16 +149,18 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    /// Nothing measured yet.
-    pub(crate) fn new(warm_until: Nanos) -> Self {
+    /// Nothing measured yet, in a window that is measured.
+    pub(crate) fn new(span: Range<Nanos>) -> Self {
         Self {
-            warm_until,
+            span,
             connect: Latency::new(),
             first_byte: Latency::new(),
             exchange: Latency::new(),
             send_lag: histogram(),
+            loop_lag: histogram(),
             window: Counts::default(),
             warm_up: Counts::default(),
+            answered_in_time: 0,
             errnos: BTreeMap::new(),
             agents_due: 0,
             agents_begun: 0,
@@ -197,6 +206,7 @@ impl Recorder {
         let counts = self.counts(timing);
         counts.answered += 1;
         counts.bytes_up += bytes_up;
+        self.answered_in_time += u64::from(self.span.contains(&now));
         self.interval.answered += 1;
         record(&mut self.interval.exchange, now.saturating_sub(timing.intended));
         if self.measures(timing) {
@@ -219,9 +229,21 @@ impl Recorder {
         }
     }
 
+    /// A heartbeat due at `intended` came now.
+    pub(crate) fn beat(&mut self, intended: Nanos, now: Nanos) {
+        if intended >= self.span.start {
+            record(&mut self.loop_lag, now.saturating_sub(intended));
+        }
+    }
+
     /// An exchange that was due at `intended` never began.
     pub(crate) fn unsent(&mut self, intended: Nanos, now: Nanos) {
         self.failed(Timing { intended, began: intended }, now, Failure::TimeUnsent, None);
+    }
+
+    /// The window ends early.
+    pub(crate) fn end_at(&mut self, end: Nanos) {
+        self.span.end = self.span.end.min(end);
     }
 
     /// Hands over the interval and begins the next.
@@ -235,8 +257,10 @@ impl Recorder {
         self.first_byte.add(&other.first_byte);
         self.exchange.add(&other.exchange);
         add(&mut self.send_lag, &other.send_lag);
+        add(&mut self.loop_lag, &other.loop_lag);
         self.window.add(&other.window);
         self.warm_up.add(&other.warm_up);
+        self.answered_in_time += other.answered_in_time;
         for (errno, count) in &other.errnos {
             *self.errnos.entry(*errno).or_insert(0) += count;
         }
@@ -248,7 +272,7 @@ impl Recorder {
     }
 
     fn measures(&self, timing: Timing) -> bool {
-        timing.intended >= self.warm_until
+        timing.intended >= self.span.start
     }
 
     fn counts(&mut self, timing: Timing) -> &mut Counts {
@@ -280,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_late_start_shows_from_the_intended_time_only() {
-        let mut recorder = Recorder::new(0);
+        let mut recorder = Recorder::new(0..Nanos::MAX);
         let timing = Timing { intended: 0, began: 900 * MILLISECOND };
         recorder.began(timing, 900 * MILLISECOND);
         recorder.answered(timing, 901 * MILLISECOND, 10);
@@ -292,20 +316,21 @@ mod tests {
 
     #[test]
     fn warm_up_is_counted_apart_and_not_measured() {
-        let mut recorder = Recorder::new(100);
+        let mut recorder = Recorder::new(100..150);
         let early = Timing { intended: 99, began: 99 };
         recorder.began(early, 99);
         recorder.answered(early, 200, 1);
         recorder.failed(early, 200, Failure::IoReset, Some(104));
         assert_eq!((recorder.warm_up.answered, recorder.warm_up.failed()), (1, 1));
         assert_eq!((recorder.window.answered, recorder.window.failed()), (0, 0));
+        assert_eq!(recorder.answered_in_time, 0, "the reply came after the window");
         assert!(recorder.exchange.from_intended.is_empty());
         assert!(recorder.send_lag.is_empty());
     }
 
     #[test]
     fn waiting_in_vain_counts_as_latency_and_a_refusal_does_not() {
-        let mut recorder = Recorder::new(0);
+        let mut recorder = Recorder::new(0..Nanos::MAX);
         let timing = Timing { intended: 0, began: 0 };
         recorder.failed(timing, 5_000, Failure::ConnectRefused, Some(111));
         assert!(recorder.exchange.from_intended.is_empty());
@@ -319,7 +344,7 @@ mod tests {
     #[test]
     fn threads_add_up_exactly() {
         let one = |value: u64| {
-            let mut recorder = Recorder::new(0);
+            let mut recorder = Recorder::new(0..Nanos::MAX);
             let timing = Timing { intended: 0, began: 0 };
             recorder.connected(timing, value);
             recorder.answered(timing, value, 7);

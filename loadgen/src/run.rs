@@ -5,6 +5,7 @@ use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
 use crate::exit::{Error, INVALID, OBJECTIVE, RUN_TIME, SUCCESS};
 use crate::limits::{Fit, Limits};
 use crate::payload::Library;
+use crate::plan::Plan;
 use crate::procfs::{Machine, Usage, usage};
 use crate::progress::Board;
 use crate::recorder::Recorder;
@@ -14,9 +15,10 @@ use crate::thread::{self, Message, Orders};
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// How long exchanges under way at the end may still take.
 const GRACE: Nanos = 5 * SECOND;
@@ -43,6 +45,7 @@ async fn run_all(settings: &Settings) -> Result<u8, Error> {
         Target::Started { fanin, arguments } => {
             let started = Stage::start(fanin.as_deref(), arguments, sink_threads(&limits))?;
             let (target, pid) = (started.target, started.relay_pid());
+            eprintln!("started: {started}");
             stage = Some(started);
             (target, target.to_string(), Some(pid))
         }
@@ -151,20 +154,20 @@ impl Show<'_> {
         let plan = Arc::new(self.settings.plan.clone());
         let clock = Clock::starting_in(LEAD + LEAD_PER_AGENT * plan.agents);
         let began_unix_s = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
-        let (stop, stopping) = watch::channel(false);
+        let stop = Arc::new(AtomicBool::new(false));
         let (out, mut messages) = mpsc::unbounded_channel();
         for thread in 0..self.fit.threads {
-            let orders = self.orders(thread, &plan, clock);
-            let (stopping, out) = (stopping.clone(), out.clone());
+            let orders = self.orders(thread, &plan, clock, &stop);
+            let out = out.clone();
             let builder = std::thread::Builder::new().name(format!("load-{thread}"));
-            let started = builder.spawn(move || thread::run(orders, stopping, out));
+            let started = builder.spawn(move || thread::run(orders, out));
             started.map_err(|error| Error::System(format!("cannot start a thread: {error}")))?;
         }
         drop(out);
         let mut watch = Watch {
             clock,
             board: Board::new(self.fit.threads),
-            record: Recorder::new(plan.ramp),
+            record: Recorder::new(plan.window()),
             cpu: Vec::new(),
             window: [None, None],
             interrupted: false,
@@ -195,7 +198,7 @@ impl Show<'_> {
         watch: &mut Watch,
         messages: &mut mpsc::UnboundedReceiver<Message>,
         signals: &mut Signals,
-        stop: &watch::Sender<bool>,
+        stop: &AtomicBool,
     ) -> Result<(), Error> {
         let plan = &self.settings.plan;
         let clock = watch.clock;
@@ -232,16 +235,22 @@ impl Show<'_> {
                 }
                 () = signals.any() => {
                     watch.interrupted |= clock.now() < plan.end();
-                    watch.window[1]
-                        .get_or_insert_with(|| (clock.now(), Machine::now(), self.usage()));
-                    // Only fails when every thread has gone, which is what we want.
-                    let _ = stop.send(true);
+                    for sample in &mut watch.window {
+                        sample.get_or_insert_with(|| (clock.now(), Machine::now(), self.usage()));
+                    }
+                    stop.store(true, Relaxed);
                 }
             }
         }
     }
 
-    fn orders(&self, thread: u32, plan: &Arc<crate::plan::Plan>, clock: Clock) -> Orders {
+    fn orders(
+        &self,
+        thread: u32,
+        plan: &Arc<Plan>,
+        clock: Clock,
+        stop: &Arc<AtomicBool>,
+    ) -> Orders {
         Orders {
             thread,
             threads: self.fit.threads,
@@ -253,6 +262,7 @@ impl Show<'_> {
             timeout: self.settings.timeout,
             grace: GRACE.min(self.settings.timeout),
             library: self.library,
+            stop: Arc::clone(stop),
         }
     }
 
@@ -265,10 +275,12 @@ impl Show<'_> {
         let achieved = report::Achieved::new(&seen.record, seen.measured, seen.interrupted);
         let latency_us = report::Latencies::new(&seen.record);
         let send_lag_us = report::Quantiles::new(&seen.record.send_lag);
+        let loop_lag_us = report::Quantiles::new(&seen.record.loop_lag);
+        let lag = send_lag_us.p99.max(loop_lag_us.p99);
         let fallen = seen.fallen.as_deref();
-        let claim = claim::judge(&asked, &achieved, &latency_us, &send_lag_us, fallen);
+        let claim = claim::judge(&asked, &achieved, &latency_us, lag, fallen);
         let machine = seen.machine[1].since(&seen.machine[0]);
-        let answered = report::number(achieved.window.answered);
+        let answered = report::number(seen.record.answered_in_time);
         let mut report = Report {
             schema: report::SCHEMA,
             made_by: self.made_by(&seen),
@@ -277,14 +289,15 @@ impl Show<'_> {
             errors: report::failures(&seen.record.window, true),
             warm_up_errors: report::failures(&seen.record.warm_up, false),
             errnos: seen.record.errnos.clone(),
-            generator: self.generator(&seen, &achieved, &send_lag_us),
-            relay: self.relay(&seen, achieved.window.answered),
+            generator: self.generator(&seen, &achieved),
+            relay: self.relay(&seen),
             machine_us_per_exchange: report::per(machine.busy_s() * 1e6, answered),
             machine,
             sink: self.stage.as_ref().and_then(Stage::sink_counts),
             achieved,
             latency_us,
             send_lag_us,
+            loop_lag_us,
             objectives: Vec::new(),
             claim,
             exit_code: SUCCESS,
@@ -323,12 +336,7 @@ impl Show<'_> {
         }
     }
 
-    fn generator(
-        &self,
-        seen: &Seen,
-        achieved: &report::Achieved,
-        send_lag: &report::Quantiles,
-    ) -> report::Generator {
+    fn generator(&self, seen: &Seen, achieved: &report::Achieved) -> report::Generator {
         let busiest = seen.cpu.iter().max().copied().unwrap_or_default();
         report::Generator {
             io: self.settings.io.0.label(),
@@ -338,15 +346,16 @@ impl Show<'_> {
             cpu_s: seen.cpu.iter().sum::<Duration>().as_secs_f64(),
             busiest_thread: report::per(busiest.as_secs_f64(), report::seconds(seen.elapsed)),
             max_send_lag_us: self.settings.max_send_lag / 1000,
-            invalid: report::invalid(achieved, send_lag, self.settings.max_send_lag),
+            invalid: report::invalid(achieved, &seen.record, self.settings.max_send_lag),
         }
     }
 
-    fn relay(&self, seen: &Seen, answered: u64) -> Option<report::Relay> {
+    fn relay(&self, seen: &Seen) -> Option<report::Relay> {
         let [Some(before), Some(after)] = &seen.relay else {
             return None;
         };
-        let mut relay = report::Relay::new(self.relay_pid?, before, after, answered);
+        let mut relay =
+            report::Relay::new(self.relay_pid?, before, after, seen.record.answered_in_time);
         relay.log = self.stage.as_ref().map(|stage| stage.log.display().to_string());
         relay.fallen = seen.fallen.clone();
         Some(relay)

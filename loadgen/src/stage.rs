@@ -9,6 +9,7 @@ use crate::exit::{Error, SYSTEM};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -123,6 +124,17 @@ impl Stage {
         let words = std::fs::read_to_string(&self.log).unwrap_or_default();
         let words = if words.trim().is_empty() { "(nothing)" } else { words.trim_end() };
         Err(Error::System(format!("{why}\n  {}:\n{words}", self.log.display())))
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sink (pid {}) on", self.sink.pid())?;
+        for server in &self.servers {
+            write!(f, " {server}")?;
+        }
+        let (pid, log) = (self.relay.pid(), self.log.display());
+        write!(f, "; relay (pid {pid}) on {}, its log {log}", self.target)
     }
 }
 

@@ -1,7 +1,9 @@
 //! One load thread: its share of the agents, each an async task, and their measurements.
 //!
 //! Every thread has its own descriptor table (so that RLIMIT_NOFILE counts per thread), its own
-//! runtime and its own recorder; it speaks to the main thread by messages only.
+//! runtime and its own recorder. A descriptor number of one table means nothing, or a stranger, in
+//! another: a thread may wake the main thread's runtime, whose eventfd is older than the split, but
+//! the main thread must never wake a load thread's. It leaves a flag, which the heartbeat sees.
 
 use crate::agent::{Act, Event, Lane};
 use crate::clock::{Clock, MILLISECOND, Nanos};
@@ -19,9 +21,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 
+/// How often a thread measures its own lateness.
+const HEARTBEAT: Nanos = 5 * MILLISECOND;
 /// A reply of the intake fits; longer ones take several reads.
 const READ_BUFFER: usize = 1024;
 
@@ -48,6 +53,8 @@ pub(crate) struct Orders {
     pub(crate) grace: Nanos,
     /// The requests.
     pub(crate) library: &'static Library,
+    /// Set by the main thread to end the run early.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// What a thread tells the main thread.
@@ -75,37 +82,30 @@ pub(crate) struct Progress {
 }
 
 /// The thread's body: runs its share of the plan, then reports.
-///
-/// `stop` turning true ends the run early.
-pub(crate) fn run(
-    orders: Orders,
-    stop: watch::Receiver<bool>,
-    out: mpsc::UnboundedSender<Message>,
-) {
+pub(crate) fn run(orders: Orders, out: mpsc::UnboundedSender<Message>) {
     // The main thread may have gone already; then nobody wants the answer.
-    let _ = match run_on(orders, stop, &out) {
+    let _ = match run_on(orders, &out) {
         Ok(recorder) => out.send(Message::Finished(Box::new(recorder), processor_time())),
         Err(why) => out.send(Message::Failed(why)),
     };
 }
 
-fn run_on(
-    orders: Orders,
-    stop: watch::Receiver<bool>,
-    out: &mpsc::UnboundedSender<Message>,
-) -> Result<Recorder, String> {
-    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)
-        .map_err(|errno| format!("a thread cannot have its own descriptor table: {errno}"))?;
+fn run_on(orders: Orders, out: &mpsc::UnboundedSender<Message>) -> Result<Recorder, String> {
+    // Signals are the main thread's: a handler here would write to a number of its table.
+    let split = nix::sys::signal::SigSet::all()
+        .thread_block()
+        .and_then(|()| nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES));
+    split.map_err(|errno| format!("a thread cannot have its own descriptor table: {errno}"))?;
     match orders.io {
         IoKind::Uring => {
             let runtime = uring::runtime().map_err(|error| format!("io_uring: {error}"))?;
-            runtime.block_on(load::<UringStream>(orders, stop, out))
+            runtime.block_on(load::<UringStream>(orders, out))
         }
         IoKind::Tokio => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| format!("tokio runtime: {error}"))?;
             let tasks = tokio::task::LocalSet::new();
-            tasks.block_on(&runtime, load::<EpollStream>(orders, stop, out))
+            tasks.block_on(&runtime, load::<EpollStream>(orders, out))
         }
     }
 }
@@ -118,7 +118,8 @@ struct Shared<S> {
     seats: Vec<Seat<S>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     left: Cell<usize>,
-    all_left: tokio::sync::Notify,
+    all_left: Notify,
+    stopped: Notify,
 }
 
 /// One lane and its connection, within reach of the end of the run.
@@ -130,12 +131,13 @@ struct Seat<S> {
 
 async fn load<S: Stream>(
     orders: Orders,
-    mut stop: watch::Receiver<bool>,
     out: &mpsc::UnboundedSender<Message>,
 ) -> Result<Recorder, String> {
     let shared = Rc::new(seat_all::<S>(orders)?);
     let pacing = Rc::clone(&shared);
     let pacer = tokio::task::spawn_local(async move { pacing.pacer.run().await });
+    let beating = Rc::clone(&shared);
+    let heart = tokio::task::spawn_local(async move { beating.beat().await });
     for place in 0..shared.seats.len() {
         tokio::task::spawn_local(attend(Rc::clone(&shared), place));
     }
@@ -147,8 +149,7 @@ async fn load<S: Stream>(
         tokio::select! {
             () = shared.all_left.notified() => {}
             _ = second.tick() => shared.tell(out),
-            _ = stop.changed() => {
-                shared.end_now();
+            () = shared.stopped.notified() => {
                 last = last.min(clock.now() + shared.orders.grace.min(1000 * MILLISECOND));
             }
             () = at(last) => break,
@@ -165,13 +166,14 @@ async fn load<S: Stream>(
         }
     }
     pacer.abort();
+    heart.abort();
     shared.tell(out);
     Ok(shared.record.borrow().clone())
 }
 
 fn seat_all<S>(orders: Orders) -> Result<Shared<S>, String> {
     let ids: Vec<LaneId> = orders.plan.lanes(orders.thread, orders.threads).collect();
-    let mut record = Recorder::new(orders.plan.ramp);
+    let mut record = Recorder::new(orders.plan.window());
     let seats = ids.iter().map(|&id| {
         let lane = Lane::new(&orders.plan, id, orders.timeout, orders.library);
         record.agents_due += u64::from(lane.agent_is_due());
@@ -180,14 +182,16 @@ fn seat_all<S>(orders: Orders) -> Result<Shared<S>, String> {
         Seat { lane: RefCell::new(lane), source, stream: RefCell::new(None) }
     });
     let seats: Vec<_> = seats.collect();
-    let pacer = Pacer::new(orders.clock, seats.len()).map_err(|error| format!("timer: {error}"))?;
+    let pacer =
+        Pacer::new(orders.clock, seats.len() + 1).map_err(|error| format!("timer: {error}"))?;
     Ok(Shared {
         orders,
         pacer,
         record: RefCell::new(record),
         buffers: RefCell::new(Vec::new()),
         left: Cell::new(seats.len()),
-        all_left: tokio::sync::Notify::new(),
+        all_left: Notify::new(),
+        stopped: Notify::new(),
         seats,
     })
 }
@@ -202,12 +206,40 @@ impl<S: Stream> Shared<S> {
         let _ = out.send(Message::Progress(Progress { thread, agents, open, interval }));
     }
 
+    /// Measures this thread's own lateness while the plan lasts, and sees to it that the run ends
+    /// early when it should. Missed beats count, each with its own age.
+    async fn beat(&self) {
+        let sleeper = place_number(self.seats.len());
+        let end = self.orders.plan.end();
+        let mut due = HEARTBEAT;
+        loop {
+            self.pacer.until(sleeper, due).await;
+            if self.orders.stop.load(Relaxed) {
+                self.end_now();
+                self.stopped.notify_one();
+                return;
+            }
+            let now = self.orders.clock.now();
+            if now < due {
+                // Woken for good: the run is over.
+                return;
+            }
+            while due <= now {
+                if due < end {
+                    self.record.borrow_mut().beat(due, now);
+                }
+                due += HEARTBEAT;
+            }
+        }
+    }
+
     /// The plan ends here; exchanges under way may still finish.
     fn end_now(&self) {
         let now = self.orders.clock.now();
         for seat in &self.seats {
             seat.lane.borrow_mut().end_at(now);
         }
+        self.record.borrow_mut().end_at(now);
         self.pacer.stop();
     }
 

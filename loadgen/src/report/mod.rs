@@ -10,6 +10,7 @@ use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::failure::Failure;
 use crate::limits::Finding;
 use crate::procfs::{Machine, Usage};
+use crate::progress::millis;
 use crate::recorder::{Counts, Latency, Micros, Recorder};
 use claim::Claim;
 use serde::Serialize;
@@ -36,6 +37,8 @@ pub(crate) struct Report {
     pub(crate) latency_us: Latencies,
     /// The generator's own lateness, microseconds.
     pub(crate) send_lag_us: Quantiles,
+    /// The lateness of its threads' heartbeats, microseconds.
+    pub(crate) loop_lag_us: Quantiles,
     /// Failed exchanges of the window by kind; every kind is there.
     pub(crate) errors: BTreeMap<&'static str, u64>,
     /// Failed exchanges of the warm-up by kind; only those that occurred.
@@ -115,7 +118,7 @@ pub(crate) struct Achieved {
     pub(crate) measured_s: f64,
     /// Whether the run was ended early.
     pub(crate) interrupted: bool,
-    /// Good replies per second.
+    /// Good replies per second while the window lasted.
     pub(crate) rate: f64,
     /// Exchanges of the window.
     pub(crate) window: Tally,
@@ -225,7 +228,7 @@ impl Achieved {
             agents_answered: record.agents_answered,
             measured_s,
             interrupted,
-            rate: per(number(record.window.answered), measured_s),
+            rate: per(number(record.answered_in_time), measured_s),
             window: Tally::new(&record.window),
             warm_up: Tally::new(&record.warm_up),
         }
@@ -303,17 +306,21 @@ pub(crate) fn failures(counts: &Counts, all: bool) -> BTreeMap<&'static str, u64
 }
 
 /// Why the generator's load was not what was asked; empty when it was.
-pub(crate) fn invalid(achieved: &Achieved, send_lag: &Quantiles, max_lag: Nanos) -> Vec<String> {
-    let mut why = Vec::new();
+pub(crate) fn invalid(achieved: &Achieved, record: &Recorder, max_lag: Nanos) -> Vec<String> {
     let bound = max_lag / 1000;
-    if send_lag.count > 0 && send_lag.p99 >= bound {
-        why.push(format!(
-            "send lag p99 is {}, {} is the bound: use fewer agents, more --threads, or another \
-             machine than the relay's",
-            progress_millis(send_lag.p99),
-            progress_millis(bound),
-        ));
-    }
+    let lags = [("send", &record.send_lag), ("loop", &record.loop_lag)];
+    let late = lags.into_iter().filter_map(|(name, lag)| {
+        let p99 = Quantiles::new(lag).p99;
+        (p99 >= bound && !lag.is_empty()).then(|| {
+            format!(
+                "its {name} lag at p99 is {}, {} is the bound: use fewer agents, more --threads, \
+                 or another machine than the relay's",
+                millis(p99),
+                millis(bound),
+            )
+        })
+    });
+    let mut why: Vec<_> = late.collect();
     if achieved.agents_begun < achieved.agents_due && !achieved.interrupted {
         why.push(format!(
             "{} of {} agents never began",
@@ -323,8 +330,6 @@ pub(crate) fn invalid(achieved: &Achieved, send_lag: &Quantiles, max_lag: Nanos)
     }
     why
 }
-
-use crate::progress::millis as progress_millis;
 
 /// Seconds of a time.
 #[expect(clippy::cast_precision_loss, reason = "for people; microseconds of days are exact")]

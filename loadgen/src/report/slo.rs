@@ -38,6 +38,7 @@ enum Of {
     FirstByte,
     Exchange,
     SendLag,
+    LoopLag,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,7 @@ impl Objective {
                     Of::FirstByte => intended(&report.latency_us.first_byte),
                     Of::Exchange => intended(&report.latency_us.exchange),
                     Of::SendLag => report.send_lag_us,
+                    Of::LoopLag => report.loop_lag_us,
                 };
                 super::number(match at {
                     At::P50 => quantiles.p50,
@@ -139,6 +141,7 @@ fn metric(name: &str) -> Option<Metric> {
         Some(("first_byte", at)) => (Of::FirstByte, at),
         Some(("exchange", at)) => (Of::Exchange, at),
         Some(("send_lag", at)) => (Of::SendLag, at),
+        Some(("loop_lag", at)) => (Of::LoopLag, at),
         _ => (Of::Exchange, name),
     };
     let at = match at {

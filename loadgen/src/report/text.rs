@@ -88,7 +88,8 @@ fn latencies(out: &mut String, report: &Report) -> std::fmt::Result {
         row(out, &format!("{name}, from intended"), &both.from_intended)?;
         row(out, &format!("{:width$}  from send", "", width = name.len()), &both.from_send)?;
     }
-    row(out, "send lag of the generator", &report.send_lag_us)
+    row(out, "generator's send lag", &report.send_lag_us)?;
+    row(out, "generator's loop lag", &report.loop_lag_us)
 }
 
 fn row(out: &mut String, name: &str, q: &Quantiles) -> std::fmt::Result {

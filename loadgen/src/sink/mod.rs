@@ -149,7 +149,9 @@ fn local_address(listener: &Socket) -> io::Result<SocketAddr> {
 
 fn spawn(listeners: Vec<Socket>, delay: Duration, counts: Arc<Counts>) -> Result<(), Error> {
     let body = move || {
+        // Signals are the main thread's: a handler here would write to a number of its table.
         // Without a table of its own the thread shares the process's: less room, no harm.
+        let _ = nix::sys::signal::SigSet::all().thread_block();
         let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let Ok(runtime) = runtime else { return };
