@@ -118,8 +118,12 @@ impl Backends {
         None
     }
 
-    /// Takes a place at the server that was chosen before.
-    pub fn choose_again(&mut self, id: ServerId) -> Option<Choice> {
+    /// Takes a place at the server of backend `backend` that was chosen before; at another if it is
+    /// no longer one of them.
+    pub fn choose_again(&mut self, backend: usize, id: ServerId, now: u64) -> Option<Choice> {
+        if !self.pools.get(backend)?.servers.contains(&id) {
+            return self.choose(backend, None, now);
+        }
         let server = self.server(id);
         let entered = server.member.board.acquire(server.member.maxconn);
         entered.then(|| {

@@ -131,16 +131,18 @@ impl FlowState {
         self.stage = if self.cut { Stage::Ended } else { Stage::Ending };
     }
 
-    /// The sink has closed in order and takes no more.
-    pub(super) fn on_sink_gone(&mut self, key: SessionKey, ops: &mut Ops) {
-        self.pushing = false;
-        if self.stage != Stage::Open {
-            return;
+    /// The sink has closed in order and takes no more. True if that cuts the stream: it had not come
+    /// to its end.
+    pub(super) fn cut(&mut self, key: SessionKey, ops: &mut Ops) -> bool {
+        if self.stage != Stage::Open || self.pushing {
+            // With a push in flight, the push will tell.
+            return false;
         }
         self.cut = true;
         if self.held > 0 {
             self.discard(key, ops);
         }
+        true
     }
 
     fn discard(&mut self, key: SessionKey, ops: &mut Ops) {

@@ -111,6 +111,8 @@ pub struct Session {
     active: [Time; 2],
     opened: Time,
     connected: Option<Time>,
+    /// The first direction whose sink closed, if one has.
+    cut: Option<Flow>,
     /// Set when all that is left is a source that goes on sending into the void.
     linger_until: Option<Time>,
     /// Why the last attempt failed.
@@ -133,6 +135,7 @@ impl Session {
             active: [now; 2],
             opened: now,
             connected: None,
+            cut: None,
             linger_until: None,
             failed: None,
         };
@@ -212,7 +215,7 @@ impl Session {
     pub fn on_broken(&mut self, side: Side, errno: Errno, now: Time, ops: &mut Ops) -> Step {
         if errno == Errno::EPIPE && self.phase == Phase::Relaying {
             let towards = side.other().outbound();
-            self.flows[towards.index()].on_sink_gone(self.key, ops);
+            self.on_sink_gone(towards, now, ops);
             self.proceed(towards, now, ops);
         } else {
             self.begin_close(CloseReason::of_broken(side, errno), ops);
@@ -378,7 +381,10 @@ impl Session {
             }
             // The sink closed in order and then answered our bytes with a reset: tcp_reset() turns
             // that into EPIPE for a socket in CLOSE_WAIT. What it sent before is still whole.
-            Outcome::Failed(Errno::EPIPE) => state.on_sink_gone(key, ops),
+            Outcome::Failed(Errno::EPIPE) => {
+                state.end_push();
+                self.on_sink_gone(flow, now, ops);
+            }
             Outcome::Failed(errno) => {
                 state.end_push();
                 self.begin_close(CloseReason::of_broken(flow.sink(), errno), ops);
@@ -397,12 +403,21 @@ impl Session {
         let connected = self.phase == Phase::Relaying;
         let sink_connected = connected || flow.sink() == Side::Client;
         self.flows[flow.index()].proceed(self.key, sink_connected, ops);
-        match self.cut() {
+        match self.cut {
             None if self.flows.iter().all(FlowState::is_over) => {
                 self.begin_close(CloseReason::Completed, ops);
             }
             None => {}
             Some(cut) => self.linger(cut, now, ops),
+        }
+    }
+
+    /// A side has closed in order and takes no more; what it sent before is still whole.
+    fn on_sink_gone(&mut self, flow: Flow, now: Time, ops: &mut Ops) {
+        if self.flows[flow.index()].cut(self.key, ops) {
+            self.cut.get_or_insert(flow);
+            // The other direction has `half_closed` from now, however long nothing moved before.
+            self.active[flow.sink().index()] = now;
         }
     }
 
@@ -420,11 +435,6 @@ impl Session {
         }
     }
 
-    /// The direction whose sink has closed, if one has.
-    fn cut(&self) -> Option<Flow> {
-        Flow::ALL.into_iter().find(|flow| self.flows[flow.index()].is_cut())
-    }
-
     fn is_half_closed(&self) -> bool {
         self.flows.iter().any(|flow| flow.is_cut() || flow.stage() != Stage::Open)
     }
@@ -436,7 +446,7 @@ impl Session {
     /// Which of the waits of a relaying session has gone on for too long.
     fn overdue(&self, now: Time, limits: &SessionLimits) -> CloseReason {
         if self.linger_until.is_some_and(|until| until <= now) {
-            return self.cut().map_or(CloseReason::HalfClosed, |cut| gone(cut.sink()));
+            return self.cut.map_or(CloseReason::HalfClosed, |cut| gone(cut.sink()));
         }
         if self.is_half_closed() && self.last_active() + limits.half_closed <= now {
             return CloseReason::HalfClosed;
@@ -460,7 +470,8 @@ impl Session {
     fn close_how(&self) -> [CloseHow; 2] {
         let how = self.reason.expect("a session that closes has a reason").how();
         let mut each = [how; 2];
-        if let Some(cut) = self.cut()
+        if let Some(cut) = self.cut
+            && !self.flows[cut.other().index()].is_cut()
             && self.flows.iter().all(FlowState::is_over)
         {
             // Everything was delivered to this side, and it has said all it had to say: a reset

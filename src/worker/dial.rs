@@ -1,6 +1,6 @@
 //! How a session comes to a server: the choice, the source port, what a failure means for whom.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use crate::backend::{Choice, backoff};
 use crate::engine::Engine;
 use crate::op::{Op, Outcome, SessionKey, Slot};
 
+use super::plan::Plan;
 use super::{Worker, is_ours};
 
 /// Between two attempts at the same server: time for it to come back from a restart. Another server
@@ -24,8 +25,17 @@ const PORTS_TRIED_MAX: u8 = 8;
 /// A source port in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lease {
-    upstream: SocketAddr,
+    budget: Budget,
     port: u16,
+}
+
+/// Names the ports of one range towards one upstream address. A reload may bring another range for
+/// the same address; while connections from the old one last there are two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Budget {
+    upstream: SocketAddr,
+    first: u16,
+    last: u16,
 }
 
 /// This worker's source ports and dice.
@@ -33,8 +43,8 @@ pub(super) struct Lease {
 pub(super) struct Dialer {
     worker: u16,
     workers: u16,
-    /// A budget for each upstream address, since TIME_WAIT is kept for each pair.
-    budgets: HashMap<SocketAddr, Ports>,
+    /// One for each upstream address, since TIME_WAIT is kept for each pair.
+    budgets: HashMap<Budget, Ports>,
     random: u64,
 }
 
@@ -58,42 +68,53 @@ impl Dialer {
         upstream: SocketAddr,
         range: Option<&RangeInclusive<u16>>,
     ) -> Option<Lease> {
-        let range = range.filter(|_| !upstream.ip().is_loopback())?;
-        let ports = match self.budgets.entry(upstream) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(Ports::new(ports::slice(range, self.worker, self.workers)?))
-            }
-        };
-        Some(Lease { upstream, port: ports.acquire()? })
+        let budget = self.budget(upstream, range)?;
+        let ports = self.budgets.entry(budget).or_insert_with(|| budget.ports());
+        Some(Lease { budget, port: ports.acquire()? })
     }
 
     pub(super) fn release(&mut self, lease: Option<Lease>) {
         if let Some(lease) = lease
-            && let Some(ports) = self.budgets.get_mut(&lease.upstream)
+            && let Some(ports) = self.budgets.get_mut(&lease.budget)
         {
             ports.release(lease.port);
         }
     }
 
     fn release_taken(&mut self, lease: Lease) {
-        if let Some(ports) = self.budgets.get_mut(&lease.upstream) {
+        if let Some(ports) = self.budgets.get_mut(&lease.budget) {
             ports.release_taken(lease.port);
         }
     }
 
-    /// Forgets the budgets of addresses that are no longer there and no longer in use.
-    pub(super) fn retain<'a>(&mut self, addresses: impl Iterator<Item = &'a SocketAddr> + Clone) {
-        self.budgets.retain(|upstream, ports| {
-            !ports.is_idle() || addresses.clone().any(|address| address == upstream)
-        });
+    /// Forgets the budgets that nobody uses and `plan` does not name.
+    pub(super) fn retain(&mut self, plan: &Plan) {
+        let mut named = HashSet::new();
+        for backend in &plan.backends {
+            let range = backend.source_ports.as_ref();
+            let addresses = backend.members.iter().flat_map(|member| &member.addresses);
+            named.extend(addresses.filter_map(|&address| self.budget(address, range)));
+        }
+        self.budgets.retain(|budget, ports| !ports.is_idle() || named.contains(budget));
+    }
+
+    fn budget(&self, upstream: SocketAddr, range: Option<&RangeInclusive<u16>>) -> Option<Budget> {
+        let range = range.filter(|_| !upstream.ip().is_loopback())?;
+        let (first, last) = ports::slice(range, self.worker, self.workers)?.into_inner();
+        Some(Budget { upstream, first, last })
+    }
+}
+
+impl Budget {
+    const fn ports(self) -> Ports {
+        Ports::new(self.first..=self.last)
     }
 }
 
 impl Lease {
     /// What to bind: the port on whichever address the route takes.
     fn source(self) -> SocketAddr {
-        let any: IpAddr = match self.upstream {
+        let any: IpAddr = match self.budget.upstream {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
@@ -108,20 +129,23 @@ impl<E: Engine> Worker<E> {
         let Some(relay) = self.sessions.of(key) else { return };
         let route = &self.plan.routes[usize::from(relay.listener.0)];
         let backend = &self.plan.backends[route.backend];
-        // Who failed is avoided once; a session that has paused for it may go there again.
-        let failed = relay.failed.take();
+        // Who has just failed is avoided; a session that has paused for it may go there again.
+        let avoid = relay.failed.filter(|_| !std::mem::take(&mut relay.paused));
         let micros = self.now.as_micros();
-        let choice = match failed {
-            Some(server) if !backend.redispatch => self.backends.choose_again(server),
-            _ => self.backends.choose(route.backend, failed, micros),
+        let choice = match relay.failed {
+            Some(server) if !backend.redispatch => {
+                self.backends.choose_again(route.backend, server, micros)
+            }
+            _ => self.backends.choose(route.backend, avoid, micros),
         };
         match choice {
             None => relay.session.abandon(&mut self.ops),
-            Some(choice) if failed == Some(choice.server) => {
+            Some(choice) if avoid == Some(choice.server) => {
                 self.backends.release(choice.server);
                 let attempts = u32::from(relay.session.attempts());
                 let pause = backoff::delay(attempts, PAUSE_BASE, PAUSE_MAX, random);
                 relay.session.pause(self.now + pause);
+                relay.paused = true;
                 self.timers.bring_forward(key.index(), self.now + pause);
             }
             Some(choice) => {

@@ -30,9 +30,13 @@ use plan::Plan;
 use table::Table;
 use timers::Timers;
 
-/// A session must have ended this long after it was told to, else the worker gives up on it: a
-/// kernel that does not complete a cancelled operation is a bug, and no reason to hang.
+/// When sessions have been told to end and nothing comes back for this long, the worker gives up on
+/// them: a kernel that does not complete a cancelled operation is a bug, and no reason to hang. It
+/// counts from the last completion, so that a process that was stopped for a while loses nothing.
 const STOP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long connections are still taken after a drain has begun: long enough to empty any queue,
+/// and an end to it where they never stop coming.
+const UNLISTEN_MAX: Duration = Duration::from_secs(1);
 /// Accepted connections that wait in user space for a place; more are refused. They are those that
 /// were on their way up when accepting paused.
 const WAITING_MAX: usize = 1024;
@@ -98,15 +102,17 @@ pub struct Worker<E> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Emptying the listeners' queues one last time.
+    /// Emptying the listeners' queues one last time, until they are or `enough` has passed; the
+    /// sessions may go on until `until`.
     Unlistening {
+        enough: Time,
         until: Time,
     },
     /// Sessions may go on until then.
     Draining {
         until: Time,
     },
-    /// Every session has been told to end; what has not by then is given up.
+    /// Every session has been told to end; if nothing comes back by then the rest is given up.
     Stopping {
         until: Time,
     },
@@ -122,8 +128,10 @@ struct Relay {
     server: Option<ServerId>,
     /// Where the attempt under way goes.
     address: SocketAddr,
-    /// Who failed last, to be avoided.
+    /// Who failed last.
     failed: Option<ServerId>,
+    /// Time has passed since then, so that it may be tried again.
+    paused: bool,
     lease: Option<Lease>,
     /// Source ports tried for the attempt under way.
     ports_tried: u8,
@@ -169,17 +177,19 @@ impl<E: Engine> Worker<E> {
 
     /// One pass of the loop: wait, hear what came back, fire what is due, ask for what follows.
     pub fn turn(&mut self) -> io::Result<Turn> {
+        let unlistening = matches!(self.phase, Phase::Unlistening { .. });
         let mut completions = std::mem::take(&mut self.completions);
         self.now = self.engine.wait(self.next_wake(), &mut completions)?;
         let mut accepted = 0;
+        let silent = completions.is_empty();
         for completion in completions.drain(..) {
             accepted += usize::from(matches!(completion, Completion::Accepted { .. }));
             self.dispatch(completion);
         }
         self.completions = completions;
         self.expire();
+        self.advance(unlistening && accepted == 0, silent);
         self.let_in();
-        self.advance(accepted);
         for op in self.ops.drain(..) {
             self.engine.submit(op);
         }
@@ -262,10 +272,17 @@ impl<E: Engine> Worker<E> {
     }
 
     fn on_accepted(&mut self, listener: ListenerId, socket: AcceptedSocket, peer: SocketAddr) {
+        // One that was on its way up when its listener was given up is served if there is room, but
+        // nobody waits any more, and nothing begins after a stop.
+        let (welcome, may_wait) = match self.phase {
+            Phase::Serving | Phase::Unlistening { .. } => (true, self.waiting.len() < WAITING_MAX),
+            Phase::Draining { .. } => (true, false),
+            Phase::Stopping { .. } => (false, false),
+        };
         let others_wait = self.waiting.iter().any(|(other, ..)| *other == listener);
-        if !others_wait && self.admission.enter(listener, self.now) {
+        if welcome && !others_wait && self.admission.enter(listener, self.now) {
             self.open(listener, socket, peer);
-        } else if self.waiting.len() < WAITING_MAX {
+        } else if may_wait {
             self.engine.accepting(listener, false);
             self.waiting.push_back((listener, socket, peer));
         } else {
@@ -285,6 +302,7 @@ impl<E: Engine> Worker<E> {
             server: None,
             address: client,
             failed: None,
+            paused: false,
             lease: None,
             ports_tried: 0,
         };
@@ -355,9 +373,14 @@ impl<E: Engine> Worker<E> {
                 Ok(Command::Replace(plan)) => {
                     self.plan = plan;
                     self.adopt_plan();
+                    // Deadlines may have come nearer.
+                    for key in self.sessions.keys() {
+                        self.with(key, |_, _, _, _| Step::Continue);
+                    }
                 }
                 Ok(Command::Drain { grace }) if self.phase == Phase::Serving => {
-                    self.phase = Phase::Unlistening { until: self.now + grace };
+                    let enough = self.now + grace.min(UNLISTEN_MAX);
+                    self.phase = Phase::Unlistening { enough, until: self.now + grace };
                 }
                 Ok(Command::Drain { .. }) => {}
                 Ok(Command::Stop) => self.end_all(CloseReason::Stopped),
@@ -372,17 +395,21 @@ impl<E: Engine> Worker<E> {
         let members: Vec<_> =
             self.plan.backends.iter().map(|backend| backend.members.clone()).collect();
         self.backends.replace(&members);
-        self.dialer.retain(members.iter().flatten().flat_map(|member| &member.addresses));
+        self.dialer.retain(&self.plan);
     }
 
-    /// Moves from one phase of the end to the next. `accepted` connections came in this turn.
-    fn advance(&mut self, accepted: usize) {
+    /// Moves from one phase of the end to the next. `emptied`: the listeners were looked at since the
+    /// drain began, and nobody was there. `silent`: nothing came back in this turn.
+    fn advance(&mut self, emptied: bool, silent: bool) {
         match self.phase {
-            Phase::Unlistening { until } if accepted == 0 => {
+            Phase::Unlistening { enough, until } if emptied || enough <= self.now => {
                 self.unlisten();
                 self.phase = Phase::Draining { until };
             }
             Phase::Draining { until } if until <= self.now => self.end_all(CloseReason::Drained),
+            Phase::Stopping { .. } if !silent => {
+                self.phase = Phase::Stopping { until: self.now + STOP_PATIENCE };
+            }
             _ => {}
         }
     }

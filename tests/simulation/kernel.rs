@@ -1,0 +1,688 @@
+//! The fake kernel: an [`Engine`] with a virtual clock, whose every choice comes from the seed.
+//!
+//! What has completed is brought up in the order in which it completed, as both real engines do.
+//! Everything else is chance: when an operation is looked at, how much it moves, how many
+//! completions are brought up in one turn.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use fanin::engine::{Engine, EngineStats};
+use fanin::op::{
+    AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, SessionKey, Side, Slot,
+    Time,
+};
+use fanin::worker::Command;
+use fanin::worker::plan::Plan;
+use nix::errno::Errno;
+
+use crate::checker::Checker;
+use crate::faults::{Fault, Faults, Random, Sight};
+use crate::network::Network;
+use crate::shadow::slot_index;
+use crate::socket::{Act, Effects};
+use crate::workload::{Mail, SECOND};
+
+/// No cancellation or close takes longer, so that a worker has no reason to lose its patience.
+const TEARDOWN_MAX: u64 = SECOND / 4;
+/// How many keys that are no more may still be heard of.
+const STALE_MAX: usize = 16;
+
+#[derive(Debug)]
+pub(crate) struct SimEngine {
+    pub(crate) checker: Checker,
+    pub(crate) faults: Faults,
+    pub(crate) network: Network,
+    random: Random,
+    now: u64,
+    /// By time, then in the order in which they were foreseen.
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    foreseen: u64,
+    /// Completed, not brought up yet.
+    ready: VecDeque<Completion>,
+    conns: Vec<Option<Conn>>,
+    /// Keys that are no more.
+    stale: VecDeque<SessionKey>,
+    serial: u64,
+    mailbox: Option<Sender<Command>>,
+    mail: Vec<Mail>,
+    /// Sent since the bell was last heard.
+    unheard: Vec<Mail>,
+    plans: Vec<Arc<Plan>>,
+    is_calm: bool,
+    paused: bool,
+    /// Nothing is left to happen.
+    pub(crate) is_stuck: bool,
+    /// What happened, for people; kept only in a replay.
+    pub(crate) log: Option<Vec<String>>,
+}
+
+/// What an adopted session has here.
+#[derive(Debug)]
+struct Conn {
+    key: SessionKey,
+    /// By side: its number in the network.
+    sockets: [Option<usize>; 2],
+    in_flight: [Option<Flight>; 6],
+    held: [Held; 2],
+    told_broken: [bool; 2],
+    closing: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    serial: u64,
+    parked: bool,
+    cancelled: bool,
+}
+
+/// Bytes of the source's stream that were taken and not passed on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    first: u64,
+    bytes: u64,
+}
+
+/// Sockets by their number, operations by the index of their session, slot and serial number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    Arrive(ListenerId),
+    Act(usize),
+    Read(usize),
+    AnswerReset(usize),
+    /// Looks whether a socket has an error that nobody was told.
+    Watch(usize),
+    Try(usize, Slot, u64),
+    /// The errno, or zero.
+    Connected(usize, u64, i32),
+    Cancel(usize, Slot, u64),
+    Closed(usize),
+    Mail(usize),
+    /// A wait ends for nothing, so that the world can act.
+    Pause,
+}
+
+impl SimEngine {
+    pub(crate) fn new(
+        checker: Checker,
+        network: Network,
+        plans: Vec<Arc<Plan>>,
+        mailbox: Sender<Command>,
+        mail: Vec<(u64, Mail)>,
+        (mut random, mut faults): (Random, Faults),
+        (start, calm_at): (u64, u64),
+    ) -> Self {
+        let arrivals = network.arrivals(&mut random, &mut faults);
+        let mut engine = Self {
+            checker,
+            faults,
+            network,
+            random,
+            now: start,
+            events: BinaryHeap::new(),
+            foreseen: 0,
+            ready: VecDeque::new(),
+            conns: Vec::new(),
+            stale: VecDeque::new(),
+            serial: 0,
+            mailbox: Some(mailbox),
+            mail: mail.iter().map(|(_, mail)| *mail).collect(),
+            unheard: Vec::new(),
+            plans,
+            is_calm: false,
+            paused: false,
+            is_stuck: false,
+            log: None,
+        };
+        engine.foresee(calm_at, Event::Pause);
+        for (at, listener) in arrivals {
+            engine.foresee(at, Event::Arrive(listener));
+        }
+        for (index, (at, _)) in mail.iter().enumerate() {
+            engine.foresee(*at, Event::Mail(index));
+        }
+        engine
+    }
+
+    pub(crate) const fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// From now on nothing goes wrong, and peers come to their end.
+    pub(crate) fn calm(&mut self) {
+        self.is_calm = true;
+        self.faults.calm();
+        for socket in self.network.calm() {
+            let effects = self.network.socket(socket).calm();
+            self.apply(socket, effects);
+            self.foresee(self.now, Event::Watch(socket));
+        }
+    }
+
+    pub(crate) const fn is_calm(&self) -> bool {
+        self.is_calm
+    }
+
+    /// The supervisor speaks.
+    pub(crate) fn send(&mut self, mail: Mail) {
+        let Some(mailbox) = &self.mailbox else { return };
+        let command = match mail {
+            Mail::Replace(plan) => Command::Replace(Arc::clone(&self.plans[plan])),
+            Mail::Drain { grace } => Command::Drain { grace },
+            Mail::Stop => Command::Stop,
+            Mail::Gone => {
+                self.mailbox = None;
+                self.unheard.push(mail);
+                return self.ready.push_back(Completion::Woken);
+            }
+        };
+        // A worker that is over reads no mail.
+        let _ = mailbox.send(command);
+        self.unheard.push(mail);
+        self.ready.push_back(Completion::Woken);
+    }
+
+    fn foresee(&mut self, at: u64, event: Event) {
+        self.foreseen += 1;
+        self.events.push(Reverse((at.max(self.now), self.foreseen, event)));
+    }
+
+    /// How long it takes until somebody looks at something.
+    fn delay(&mut self) -> u64 {
+        if self.faults.strikes(Fault::SlowOp, &mut self.random) {
+            return self.random.spread(5 * SECOND);
+        }
+        self.random.below(200)
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(format!("{:>14} {}", self.now, line()));
+        }
+    }
+
+    // Time.
+
+    fn happen(&mut self) {
+        while let Some(&Reverse((at, ..))) = self.events.peek()
+            && at <= self.now
+        {
+            let Some(Reverse((_, _, event))) = self.events.pop() else { return };
+            match event {
+                Event::Arrive(listener) => {
+                    let socket = self.network.arrive(
+                        listener,
+                        self.is_calm,
+                        &mut self.random,
+                        &mut self.faults,
+                    );
+                    self.foresee(self.now, Event::Act(socket));
+                }
+                Event::Act(socket) => {
+                    let effects = self.network.socket(socket).wake_up();
+                    self.apply(socket, effects);
+                }
+                Event::Read(socket) => {
+                    let effects = self.network.socket(socket).read();
+                    self.apply(socket, effects);
+                }
+                Event::AnswerReset(socket) => {
+                    let effects = self.network.socket(socket).answer_reset();
+                    self.apply(socket, effects);
+                }
+                Event::Watch(socket) => self.watch(socket),
+                Event::Try(index, slot, serial) => self.attempt(index, slot, serial),
+                Event::Connected(index, serial, errno) => self.connected(index, serial, errno),
+                Event::Cancel(index, slot, serial) => {
+                    if self.is_in_flight(index, slot, serial) {
+                        self.complete(index, slot, Outcome::Cancelled);
+                    }
+                }
+                Event::Closed(index) => self.closed(index),
+                Event::Mail(index) => self.send(self.mail[index]),
+                Event::Pause => self.paused = true,
+            }
+        }
+    }
+
+    /// What a socket's doings lead to.
+    fn apply(&mut self, socket: usize, effects: Effects) {
+        if effects.wake {
+            self.unpark(socket);
+        }
+        if effects.failed && !self.faults.strikes(Fault::Unwatched, &mut self.random) {
+            let at = self.now + self.delay();
+            self.foresee(at, Event::Watch(socket));
+        }
+        if let Some(micros) = effects.act_in {
+            self.foresee(self.now + micros, Event::Act(socket));
+        }
+        if let Some(micros) = effects.read_in {
+            self.foresee(self.now + micros, Event::Read(socket));
+        }
+        if effects.answer_reset {
+            let at = self.now + self.delay();
+            self.foresee(at, Event::AnswerReset(socket));
+        }
+        if effects.poke {
+            let effects = self.network.socket(socket).act();
+            self.apply(socket, effects);
+        }
+    }
+
+    // Operations.
+
+    fn conn(&mut self, index: usize) -> &mut Conn {
+        self.conns[index].as_mut().expect("an operation is of a session that is there")
+    }
+
+    fn is_in_flight(&self, index: usize, slot: Slot, serial: u64) -> bool {
+        let conn = self.conns.get(index).and_then(Option::as_ref);
+        let flight = conn.and_then(|conn| conn.in_flight[slot_index(slot)]);
+        flight.is_some_and(|flight| flight.serial == serial)
+    }
+
+    fn take_off(&mut self, key: SessionKey, slot: Slot) -> u64 {
+        self.serial += 1;
+        let serial = self.serial;
+        let conn = self.conn(key.index());
+        assert_eq!(conn.key, key, "{slot:?} for a session that is no more");
+        conn.in_flight[slot_index(slot)] = Some(Flight { serial, parked: false, cancelled: false });
+        serial
+    }
+
+    fn complete(&mut self, index: usize, slot: Slot, outcome: Outcome) {
+        let conn = self.conn(index);
+        let session = conn.key;
+        let flight = conn.in_flight[slot_index(slot)].take();
+        let sockets = conn.sockets;
+        if flight.is_some_and(|flight| flight.cancelled) && outcome != Outcome::Cancelled {
+            self.faults.seen.sight(Sight::CompletedThoughCancelled);
+        }
+        self.ready.push_back(Completion::Ended { session, slot, outcome });
+        for socket in sockets.into_iter().flatten() {
+            if self.network.socket(socket).has_error() {
+                let at = self.now + self.delay();
+                self.foresee(at, Event::Watch(socket));
+            }
+        }
+        self.say_something_stale();
+    }
+
+    /// A completion or a failure of a session that is no more: the worker must not care.
+    fn say_something_stale(&mut self) {
+        if self.stale.is_empty() {
+            return;
+        }
+        let session = self.stale[self.random.index(self.stale.len())];
+        if self.faults.strikes(Fault::StaleEnded, &mut self.random) {
+            let flow = self.random.pick(&Flow::ALL);
+            let slots = [Slot::Connect, Slot::Pull(flow), Slot::Push(flow), Slot::Close];
+            let slot = self.random.pick(&slots);
+            let failed = Outcome::Failed(Errno::ECONNRESET);
+            let ends = [Outcome::Done, Outcome::EndOfStream, failed, Outcome::Cancelled];
+            let outcome = self.random.pick(&ends);
+            self.ready.push_back(Completion::Ended { session, slot, outcome });
+        }
+        if self.faults.strikes(Fault::StaleBroken, &mut self.random) {
+            let side = self.random.pick(&Side::ALL);
+            let errno = self.random.pick(&[Errno::ECONNRESET, Errno::EPIPE]);
+            self.ready.push_back(Completion::Broken { session, side, errno });
+        }
+    }
+
+    fn unpark(&mut self, socket: usize) {
+        let Some((key, side)) = self.network.socket(socket).owner else { return };
+        for slot in slots_of(side) {
+            let Some(conn) = self.conns[key.index()].as_mut().filter(|conn| conn.key == key) else {
+                return;
+            };
+            if let Some(flight) = conn.in_flight[slot_index(slot)].as_mut().filter(|f| f.parked) {
+                flight.parked = false;
+                let serial = flight.serial;
+                let at = self.now + self.delay();
+                self.foresee(at, Event::Try(key.index(), slot, serial));
+            }
+        }
+    }
+
+    fn attempt(&mut self, index: usize, slot: Slot, serial: u64) {
+        if !self.is_in_flight(index, slot, serial) {
+            return;
+        }
+        let outcome = match slot {
+            Slot::Pull(flow) => self.pull(index, flow),
+            Slot::Push(flow) => self.push(index, flow),
+            Slot::Connect | Slot::Close => unreachable!("{slot:?} is never parked"),
+        };
+        match outcome {
+            Some(outcome) => self.complete(index, slot, outcome),
+            None => {
+                let flight = self.conn(index).in_flight[slot_index(slot)].as_mut();
+                flight.expect("it was in flight a moment ago").parked = true;
+            }
+        }
+    }
+
+    fn pull(&mut self, index: usize, flow: Flow) -> Option<Outcome> {
+        let socket = self.conn(index).sockets[flow.source().index()].expect("it is connected");
+        if self.faults.strikes(Fault::EndAtOp, &mut self.random) {
+            let effects = self.network.socket(socket).interrupt(Act::End);
+            self.apply(socket, effects);
+        }
+        self.disturb(socket);
+        let bytes_max = self.bytes_max();
+        let from = self.network.socket(socket);
+        let first = from.taken;
+        let outcome = from.pull(bytes_max)?;
+        if let Outcome::Moved(bytes) = outcome {
+            self.conn(index).held[flow.index()] = Held { first, bytes: u64::from(bytes.get()) };
+        }
+        Some(outcome)
+    }
+
+    fn push(&mut self, index: usize, flow: Flow) -> Option<Outcome> {
+        let socket = self.conn(index).sockets[flow.sink().index()].expect("it is connected");
+        self.disturb(socket);
+        let held = self.conn(index).held[flow.index()];
+        let bytes_max = self.bytes_max().min(held.bytes);
+        let to = self.network.socket(socket);
+        let next = to.sent;
+        let (outcome, effects) = to.push(bytes_max)?;
+        if let Outcome::Moved(bytes) = outcome {
+            assert_eq!(held.first, next, "bytes of {flow:?} were lost, repeated or swapped");
+            let bytes = u64::from(bytes.get());
+            self.conn(index).held[flow.index()] =
+                Held { first: held.first + bytes, bytes: held.bytes - bytes };
+        }
+        self.apply(socket, effects);
+        Some(outcome)
+    }
+
+    fn bytes_max(&mut self) -> u64 {
+        let most = self.network.traffic.move_max;
+        if self.faults.strikes(Fault::ShortMove, &mut self.random) {
+            return self.random.range(1, most);
+        }
+        most
+    }
+
+    /// The peer, or the network, fails just now.
+    fn disturb(&mut self, socket: usize) {
+        let act = if self.faults.strikes(Fault::ResetAtOp, &mut self.random) {
+            Act::Reset
+        } else if self.faults.strikes(Fault::FailAtOp, &mut self.random) {
+            Act::Fail
+        } else {
+            return;
+        };
+        let effects = self.network.socket(socket).interrupt(act);
+        self.apply(socket, effects);
+    }
+
+    fn connected(&mut self, index: usize, serial: u64, errno: i32) {
+        if !self.is_in_flight(index, Slot::Connect, serial) {
+            return;
+        }
+        if errno != 0 {
+            let outcome = Outcome::Failed(Errno::from_raw(errno));
+            return self.complete(index, Slot::Connect, outcome);
+        }
+        let key = self.conn(index).key;
+        let socket = self.network.connect(self.is_calm, &mut self.random, &mut self.faults);
+        self.network.socket(socket).owner = Some((key, Side::Backend));
+        self.conn(index).sockets[Side::Backend.index()] = Some(socket);
+        self.foresee(self.now, Event::Act(socket));
+        self.complete(index, Slot::Connect, Outcome::Done);
+    }
+
+    fn watch(&mut self, socket: usize) {
+        let Some((key, side)) = self.network.socket(socket).owner else { return };
+        let Some(conn) = self.conns[key.index()].as_mut().filter(|conn| conn.key == key) else {
+            return;
+        };
+        let busy = slots_of(side).iter().any(|slot| conn.in_flight[slot_index(*slot)].is_some());
+        if busy || conn.closing || conn.told_broken[side.index()] {
+            return;
+        }
+        if let Some(errno) = self.network.socket(socket).take_error() {
+            conn.told_broken[side.index()] = true;
+            self.ready.push_back(Completion::Broken { session: key, side, errno });
+        }
+    }
+
+    fn close(&mut self, key: SessionKey, how: [CloseHow; 2]) {
+        let conn = self.conn(key.index());
+        assert!(conn.in_flight[..5].iter().all(Option::is_none), "{key:?}: closed while in use");
+        conn.closing = true;
+        for (socket, how) in conn.sockets.into_iter().zip(how) {
+            let Some(socket) = socket else { continue };
+            let socket = self.network.socket(socket);
+            // A close(2) with bytes unread is a reset in any case (RFC 2525 section 2.17).
+            let unread = socket.taken < socket.arrived || !socket.peer_ended;
+            assert!(how == CloseHow::Reset || !unread, "{key:?}: an orderly close would reset");
+            socket.close(how);
+        }
+        let slow = self.faults.strikes(Fault::SlowClose, &mut self.random);
+        let delay = if slow { self.random.spread(TEARDOWN_MAX) } else { self.random.below(50) };
+        self.foresee(self.now + delay, Event::Closed(key.index()));
+    }
+
+    fn closed(&mut self, index: usize) {
+        let key = self.conn(index).key;
+        self.complete(index, Slot::Close, Outcome::Done);
+        self.conns[index] = None;
+        self.stale.push_back(key);
+        if self.stale.len() > STALE_MAX {
+            self.stale.pop_front();
+        }
+    }
+
+    // What is brought up.
+
+    fn accept(&mut self) {
+        for listener in self.network.accepting() {
+            if self.faults.strikes(Fault::AcceptFails, &mut self.random) {
+                let all = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS];
+                let errno = self.random.pick(&all);
+                self.network.set_accepting(listener, false);
+                self.ready.push_back(Completion::AcceptFailed { listener, errno });
+                continue;
+            }
+            let small = self.faults.strikes(Fault::SmallBatch, &mut self.random);
+            for _ in 0..if small { 1 } else { usize::MAX } {
+                let Some(accepted) = self.network.accept(listener) else { break };
+                self.ready.push_back(accepted);
+            }
+        }
+    }
+
+    fn bring_up(&mut self, completions: &mut Vec<Completion>) {
+        self.checker.begin_turn(self.now);
+        let mut count = self.ready.len();
+        if count > 1 && self.faults.strikes(Fault::SmallBatch, &mut self.random) {
+            count = 1 + self.random.index(count);
+            // A wait that brings nobody up has found nobody: a drain relies on it.
+            let accepted = |one: &Completion| {
+                matches!(one, Completion::Accepted { .. } | Completion::AcceptFailed { .. })
+            };
+            let first = self.ready.iter().position(accepted);
+            count = count.max(first.map_or(0, |first| first + 1));
+        }
+        for completion in self.ready.drain(..count).collect::<Vec<_>>() {
+            self.note(|| format!("up   {completion:?}"));
+            match completion {
+                Completion::Accepted { listener, .. } => self.checker.on_accepted(listener),
+                Completion::AcceptFailed { .. } => self.checker.totals.accept_failures += 1,
+                Completion::Ended { session, slot, outcome } => {
+                    if self.checker.is_session(session) {
+                        self.checker.on_ended(session, slot, outcome);
+                    }
+                }
+                Completion::Broken { session, side, errno } => {
+                    if self.checker.is_session(session) {
+                        self.checker.on_broken(session, side, errno);
+                    }
+                }
+                Completion::Woken => {
+                    for mail in std::mem::take(&mut self.unheard) {
+                        self.checker.on_mail(mail, &self.plans);
+                    }
+                }
+            }
+            completions.push(completion);
+        }
+    }
+}
+
+impl Engine for SimEngine {
+    fn listen(&mut self, _: ListenerId, _: OwnedFd) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn accepting(&mut self, listener: ListenerId, on: bool) {
+        self.note(|| format!("down accepting {listener:?} {on}"));
+        self.network.set_accepting(listener, on);
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        self.note(|| format!("down unlisten {listener:?}"));
+        let lost = self.network.unlisten(listener);
+        self.checker.on_unlisten(lost);
+        if self.faults.strikes(Fault::AcceptedLate, &mut self.random) {
+            let calm = self.is_calm;
+            let late = self.network.arrive_late(listener, calm, &mut self.random, &mut self.faults);
+            self.ready.push_back(late);
+        }
+    }
+
+    fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
+        let number = self.network.take(socket);
+        let (listener, client) = self.network.identity(number);
+        self.note(|| format!("down adopt {client} as {session:?}"));
+        self.checker.on_adopted(session, listener, client);
+        self.network.socket(number).owner = Some((session, Side::Client));
+        if self.conns.len() <= session.index() {
+            self.conns.resize_with(session.index() + 1, || None);
+        }
+        assert!(self.conns[session.index()].is_none(), "{session:?}: the place is taken");
+        self.conns[session.index()] = Some(Conn {
+            key: session,
+            sockets: [Some(number), None],
+            in_flight: [None; 6],
+            held: [Held::default(); 2],
+            told_broken: [false; 2],
+            closing: false,
+        });
+        self.foresee(self.now, Event::Watch(number));
+    }
+
+    fn refuse(&mut self, socket: AcceptedSocket) {
+        let number = self.network.take(socket);
+        self.network.socket(number).close(CloseHow::Reset);
+        self.checker.on_refused(self.network.identity(number).0);
+    }
+
+    fn submit(&mut self, op: Op) {
+        self.note(|| format!("down {op:?}"));
+        self.checker.on_submit(&op);
+        match op {
+            Op::Connect { session, address, .. } => {
+                let serial = self.take_off(session, Slot::Connect);
+                let fate = self.network.fate(self.now, address, &mut self.random, &mut self.faults);
+                let slow = self.random.chance(200_000);
+                let delay = if slow { self.random.spread(SECOND) } else { self.delay() };
+                if let Some(errno) = fate {
+                    let event = Event::Connected(session.index(), serial, errno);
+                    self.foresee(self.now + delay, event);
+                }
+            }
+            Op::Pull { session, flow } => self.foresee_try(session, Slot::Pull(flow)),
+            Op::Push { session, flow } => self.foresee_try(session, Slot::Push(flow)),
+            Op::Discard { session, flow } => {
+                let held = &mut self.conn(session.index()).held[flow.index()];
+                assert!(held.bytes > 0, "{session:?}: {flow:?} holds nothing");
+                held.bytes = 0;
+            }
+            Op::Shutdown { session, side } => {
+                let socket = self.conn(session.index()).sockets[side.index()];
+                let socket = socket.expect("it is connected");
+                let effects = self.network.socket(socket).end();
+                self.apply(socket, effects);
+            }
+            Op::Cancel { session, slot } => self.cancel(session, slot),
+            Op::Close { session, client, backend } => self.close(session, [client, backend]),
+        }
+    }
+
+    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
+        let until = until.map(Time::as_micros);
+        self.now += self.random.below(30);
+        loop {
+            self.happen();
+            self.accept();
+            let spurious = std::mem::take(&mut self.paused)
+                || self.faults.strikes(Fault::SpuriousWake, &mut self.random);
+            if !self.ready.is_empty() || spurious || until.is_some_and(|until| until <= self.now) {
+                break;
+            }
+            let next = self.events.peek().map(|Reverse((at, ..))| *at);
+            let Some(at) = next.into_iter().chain(until).min() else {
+                self.is_stuck = true;
+                break;
+            };
+            self.now = self.now.max(at);
+        }
+        if self.faults.strikes(Fault::LateWake, &mut self.random) {
+            self.now += self.random.spread(SECOND / 20);
+        }
+        if self.faults.strikes(Fault::ClockJump, &mut self.random) {
+            self.now += self.random.spread(300 * SECOND);
+        }
+        // What came in the meantime came before the look.
+        self.happen();
+        self.accept();
+        if self.faults.strikes(Fault::EmptyMailbox, &mut self.random) {
+            self.ready.push_back(Completion::Woken);
+        }
+        self.bring_up(completions);
+        Ok(Time::from_micros(self.now))
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats::default()
+    }
+}
+
+impl SimEngine {
+    fn foresee_try(&mut self, session: SessionKey, slot: Slot) {
+        let serial = self.take_off(session, slot);
+        let at = self.now + self.delay();
+        self.foresee(at, Event::Try(session.index(), slot, serial));
+    }
+
+    fn cancel(&mut self, session: SessionKey, slot: Slot) {
+        let flight = &mut self.conn(session.index()).in_flight[slot_index(slot)];
+        let Some(flight) = flight else {
+            self.faults.seen.sight(Sight::CancelFoundNothing);
+            return;
+        };
+        flight.cancelled = true;
+        let serial = flight.serial;
+        let late = self.faults.strikes(Fault::LateCancel, &mut self.random);
+        let delay = if late { self.random.spread(TEARDOWN_MAX) } else { 0 };
+        self.foresee(self.now + delay, Event::Cancel(session.index(), slot, serial));
+        if late && slot == Slot::Connect && self.random.chance(500_000) {
+            self.foresee(self.now, Event::Connected(session.index(), serial, 0));
+        }
+    }
+}
+
+/// The operations that an error of a side's socket ends.
+const fn slots_of(side: Side) -> [Slot; 2] {
+    [Slot::Pull(side.outbound()), Slot::Push(side.other().outbound())]
+}
