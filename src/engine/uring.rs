@@ -12,13 +12,15 @@
 //! A session's sockets are closed when none of its requests is in the kernel any more: a request
 //! holds a reference to its file, so that close(2) alone would not even send the FIN.
 
+mod accept;
 mod inbox;
 mod probe;
+mod state;
 
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,11 +37,12 @@ use crate::sys::socket;
 
 use super::buffers::Buffers;
 use super::pipes::Pipes;
-use super::readiness::{Attempt, FlowState, Means, Readiness};
+use super::readiness::{Attempt, Means};
 use super::{Engine, EngineLimits, EngineStats};
 
-use inbox::{Inbox, Links};
+use inbox::Links;
 pub use probe::{Unfit, probe};
+use state::{Held, Kind, Listener, Peer, Receive, SessionState};
 
 /// Received buffers that a side may have waiting while its flow does not pull; then the receive is
 /// ended, the kernel's window closes, and the sender waits.
@@ -48,42 +51,6 @@ const INBOX_MAX: u16 = 4;
 const BUFFERS_LOW: u16 = 64;
 /// Turns that live on completions at hand before the ring is entered again.
 const TURNS_WITHOUT_ENTER: u32 = 8;
-
-/// What a request was; its low bit is the side or the flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    Recv = 0,
-    Send = 2,
-    PollIn = 4,
-    PollOut = 6,
-    Watch = 8,
-    Connect = 10,
-    Accept = 12,
-    Bell = 14,
-    /// A cancellation or a close that failed, and is no session's affair.
-    Other = 16,
-}
-
-impl Kind {
-    const fn of(tag: u8) -> Self {
-        match tag & !1 {
-            0 => Self::Recv,
-            2 => Self::Send,
-            4 => Self::PollIn,
-            6 => Self::PollOut,
-            8 => Self::Watch,
-            10 => Self::Connect,
-            12 => Self::Accept,
-            14 => Self::Bell,
-            _ => Self::Other,
-        }
-    }
-
-    const fn word(self, key: SessionKey, side: Side) -> u64 {
-        key.pack(self as u8 | side as u8)
-    }
-}
 
 const NOBODY: SessionKey = SessionKey::new(0, 0);
 
@@ -101,69 +68,6 @@ pub struct Uring {
     done: Vec<Completion>,
     answers: Vec<Answer>,
     turns_without_enter: u32,
-}
-
-#[derive(Debug)]
-struct Listener {
-    socket: OwnedFd,
-    accepting: bool,
-    /// The ring has an accept for it.
-    armed: bool,
-    /// It is closed when the accept has come back.
-    ending: bool,
-}
-
-#[derive(Debug, Default)]
-struct SessionState {
-    generation: u32,
-    /// Requests that the kernel has not answered for the last time.
-    in_flight: u16,
-    connecting: bool,
-    closing: Option<[CloseHow; 2]>,
-    sides: [Peer; 2],
-    flows: [Direction; 2],
-}
-
-#[derive(Debug, Default)]
-struct Peer {
-    socket: Option<OwnedFd>,
-    /// For the direct path.
-    ready: Readiness,
-    receive: Receive,
-    /// Received and not pulled yet.
-    inbox: Inbox,
-    /// What comes after the inbox.
-    end: Option<Outcome>,
-    polling_in: bool,
-    polling_out: bool,
-    watched: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Receive {
-    #[default]
-    Idle,
-    Armed,
-    Cancelling,
-}
-
-#[derive(Debug, Default)]
-struct Direction {
-    /// What the direct path holds, and which path is due.
-    state: FlowState,
-    /// What the ring's path holds: a part of a buffer.
-    held: Option<Held>,
-    pulling: bool,
-    pushing: bool,
-    /// The push is a send in the ring.
-    sending: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    buffer: u16,
-    from: u32,
-    to: u32,
 }
 
 impl Uring {
@@ -556,72 +460,6 @@ impl Uring {
             let word = Kind::Bell.word(NOBODY, Side::Client);
             self.ring.poll_all(self.bell.as_fd(), POLLIN, word);
         }
-    }
-
-    fn arm_accept(&mut self, number: usize) {
-        let Some(Some(listener)) = self.listeners.get_mut(number) else { return };
-        if listener.accepting && !listener.armed {
-            listener.armed = true;
-            let key = SessionKey::new(u32::try_from(number).unwrap_or_default(), 0);
-            self.ring.accept_all(listener.socket.as_fd(), Kind::Accept.word(key, Side::Client));
-        }
-    }
-
-    fn on_accept(&mut self, number: usize, answer: Answer) {
-        let id = ListenerId(u16::try_from(number).unwrap_or(u16::MAX));
-        match answer.result {
-            Ok(fd) => self.on_accepted(id, fd),
-            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
-                if let Some(Some(listener)) = self.listeners.get_mut(number) {
-                    listener.accepting = false;
-                }
-                self.done.push(Completion::AcceptFailed { listener: id, errno });
-            }
-            // Cancelled, or the connection was gone before it was taken.
-            Err(_) => {}
-        }
-        if answer.more {
-            return;
-        }
-        if let Some(slot) = self.listeners.get_mut(number)
-            && let Some(listener) = slot
-        {
-            listener.armed = false;
-            if listener.ending {
-                *slot = None;
-            }
-        }
-        self.arm_accept(number);
-    }
-
-    fn on_accepted(&mut self, listener: ListenerId, fd: u32) {
-        let Ok(socket) = socket::adopt(fd.cast_signed()) else { return };
-        // A client that is gone already has no address any more.
-        let Ok(peer) = socket::peer_address(socket.as_fd()) else { return };
-        let number = usize::try_from(socket.as_raw_fd()).unwrap_or_default();
-        if number >= self.accepted.len() {
-            self.accepted.resize_with(number + 1, || None);
-        }
-        self.accepted[number] = Some(socket);
-        let socket = AcceptedSocket::from_engine(fd);
-        self.done.push(Completion::Accepted { listener, socket, peer });
-    }
-
-    fn taken(&mut self, socket: AcceptedSocket) -> OwnedFd {
-        let kept = self.accepted[socket.into_engine() as usize].take();
-        kept.expect("an accepted socket is adopted or refused once")
-    }
-}
-
-impl Peer {
-    fn of(socket: OwnedFd) -> Self {
-        // The direct path's first attempt costs one call at most.
-        let ready = Readiness { readable: true, writable: true, ..Readiness::default() };
-        Self { socket: Some(socket), ready, ..Self::default() }
-    }
-
-    fn has_requests(&self) -> bool {
-        self.receive != Receive::Idle || self.polling_in || self.polling_out || self.watched
     }
 }
 

@@ -363,7 +363,6 @@ impl Session {
     }
 
     fn on_pushed(&mut self, flow: Flow, outcome: Outcome, now: Time, ops: &mut Ops) -> Step {
-        let key = self.key;
         let closing = self.is_closing();
         let state = &mut self.flows[flow.index()];
         if closing {

@@ -251,6 +251,8 @@ const fn socklen<T>() -> libc::socklen_t {
 mod tests {
     use std::net::TcpStream;
 
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     fn loopback() -> SocketAddr {

@@ -149,7 +149,8 @@ impl<E: Engine> Worker<E> {
                 self.timers.bring_forward(key.index(), self.now + pause);
             }
             Some(choice) => {
-                self.counters.redispatches.add(u64::from(failed.is_some()));
+                let elsewhere = relay.failed.is_some_and(|server| server != choice.server);
+                self.counters.redispatches.add(u64::from(elsewhere));
                 self.connect(key, choice);
             }
         }
