@@ -16,7 +16,9 @@ use crate::network::Network;
 use crate::workload::{Ending, Mail, SECOND, Scenario};
 
 /// Once all is calm everything ends within this time: the longest timers of the workload are 60 s.
-const CALM_MAX: u64 = 180 * SECOND;
+const CALM_MAX: u64 = 75 * SECOND;
+/// And within so many turns.
+const CALM_TURNS_MAX: u64 = 200_000;
 /// No run takes more turns: a worker that spins is caught.
 const TURNS_MAX: u64 = 2_000_000;
 /// Nor does time stand still for more turns than this.
@@ -40,6 +42,9 @@ struct Station {
     taken: u64,
     reasons: [u64; CloseReason::COUNT],
     over: bool,
+    /// Since when all is calm, and the turns since then.
+    calm_since: Option<u64>,
+    calm_turns: u64,
     /// Told to end.
     dismissed: bool,
     /// By listener: since when it could have accepted.
@@ -113,6 +118,8 @@ impl Run {
             taken: 0,
             reasons: [0; CloseReason::COUNT],
             over: false,
+            calm_since: None,
+            calm_turns: 0,
             dismissed: false,
             idle_since: vec![None; listeners],
         }
@@ -128,7 +135,7 @@ impl Run {
         log.finish()
     }
 
-    pub(crate) fn to_the_end(mut self) -> Seen {
+    pub(crate) fn seen(mut self) -> Seen {
         self.go();
         let mut seen = self.faults.seen.clone();
         for station in &mut self.stations {
@@ -173,20 +180,22 @@ impl Run {
         let engine = station.worker.engine_mut();
         if !engine.is_calm() && engine.now() >= scenario.calm_at {
             engine.calm();
+            station.calm_since = Some(engine.now());
             scenario.quota.resize(10_000);
             scenario.quotas.iter().for_each(|quota| quota.resize(10_000));
         }
-        if !engine.is_calm() {
+        let Some(calm_since) = station.calm_since else {
             let dice = &mut self.random;
-            if self.turns % 64 == 0 && self.faults.strikes(Fault::Resize, dice) {
+            if self.turns.is_multiple_of(64) && self.faults.strikes(Fault::Resize, dice) {
                 let limit = u32::try_from(dice.below(20)).expect("few");
                 let at = dice.index(scenario.quotas.len() + 1);
                 scenario.quotas.get(at).unwrap_or(&scenario.quota).resize(limit);
             }
             return;
-        }
-        let now = engine.now();
-        assert!(now < scenario.calm_at + CALM_MAX + 600 * SECOND, "{sessions} sessions never end");
+        };
+        station.calm_turns += 1;
+        let soon = engine.now() - calm_since < CALM_MAX && station.calm_turns < CALM_TURNS_MAX;
+        assert!(soon, "{sessions} sessions never end");
         if sessions == 0 && engine.checker.waiting() == 0 && !station.dismissed {
             station.dismissed = true;
             engine.send(match scenario.ending {
@@ -322,7 +331,7 @@ impl Station {
             let since = self.idle_since[at].filter(|_| asleep && !checker.is_ending());
             let late = checker.is_asleep(since);
             assert!(!late || scenario.workers > 1, "{listener:?} sleeps while there is room");
-            self.idle_since[at] = since.or(asleep.then_some(now));
+            self.idle_since[at] = if asleep { since.or(Some(now)) } else { None };
         }
         if waited {
             engine.checker.seen.sight(Sight::WaitedForPlace);
