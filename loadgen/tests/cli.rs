@@ -267,6 +267,23 @@ fn alone_it_starts_sink_and_relay_and_ends_both() {
 }
 
 #[test]
+fn a_relay_that_falls_in_mid_run_is_named_in_the_report() {
+    let fanin = stand_in();
+    let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "3s"];
+    let args = [&args[..], &["--fanin", fanin.to_str().expect("a path")]].concat();
+    let mut running = Running::start_stage(&args);
+    let line = running.first_line();
+    let (_, rest) = line.split_once("relay (pid ").expect("the relay's pid");
+    let (pid, _) = rest.split_once(')').expect("the relay's pid");
+    assert!(std::process::Command::new("kill").args(["-9", pid]).status().expect("kill").success());
+    let run = running.finish();
+    assert_eq!(run.code, Some(1), "{}", run.stdout);
+    let fallen = run.report["relay"]["fallen"].as_str().expect("how it fell");
+    assert!(fallen.contains("the relay ended in mid-run"), "{fallen}");
+    assert_eq!(run.report["claim"]["shown"], false);
+}
+
+#[test]
 fn sink_and_relay_end_even_when_loadgen_is_killed() {
     let fanin = stand_in();
     let args = ["--agents", "50", "--duration", "5m", "--fanin", fanin.to_str().expect("a path")];
