@@ -124,6 +124,11 @@ impl Checker {
         self.waiting.get(usize::from(listener.0)).copied().unwrap_or_default()
     }
 
+    /// Whether there is neither a session, nor anybody who waits, nor an end ahead.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.waiting() == 0 && !self.is_ending()
+    }
+
     /// Whether a new plan came in the turn that is over.
     pub(crate) const fn just_replaced(&self) -> bool {
         self.replaced_at == self.now

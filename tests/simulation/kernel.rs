@@ -387,6 +387,8 @@ impl Engine for SimEngine {
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
         let until = until.map(Time::as_micros);
+        let idle = self.checker.is_idle() && self.network.all_accepting();
+        assert!(!idle || until.is_none(), "nobody is there, and the worker would wake for a timer");
         self.now += self.random.below(30);
         loop {
             self.happen();
