@@ -5,9 +5,13 @@
 //! `docs/ARCHITECTURE.md` has the picture and the import table.
 
 pub mod backend;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod engine;
 pub mod metrics;
 pub mod op;
 pub mod session;
+pub mod supervisor;
+pub mod sys;
 pub mod worker;

@@ -1,3 +1,81 @@
-//! The fanin command.
+//! The fanin command: what was typed is carried out, and the result is the exit code.
 
-fn main() {}
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process;
+
+use fanin::cli::{Check, Cli, Command, ExitCode, Target};
+use fanin::config::{ConfigError, Origin};
+use fanin::control::{client, directory};
+use fanin::supervisor::{self, StartError};
+
+fn main() -> process::ExitCode {
+    let code = match Cli::from_process() {
+        Err(code) => code,
+        Ok(cli) => match cli.command {
+            Command::Run(arguments) => run(arguments.origin()),
+            Command::Check(arguments) => check(&arguments),
+            Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
+            Command::Status(arguments) => ask(&arguments.target, "status"),
+            Command::Reload(target) => ask(&target, "reload"),
+            Command::Drain(target) => ask(&target, "drain"),
+        },
+    };
+    code.into()
+}
+
+fn run(origin: Origin) -> ExitCode {
+    match supervisor::run(origin) {
+        Ok(()) => ExitCode::Success,
+        Err(StartError::Config(error)) => complain(&error),
+        // The log has said it already.
+        Err(StartError::Later(_)) => ExitCode::Runtime,
+        Err(error) => {
+            eprintln!("fanin: {error}");
+            error.exit_code()
+        }
+    }
+}
+
+fn check(arguments: &Check) -> ExitCode {
+    match arguments.origin().load() {
+        Ok(config) if arguments.print => print(&config.render()),
+        Ok(_) => print(&format!("{} is valid\n", arguments.config.display())),
+        Err(error) => complain(&error),
+    }
+}
+
+fn ask(target: &Target, command: &str) -> ExitCode {
+    let socket = match socket(target) {
+        Ok(socket) => socket,
+        Err(error) => return complain(&error),
+    };
+    match socket.map_or_else(client::find, Ok).and_then(|path| client::ask(&path, command)) {
+        Ok(answer) => print(&answer),
+        Err(error) => {
+            eprintln!("fanin: {error}");
+            ExitCode::Runtime
+        }
+    }
+}
+
+/// The control socket that is meant; `None` is that of the only relay that runs.
+fn socket(target: &Target) -> Result<Option<PathBuf>, ConfigError> {
+    let Some(file) = &target.config else { return Ok(target.control.clone()) };
+    let origin = Origin::File { path: file.clone(), overrides: Default::default() };
+    let config = origin.load()?;
+    let port = config.listeners[0].bind[0].port();
+    Ok(Some(config.control.socket.unwrap_or_else(|| directory::socket(port))))
+}
+
+fn complain(error: &ConfigError) -> ExitCode {
+    eprintln!("{}", error.render(io::stderr().is_terminal()));
+    error.into()
+}
+
+/// A reader that has gone (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    let _ = write!(io::stdout(), "{text}{newline}");
+    ExitCode::Success
+}

@@ -1,1 +1,55 @@
-fn main() {}
+//! loadgen: simulates thousands of monitoring agents, measures honestly, judges what a relay
+//! carries. It shares no code with the relay: it is the independent witness.
+//!
+//! Modules in reading order. PURE ones have no sockets, no clock, no waiting; their tests run in
+//! virtual time.
+//!
+//! - `cli` what was typed, and what is meant
+//! - `plan`, `dice` PURE: who posts what when; `payload` PURE: the requests to the byte
+//! - `agent` PURE: one lane of an agent; `reply` PURE: reads replies; `failure` PURE: the taxonomy
+//! - `recorder` PURE: histograms and counts of one thread
+//! - `thread`, `pacer`, `io`: the tasks that do what `agent` asks, on io_uring or epoll
+//! - `run`: the command itself; `stage`: the sink and relay it starts; `limits`, `procfs`: what
+//!   this machine allows and uses; `progress`, `report`: what is printed
+//! - `sink`: the upstream
+
+mod agent;
+mod cli;
+mod clock;
+mod dice;
+mod exit;
+mod failure;
+mod io;
+mod limits;
+mod pacer;
+mod payload;
+mod plan;
+mod procfs;
+mod progress;
+mod recorder;
+mod reply;
+mod report;
+mod run;
+mod sink;
+mod stage;
+mod thread;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = match cli::parse() {
+        Ok(cli::Command::Run(settings)) => run::run(&settings),
+        Ok(cli::Command::Sink(settings)) => sink::serve(&settings),
+        Ok(cli::Command::Tether(command)) => stage::tether(&command),
+        Ok(cli::Command::Told) => Ok(exit::SUCCESS),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(exit::Error::Told(code)) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("loadgen: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}

@@ -1,14 +1,57 @@
 //! The configuration, complete and checked: nothing left to interpret, nothing missing.
 //!
-//! `file` is the TOML as written, `error` what a person sees when it is wrong. The rest of the
-//! program knows only the types here. Names of servers are not resolved here (that takes the
+//! `file` is the TOML as written, `value` one value as written, `reader` the way from both to here,
+//! `check` what makes the whole impossible, `error` what a person sees then, `render` the way back to TOML. The rest of the
+//! program knows only the types here, and [`Origin::load`], which makes them. Names of servers are not resolved here (that takes the
 //! network); everything else that can be judged from the text alone has been judged.
 
+mod check;
+mod error;
+mod file;
+mod reader;
+mod render;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::op::SpliceMode;
+
+pub use error::ConfigError;
+pub use value::Refusal;
+
+/// Where the configuration is when nobody says otherwise.
+pub const FILE_DEFAULT: &str = "/etc/fanin/fanin.toml";
+
+/// How long one connect to a server may take. A SYN is repeated after 1 s and 3 s
+/// (`net.ipv4.tcp_syn_retries`): two losses in a row are survived.
+pub const CONNECT_DEFAULT: Duration = Duration::from_secs(5);
+/// Further attempts after a failed connect, as in HAProxy.
+pub const RETRIES_DEFAULT: u16 = 3;
+/// How long nothing may move. The agents written in Go keep an idle connection for 90 s and must be
+/// the ones that end it: a relay that ends it first makes their next request fail.
+pub const IDLE_DEFAULT: Duration = Duration::from_secs(120);
+/// How long the rest of a session may stay silent after one direction has ended.
+pub const HALF_CLOSED_DEFAULT: Duration = Duration::from_secs(30);
+/// How long sessions may go on after SIGTERM.
+pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+/// Connections that the kernel keeps while they wait to be accepted: what Linux allows by default
+/// (`net.core.somaxconn` since 5.4).
+pub const BACKLOG_DEFAULT: u32 = 4096;
+/// Bytes asked for each pipe. 256 KiB carried a gigabyte for 0.28 s of CPU where 64 KiB took 0.32 s,
+/// and stays within what `fs.pipe-user-pages-soft` grants for four times as many pipes as 1 MiB.
+pub const PIPE_BYTES_DEFAULT: u32 = 256 * 1024;
+/// A server's weight when none is given.
+pub const WEIGHT_DEFAULT: u16 = 1;
+
+const _: () = assert!(
+    PIPE_BYTES_DEFAULT >= value::PIPE_BYTES_MIN && PIPE_BYTES_DEFAULT <= value::PIPE_BYTES_MAX
+);
 
 /// All that a relay process is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +63,117 @@ pub struct Config {
     pub backends: Vec<Backend>,
     pub control: Control,
     pub log: Log,
+}
+
+impl Config {
+    /// The configuration that `--listen` and `--server` alone stand for: one listener with all the
+    /// addresses, in front of one backend with all the servers, and every default.
+    pub fn from_flags(
+        listen: &[SocketAddr],
+        servers: &[ServerAddress],
+        overrides: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let mut backend = Backend::new("default");
+        backend.servers = servers.iter().cloned().map(Server::new).collect();
+        let config = Self {
+            global: overrides.over(Global::default()),
+            listeners: vec![Listener::new(listen.to_vec(), 0)],
+            backends: vec![backend],
+            control: Control { socket: overrides.control.clone() },
+            log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
+        };
+        match check::judge(&config, &check::Spans::default()) {
+            faults if faults.is_empty() => Ok(config),
+            faults => Err(ConfigError::in_flags(faults)),
+        }
+    }
+
+    /// The configuration in a text, with the flags that override parts of it. `path` is for the
+    /// messages alone.
+    pub fn from_text(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, ConfigError> {
+        reader::read(text, overrides).map_err(|faults| ConfigError::in_file(path, text, faults))
+    }
+
+    /// The complete configuration as TOML, every default filled in. Reading it back gives the same
+    /// configuration.
+    pub fn render(&self) -> String {
+        render::config(self)
+    }
+
+    /// The listening address at which a backend's own sessions would arrive if one of its servers
+    /// had `address`: a loop without end. For addresses that were not in the text, but looked up.
+    pub fn loop_at(&self, backend: usize, address: SocketAddr) -> Option<SocketAddr> {
+        check::met(self, backend, &ServerAddress::Ip(address)).map(|(_, bind)| bind)
+    }
+
+    /// The backend that a listener's sessions go to.
+    pub fn backend_of(&self, listener: &Listener) -> &Backend {
+        &self.backends[listener.backend]
+    }
+}
+
+/// Where a configuration comes from, kept so that a reload can read it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A file, with flags that override parts of it.
+    File { path: PathBuf, overrides: Overrides },
+    /// The command line alone.
+    Flags { listen: Vec<SocketAddr>, servers: Vec<ServerAddress>, overrides: Overrides },
+}
+
+impl Origin {
+    /// Reads and checks the configuration.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        match self {
+            Self::File { path, overrides } => {
+                let text = file::text(path)?;
+                Config::from_text(path, &text, overrides)
+            }
+            Self::Flags { listen, servers, overrides } => {
+                Config::from_flags(listen, servers, overrides)
+            }
+        }
+    }
+
+    /// The file, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } => Some(path),
+            Self::Flags { .. } => None,
+        }
+    }
+}
+
+/// Flags that override what the file says. `None` is a flag that was not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `Some(None)` is `--workers auto`.
+    pub workers: Option<Option<u16>>,
+    pub engine: Option<EngineChoice>,
+    pub splice: Option<SpliceMode>,
+    pub pin: Option<Pin>,
+    /// `Some(None)` is `--maxconn auto`.
+    pub maxconn: Option<Option<u32>>,
+    pub control: Option<PathBuf>,
+    pub log_format: Option<LogFormat>,
+}
+
+impl Overrides {
+    fn over(&self, global: Global) -> Global {
+        let mut global = Global {
+            workers: self.workers.unwrap_or(global.workers),
+            engine: self.engine.unwrap_or(global.engine),
+            splice: self.splice.unwrap_or(global.splice),
+            pin: self.pin.clone().unwrap_or(global.pin),
+            maxconn: self.maxconn.unwrap_or(global.maxconn),
+            ..global
+        };
+        // A list of CPUs says how many workers there are, unless that is said too.
+        if let (Pin::List(cpus), None) = (&global.pin, global.workers) {
+            global.workers = u16::try_from(cpus.len()).ok();
+        }
+        global
+    }
 }
 
 /// What concerns the process as a whole.
@@ -41,6 +195,21 @@ pub struct Global {
     pub pipes: Option<u32>,
 }
 
+impl Default for Global {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            engine: EngineChoice::default(),
+            splice: SpliceMode::default(),
+            pin: Pin::default(),
+            maxconn: None,
+            drain: DRAIN_DEFAULT,
+            pipe_bytes: PIPE_BYTES_DEFAULT,
+            pipes: None,
+        }
+    }
+}
+
 /// Which engine carries the sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
@@ -49,6 +218,20 @@ pub enum EngineChoice {
     Auto,
     IoUring,
     Epoll,
+}
+
+impl fmt::Display for EngineChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value::word(*self, value::ENGINES))
+    }
+}
+
+impl FromStr for EngineChoice {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::choice(text, value::ENGINES)
+    }
 }
 
 /// Where the workers run.
@@ -79,6 +262,20 @@ pub struct Listener {
     pub backlog: u32,
 }
 
+impl Listener {
+    /// A listener named after its first address, with every default.
+    pub fn new(bind: Vec<SocketAddr>, backend: usize) -> Self {
+        Self {
+            name: bind.first().map(ToString::to_string).unwrap_or_default(),
+            bind,
+            backend,
+            maxconn: None,
+            client_idle: IDLE_DEFAULT,
+            backlog: BACKLOG_DEFAULT,
+        }
+    }
+}
+
 /// Servers among which sessions are shared out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
@@ -92,6 +289,21 @@ pub struct Backend {
     pub source: Source,
     /// At least one.
     pub servers: Vec<Server>,
+}
+
+impl Backend {
+    /// A backend with every default and no servers yet.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            balance: Balance::default(),
+            timeouts: Timeouts::default(),
+            retries: RETRIES_DEFAULT,
+            redispatch: true,
+            source: Source::default(),
+            servers: Vec::new(),
+        }
+    }
 }
 
 /// How a server is chosen.
@@ -113,6 +325,16 @@ pub struct Timeouts {
     pub half_closed: Duration,
 }
 
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: CONNECT_DEFAULT,
+            server_idle: IDLE_DEFAULT,
+            half_closed: HALF_CLOSED_DEFAULT,
+        }
+    }
+}
+
 /// Where connections to the servers come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Source {
@@ -132,6 +354,16 @@ pub enum SourcePorts {
     Range { first: u16, last: u16 },
 }
 
+impl fmt::Display for SourcePorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Kernel => f.write_str("kernel"),
+            Self::Range { first, last } => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
 /// One upstream server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
@@ -145,6 +377,19 @@ pub struct Server {
     pub maxconn: Option<u32>,
 }
 
+impl Server {
+    /// A server named after its address, with every default.
+    pub fn new(address: ServerAddress) -> Self {
+        Self {
+            name: address.to_string(),
+            address,
+            weight: WEIGHT_DEFAULT,
+            backup: false,
+            maxconn: None,
+        }
+    }
+}
+
 /// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
@@ -154,6 +399,23 @@ pub enum ServerAddress {
         host: String,
         port: u16,
     },
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::server_address(text)
+    }
 }
 
 /// The socket through which `fanin status` and its siblings speak to a running relay.
@@ -171,10 +433,30 @@ pub struct Log {
     pub sessions: bool,
 }
 
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), sessions: true }
+    }
+}
+
 /// The shape of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value::word(*self, value::FORMATS))
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::choice(text, value::FORMATS)
+    }
 }

@@ -4,6 +4,12 @@
 //! kernel of the tests. An engine owns every descriptor, buffer and pipe of its worker's sessions;
 //! what is above it counts bytes and holds keys.
 
+mod buffers;
+pub mod epoll;
+mod pipes;
+mod readiness;
+pub mod uring;
+
 use std::io;
 use std::os::fd::OwnedFd;
 

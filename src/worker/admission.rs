@@ -135,6 +135,11 @@ impl Admission {
         }
     }
 
+    /// Listeners that are paused.
+    pub fn paused(&self) -> usize {
+        self.listeners.iter().filter(|gate| matches!(gate.state, State::Paused(_))).count()
+    }
+
     /// The listener accepts no more.
     pub fn end(&mut self, listener: ListenerId) {
         self.listeners[usize::from(listener.0)].state = State::Ended;

@@ -148,7 +148,11 @@ impl<E: Engine> Worker<E> {
                 relay.paused = true;
                 self.timers.bring_forward(key.index(), self.now + pause);
             }
-            Some(choice) => self.connect(key, choice),
+            Some(choice) => {
+                let elsewhere = relay.failed.is_some_and(|server| server != choice.server);
+                self.counters.redispatches.add(u64::from(elsewhere));
+                self.connect(key, choice);
+            }
         }
     }
 
@@ -163,6 +167,7 @@ impl<E: Engine> Worker<E> {
         let source = relay.lease.map(Lease::source);
         relay.session.dial(choice.address, source, self.now, &route.limits, &mut self.ops);
         self.counters.connect_attempts.add(1);
+        self.counters.retries.add(u64::from(relay.session.attempts() > 1));
         if let Some(deadline) = relay.session.deadline(&route.limits) {
             self.timers.bring_forward(key.index(), deadline);
         }

@@ -196,6 +196,7 @@ impl<E: Engine> Worker<E> {
             self.engine.submit(op);
         }
         self.counters.publish(&self.engine.stats());
+        self.counters.listeners_paused.set(self.admission.paused() as u64);
         let over = match self.phase {
             Phase::Serving | Phase::Unlistening { .. } => false,
             Phase::Draining { .. } => self.sessions.is_empty(),

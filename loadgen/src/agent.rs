@@ -1,0 +1,475 @@
+//! PURE: one lane of an agent. Takes the time and what happened, returns what to do next.
+//!
+//! No sockets, no clock, no random numbers, no waiting: `thread` does what is asked and reports
+//! back. The same machine serves both profiles; they differ in the plan and in who closes.
+//!
+//! ```text
+//!             Due                 Connected          Sent             reply complete
+//!   Waiting ───────> Connecting ───────────> Sending ────> Receiving ───────────────┐
+//!      ^  └── Due, connection held ────────────^              v5: Close ─> Closing ─┤
+//!      └────────────────────────────────────────────────────────────────────────────┘
+//! ```
+
+use crate::clock::Nanos;
+use crate::failure::Failure;
+use crate::payload::{Library, Request};
+use crate::plan::{Due, LaneId, Plan, Profile, Schedule};
+use crate::recorder::{Recorder, Timing};
+use crate::reply::{Reply, Step};
+
+/// What happened since the last step.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The run begins.
+    Begin,
+    /// The awaited moment is here.
+    Due,
+    /// A held connection was closed by the server, or spoke out of turn, while the agent waited.
+    HungUp,
+    /// The connection stands.
+    Connected,
+    /// The request is written.
+    Sent,
+    /// Bytes of the reply.
+    Bytes(Vec<u8>),
+    /// The server ended the stream.
+    Eof,
+    /// The operation failed.
+    Failed(Failure, Option<i32>),
+    /// The operation's deadline passed; it has been given up.
+    TimedOut,
+    /// The connection is closed.
+    Closed,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Act {
+    /// Wait for a moment, watching the held connection if there is one.
+    Wait { until: Nanos },
+    /// Make a connection.
+    Connect { deadline: Nanos },
+    /// Write a whole request.
+    Send { request: &'static Request, deadline: Nanos },
+    /// Read once.
+    Receive { deadline: Nanos },
+    /// Close the connection.
+    Close,
+    /// Nothing more, ever; close the connection if one is held.
+    End,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Waiting,
+    Connecting(Exchange),
+    Sending(Exchange),
+    Receiving(Exchange),
+    Closing,
+    Ended,
+}
+
+/// An exchange under way.
+#[derive(Clone, Copy, Debug)]
+struct Exchange {
+    timing: Timing,
+    request: &'static Request,
+    spoke: bool,
+}
+
+/// One lane: exchanges one after another, on one connection at a time.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    id: LaneId,
+    keeps: bool,
+    schedule: Schedule,
+    next: Due,
+    state: State,
+    reply: Reply,
+    linked: bool,
+    begun: bool,
+    answered: bool,
+    posts: u32,
+    end: Nanos,
+    timeout: Nanos,
+    free_at: Nanos,
+    library: &'static Library,
+}
+
+impl Lane {
+    /// A lane at the beginning of its plan. `timeout` bounds one exchange from its start.
+    pub(crate) fn new(plan: &Plan, id: LaneId, timeout: Nanos, library: &'static Library) -> Self {
+        let mut schedule = plan.schedule(id);
+        let next = schedule.advance();
+        Self {
+            id,
+            keeps: plan.profile == Profile::GoKeepalive,
+            schedule,
+            next,
+            state: State::Waiting,
+            reply: Reply::default(),
+            linked: false,
+            begun: false,
+            answered: false,
+            posts: 0,
+            end: plan.end(),
+            timeout,
+            free_at: 0,
+            library,
+        }
+    }
+
+    /// True when the plan has this agent do anything before the end. An agent is its first lane.
+    pub(crate) fn agent_is_due(&self) -> bool {
+        self.id.lane == 0 && self.next.at < self.end
+    }
+
+    /// Moves the end of the plan forward; what is due later is not done and not counted.
+    pub(crate) fn end_at(&mut self, end: Nanos) {
+        self.end = self.end.min(end);
+    }
+
+    /// The next thing to do, now that `event` has happened.
+    pub(crate) fn step(&mut self, now: Nanos, event: &Event, record: &mut Recorder) -> Act {
+        match (self.state, event) {
+            (State::Waiting, Event::Begin | Event::Due) => self.settle(now, record),
+            (State::Waiting, Event::HungUp) => self.close(record),
+            (State::Connecting(exchange), Event::Connected) => {
+                self.linked = true;
+                record.connected(exchange.timing, now);
+                self.send(exchange)
+            }
+            (State::Sending(exchange), Event::Sent) => self.receive(exchange),
+            (State::Receiving(exchange), Event::Bytes(bytes)) => {
+                self.read(now, exchange, bytes, record)
+            }
+            (State::Receiving(exchange), Event::Eof) => match self.reply.end() {
+                Step::Done(done) => self.judge(now, exchange, Step::Done(done), record),
+                Step::More | Step::Bad => {
+                    self.fail(now, exchange, Failure::IoEofEarly, None, record)
+                }
+            },
+            (
+                State::Connecting(exchange) | State::Sending(exchange) | State::Receiving(exchange),
+                Event::Failed(why, errno),
+            ) => self.fail(now, exchange, *why, *errno, record),
+            (State::Connecting(exchange), Event::TimedOut) => {
+                self.fail(now, exchange, Failure::ConnectTimeout, None, record)
+            }
+            (State::Sending(exchange) | State::Receiving(exchange), Event::TimedOut) => {
+                self.fail(now, exchange, Failure::TimeReplyTimeout, None, record)
+            }
+            (State::Closing, Event::Closed) => {
+                self.free_at = now;
+                self.settle(now, record)
+            }
+            (State::Ended, _) => Act::End,
+            (state, event) => unreachable!("{event:?} while {state:?}"),
+        }
+    }
+
+    /// Ends the run here: what is under way or overdue is counted with its age.
+    pub(crate) fn cut(&mut self, now: Nanos, record: &mut Recorder) {
+        match self.state {
+            State::Ended => return,
+            State::Waiting | State::Closing => {}
+            State::Connecting(exchange) | State::Sending(exchange) | State::Receiving(exchange) => {
+                record.failed(exchange.timing, now, Failure::TimeUnanswered, None);
+            }
+        }
+        while self.next.at < self.end.min(now) {
+            record.unsent(self.next.at, now);
+            self.next = self.schedule.advance();
+        }
+        self.finish(record);
+    }
+
+    /// Between exchanges: begin the next, wait for it, or end.
+    fn settle(&mut self, now: Nanos, record: &mut Recorder) -> Act {
+        self.state = State::Waiting;
+        let wake = self.next.at.min(self.end);
+        if now < wake {
+            return Act::Wait { until: wake };
+        }
+        if self.next.at >= self.end {
+            self.finish(record);
+            return Act::End;
+        }
+        let due = self.next;
+        self.next = self.schedule.advance();
+        self.begin(now, due, record)
+    }
+
+    fn begin(&mut self, now: Nanos, due: Due, record: &mut Recorder) -> Act {
+        let timing = Timing { intended: due.at, began: now };
+        record.began(timing, due.at.max(self.free_at));
+        if !self.begun {
+            self.begun = true;
+            record.agents_begun += u64::from(self.id.lane == 0);
+        }
+        let request = self.library.pick(due.post, self.id.agent.wrapping_add(self.posts));
+        self.posts = self.posts.wrapping_add(1);
+        let exchange = Exchange { timing, request, spoke: false };
+        if self.linked {
+            return self.send(exchange);
+        }
+        self.state = State::Connecting(exchange);
+        Act::Connect { deadline: self.deadline(exchange) }
+    }
+
+    fn send(&mut self, exchange: Exchange) -> Act {
+        self.state = State::Sending(exchange);
+        Act::Send { request: exchange.request, deadline: self.deadline(exchange) }
+    }
+
+    fn receive(&mut self, exchange: Exchange) -> Act {
+        self.state = State::Receiving(exchange);
+        Act::Receive { deadline: self.deadline(exchange) }
+    }
+
+    fn read(
+        &mut self,
+        now: Nanos,
+        mut exchange: Exchange,
+        bytes: &[u8],
+        record: &mut Recorder,
+    ) -> Act {
+        if !exchange.spoke {
+            exchange.spoke = true;
+            record.first_byte(exchange.timing, now);
+        }
+        let step = self.reply.push(bytes);
+        self.judge(now, exchange, step, record)
+    }
+
+    fn judge(&mut self, now: Nanos, exchange: Exchange, step: Step, record: &mut Recorder) -> Act {
+        let done = match step {
+            Step::More => return self.receive(exchange),
+            Step::Bad => return self.fail(now, exchange, Failure::ProtoBadReply, None, record),
+            Step::Done(done) => done,
+        };
+        if !(200..300).contains(&done.status) {
+            return self.fail(now, exchange, Failure::ProtoBadStatus, None, record);
+        }
+        if done.echo.is_some_and(|echo| echo != exchange.request.digest) {
+            return self.fail(now, exchange, Failure::ProtoBadReply, None, record);
+        }
+        record.answered(exchange.timing, now, exchange.request.bytes.len() as u64);
+        self.free_at = now;
+        if !self.answered {
+            self.answered = true;
+            record.agents_answered += u64::from(self.id.lane == 0);
+        }
+        // A v5 agent closes first although its request says keep-alive (tornado's
+        // simple_httpclient); a Go agent keeps what the server keeps.
+        if self.keeps && done.keeps { self.settle(now, record) } else { self.close(record) }
+    }
+
+    fn fail(
+        &mut self,
+        now: Nanos,
+        exchange: Exchange,
+        why: Failure,
+        errno: Option<i32>,
+        record: &mut Recorder,
+    ) -> Act {
+        record.failed(exchange.timing, now, why, errno);
+        self.reply = Reply::default();
+        self.free_at = now;
+        if self.linked { self.close(record) } else { self.settle(now, record) }
+    }
+
+    fn close(&mut self, record: &mut Recorder) -> Act {
+        debug_assert!(self.linked, "only an open connection is closed");
+        self.linked = false;
+        record.closed();
+        self.state = State::Closing;
+        Act::Close
+    }
+
+    fn finish(&mut self, record: &mut Recorder) {
+        if self.linked {
+            self.linked = false;
+            record.closed();
+        }
+        self.state = State::Ended;
+    }
+
+    fn deadline(&self, exchange: Exchange) -> Nanos {
+        exchange.timing.began + self.timeout
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SECOND;
+
+    const TIMEOUT: Nanos = 20 * SECOND;
+    const REPLY: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok";
+
+    /// One lane in virtual time.
+    struct Driver {
+        lane: Lane,
+        record: Recorder,
+        now: Nanos,
+    }
+
+    impl Driver {
+        fn new(profile: Profile) -> Self {
+            let plan = Plan {
+                agents: 1,
+                profile,
+                seed: 1,
+                ramp: 0,
+                duration: 60 * SECOND,
+                speedup: 1.0,
+                synchronised: true,
+            };
+            let library = Box::leak(Box::new(Library::new(profile, 1, "relay:1")));
+            let lane = Lane::new(&plan, LaneId { agent: 0, lane: 0 }, TIMEOUT, library);
+            Self { lane, record: Recorder::new(plan.window()), now: 0 }
+        }
+
+        /// Steps at `now`, some nanoseconds after the last step.
+        fn step(&mut self, after: Nanos, event: Event) -> Act {
+            self.now += after;
+            self.lane.step(self.now, &event, &mut self.record)
+        }
+
+        /// From a connection made to the reply awaited.
+        fn until_receiving(&mut self) {
+            assert!(matches!(self.step(1, Event::Connected), Act::Send { .. }));
+            assert!(matches!(self.step(1, Event::Sent), Act::Receive { .. }));
+        }
+
+        fn failures(&self, kind: Failure) -> u64 {
+            self.record.window.failures[kind.index()]
+        }
+    }
+
+    #[test]
+    fn a_v5_agent_closes_first_though_the_server_would_keep_the_connection() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        assert!(matches!(driver.step(0, Event::Begin), Act::Connect { deadline: TIMEOUT }));
+        driver.until_receiving();
+        assert!(matches!(driver.step(1, Event::Bytes(REPLY.to_vec())), Act::Close));
+        // Synchronised: statsd's post was due at the same moment, and begins a new connection.
+        assert!(matches!(driver.step(1, Event::Closed), Act::Connect { .. }));
+        assert_eq!((driver.record.window.answered, driver.record.window.queued), (1, 1));
+        assert_eq!(driver.record.window.connects, 1);
+    }
+
+    #[test]
+    fn a_go_agent_keeps_its_connection_and_sends_on_it_again() {
+        let mut driver = Driver::new(Profile::GoKeepalive);
+        assert!(matches!(driver.step(0, Event::Begin), Act::Connect { .. }));
+        driver.until_receiving();
+        let act = driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(matches!(act, Act::Wait { until } if until == 15 * SECOND), "{act:?}");
+        assert!(matches!(driver.step(15 * SECOND, Event::Due), Act::Send { .. }));
+        assert_eq!(driver.record.open, 1);
+    }
+
+    #[test]
+    fn a_go_agent_reconnects_after_the_server_closed_while_it_waited() {
+        let mut driver = Driver::new(Profile::GoKeepalive);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(matches!(driver.step(SECOND, Event::HungUp), Act::Close));
+        assert!(matches!(driver.step(1, Event::Closed), Act::Wait { .. }));
+        assert!(matches!(driver.step(15 * SECOND, Event::Due), Act::Connect { .. }));
+        assert_eq!(driver.record.window.failed(), 0, "no exchange was under way");
+    }
+
+    #[test]
+    fn every_failure_ends_the_exchange_and_the_plan_goes_on() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        driver.step(0, Event::Begin);
+        // Each refusal is followed by whatever is due next.
+        let refused = Event::Failed(Failure::ConnectRefused, Some(libc::ECONNREFUSED));
+        assert!(matches!(driver.step(1, refused), Act::Connect { .. }));
+        assert!(matches!(driver.step(1, Event::TimedOut), Act::Wait { .. }));
+        assert!(matches!(driver.step(5 * SECOND, Event::Due), Act::Connect { .. }));
+        driver.until_receiving();
+        assert!(matches!(driver.step(1, Event::Eof), Act::Close));
+        assert_eq!(driver.failures(Failure::ConnectRefused), 1);
+        assert_eq!(driver.failures(Failure::ConnectTimeout), 1);
+        assert_eq!(driver.failures(Failure::IoEofEarly), 1);
+        assert_eq!(driver.record.errnos[&libc::ECONNREFUSED], 1);
+        assert_eq!(driver.record.open, 0);
+    }
+
+    #[test]
+    fn replies_that_are_not_ours_or_not_good_are_told_apart() {
+        let replies: [(&[u8], Failure); 3] = [
+            (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", Failure::ProtoBadStatus),
+            (b"noise\r\n\r\n", Failure::ProtoBadReply),
+            (
+                b"HTTP/1.1 200 OK\r\nX-Request-MD5: 0123456789abcdef0123456789abcdef\r\n\
+                  Content-Length: 0\r\n\r\n",
+                Failure::ProtoBadReply,
+            ),
+        ];
+        for (reply, failure) in replies {
+            let mut driver = Driver::new(Profile::GoKeepalive);
+            driver.step(0, Event::Begin);
+            driver.until_receiving();
+            assert!(matches!(driver.step(1, Event::Bytes(reply.to_vec())), Act::Close));
+            assert_eq!(driver.failures(failure), 1, "{}", failure.label());
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_stalled_exchange_shows_the_stall_from_its_intended_time() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        // A reply after 9 s; statsd's post was due at 0 and can only begin now.
+        assert!(matches!(driver.step(9 * SECOND, Event::Bytes(REPLY.to_vec())), Act::Close));
+        assert!(matches!(driver.step(0, Event::Closed), Act::Connect { .. }));
+        driver.until_receiving();
+        driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(driver.record.exchange.from_intended.min() >= 8_990_000);
+        assert!(driver.record.exchange.from_send.min() < 10);
+        assert_eq!(driver.record.send_lag.max(), 0, "the stall was not the generator's");
+    }
+
+    #[test]
+    fn the_end_of_the_run_counts_what_is_under_way_and_what_is_overdue() {
+        let mut driver = Driver::new(Profile::V5Churn);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        driver.now = 12 * SECOND;
+        driver.lane.end_at(driver.now);
+        driver.lane.cut(driver.now, &mut driver.record);
+        assert_eq!(driver.failures(Failure::TimeUnanswered), 1);
+        // Statsd at 0 and 10 s, and the run's two later posts.
+        assert_eq!(driver.failures(Failure::TimeUnsent), 4);
+        assert_eq!(driver.record.exchange.from_intended.len(), 5, "with their age");
+        assert_eq!(driver.record.open, 0);
+        assert!(matches!(driver.step(0, Event::Eof), Act::End));
+        driver.lane.cut(driver.now, &mut driver.record);
+        assert_eq!(driver.record.window.failed(), 5, "a second cut counts nothing");
+    }
+
+    #[test]
+    fn a_held_connection_lasts_until_the_plan_ends() {
+        let mut driver = Driver::new(Profile::GoKeepalive);
+        driver.step(0, Event::Begin);
+        driver.until_receiving();
+        for _ in 0..3 {
+            driver.step(1, Event::Bytes(REPLY.to_vec()));
+            driver.now = driver.now.next_multiple_of(15 * SECOND);
+            assert!(matches!(driver.step(0, Event::Due), Act::Send { .. }));
+            driver.step(1, Event::Sent);
+        }
+        let act = driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(matches!(act, Act::Wait { until } if until == 60 * SECOND), "{act:?}");
+        assert_eq!(driver.record.open, 1);
+        driver.now = 60 * SECOND;
+        assert!(matches!(driver.step(0, Event::Due), Act::End));
+        assert_eq!((driver.record.open, driver.record.window.failed()), (0, 0));
+    }
+}

@@ -1,0 +1,396 @@
+//! `loadgen --agents N`: checks, starts, loads, watches, ends, reports.
+
+use crate::cli::{Settings, Target};
+use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
+use crate::exit::{Error, INVALID, OBJECTIVE, RUN_TIME, SUCCESS};
+use crate::limits::{Fit, Limits};
+use crate::payload::Library;
+use crate::plan::Plan;
+use crate::procfs::{Machine, Usage, usage};
+use crate::progress::Board;
+use crate::recorder::Recorder;
+use crate::report::{self, Report, claim, text};
+use crate::stage::Stage;
+use crate::thread::{self, Message, Orders};
+use std::io::{self, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// How long exchanges under way at the end may still take.
+const GRACE: Nanos = 5 * SECOND;
+/// How long a thread may take to set up itself and each of its agents, before time begins.
+const LEAD: Duration = Duration::from_millis(100);
+const LEAD_PER_AGENT: Duration = Duration::from_micros(10);
+
+/// Runs it all; returns the exit code.
+///
+/// # Errors
+/// When the run could not be made at all.
+pub(crate) fn run(settings: &Settings) -> Result<u8, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::System(format!("tokio runtime: {error}")))?;
+    runtime.block_on(run_all(settings))
+}
+
+async fn run_all(settings: &Settings) -> Result<u8, Error> {
+    let mut signals = Signals::new()?;
+    let limits = Limits::raised();
+    let mut stage = None;
+    let (target, host, relay_pid) = match &settings.target {
+        Target::Given { address, relay_pid } => (resolve(address)?, address.clone(), *relay_pid),
+        Target::Started { fanin, arguments } => {
+            let threads = limits.sink_threads(&settings.plan);
+            let started = Stage::start(fanin.as_deref(), arguments, threads)?;
+            let (target, pid) = (started.target, started.relay_pid());
+            eprintln!("started: {started}");
+            stage = Some(started);
+            (target, target.to_string(), Some(pid))
+        }
+    };
+    let fit = limits.fit(&settings.plan, target.ip(), settings.threads, &settings.sources)?;
+    for finding in &fit.findings {
+        eprintln!("{} {}", if finding.fits { "checked:" } else { "NOT ENOUGH:" }, finding.text);
+    }
+    let library = Library::new(settings.plan.profile, settings.plan.seed, &host);
+    let mut show = Show {
+        settings,
+        limits,
+        fit,
+        target,
+        host,
+        relay_pid,
+        stage,
+        // Threads share it for as long as the process lives.
+        library: Box::leak(Box::new(library)),
+    };
+    let seen = show.load(&mut signals).await?;
+    let report = show.report(seen);
+    if let Some(stage) = show.stage.take() {
+        stage.end();
+    }
+    publish(settings, &report)?;
+    Ok(report.exit_code)
+}
+
+fn resolve(address: &str) -> Result<SocketAddr, Error> {
+    let mut found = address.to_socket_addrs().map_err(|error| {
+        Error::Usage(format!(
+            "--target {address}: {error}; write HOST:PORT, such as 127.0.0.1:3834"
+        ))
+    })?;
+    found.next().ok_or_else(|| Error::Usage(format!("--target {address}: no such host")))
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Error> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Error::System(format!("cannot listen to signals: {error}")))
+        };
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
+    }
+}
+
+/// A run that has been set up.
+struct Show<'a> {
+    settings: &'a Settings,
+    limits: Limits,
+    fit: Fit,
+    target: SocketAddr,
+    host: String,
+    relay_pid: Option<i32>,
+    stage: Option<Stage>,
+    library: &'static Library,
+}
+
+/// What was seen of a run.
+struct Seen {
+    record: Recorder,
+    began_unix_s: u64,
+    /// At the begin and at the end of the window.
+    machine: [Machine; 2],
+    relay: [Option<Usage>; 2],
+    measured: Nanos,
+    interrupted: bool,
+    fallen: Option<String>,
+    cpu: Vec<Duration>,
+    elapsed: Nanos,
+}
+
+/// A run under way.
+struct Watch {
+    clock: Clock,
+    board: Board,
+    record: Recorder,
+    cpu: Vec<Duration>,
+    window: [Option<(Nanos, Machine, Option<Usage>)>; 2],
+    interrupted: bool,
+    fallen: Option<String>,
+}
+
+impl Show<'_> {
+    async fn load(&mut self, signals: &mut Signals) -> Result<Seen, Error> {
+        let plan = Arc::new(self.settings.plan.clone());
+        let clock = Clock::starting_in(LEAD + LEAD_PER_AGENT * plan.agents);
+        let began_unix_s = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (out, mut messages) = mpsc::unbounded_channel();
+        for thread in 0..self.fit.threads {
+            let orders = self.orders(thread, &plan, clock, &stop);
+            let out = out.clone();
+            let builder = std::thread::Builder::new().name(format!("load-{thread}"));
+            let started = builder.spawn(move || thread::run(orders, out));
+            started.map_err(|error| Error::System(format!("cannot start a thread: {error}")))?;
+        }
+        drop(out);
+        let mut watch = Watch {
+            clock,
+            board: Board::new(self.fit.threads),
+            record: Recorder::new(plan.window()),
+            cpu: Vec::new(),
+            window: [None, None],
+            interrupted: false,
+            fallen: None,
+        };
+        self.watch(&mut watch, &mut messages, signals, &stop).await?;
+        watch.board.finish();
+        let elapsed = clock.now();
+        let [begin, end] = watch
+            .window
+            .map(|sample| sample.unwrap_or_else(|| (elapsed, Machine::now(), self.usage())));
+        Ok(Seen {
+            record: watch.record,
+            began_unix_s,
+            measured: end.0.min(plan.end()).saturating_sub(begin.0.min(plan.end())),
+            machine: [begin.1, end.1],
+            relay: [begin.2, end.2],
+            interrupted: watch.interrupted,
+            fallen: watch.fallen,
+            cpu: watch.cpu,
+            elapsed,
+        })
+    }
+
+    /// Listens to the threads, the clock and the user until all threads have reported.
+    async fn watch(
+        &mut self,
+        watch: &mut Watch,
+        messages: &mut mpsc::UnboundedReceiver<Message>,
+        signals: &mut Signals,
+        stop: &AtomicBool,
+    ) -> Result<(), Error> {
+        let plan = &self.settings.plan;
+        let clock = watch.clock;
+        let moment = |at| tokio::time::sleep_until(clock.instant(at).into());
+        let (window_begin, window_end) = (moment(plan.ramp), moment(plan.end()));
+        tokio::pin!(window_begin, window_end);
+        let mut second = tokio::time::interval_at(
+            clock.instant(SECOND + 100 * MILLISECOND).into(),
+            Duration::from_secs(1),
+        );
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    None => return Ok(()),
+                    Some(Message::Progress(progress)) => watch.board.take(&progress),
+                    Some(Message::Failed(why)) => return Err(Error::System(why)),
+                    Some(Message::Finished(record, cpu)) => {
+                        watch.record.add(&record);
+                        watch.cpu.push(cpu);
+                    }
+                },
+                () = &mut window_begin, if watch.window[0].is_none() => {
+                    watch.window[0] = Some((clock.now(), Machine::now(), self.usage()));
+                }
+                () = &mut window_end, if watch.window[1].is_none() => {
+                    watch.window[1] = Some((clock.now(), Machine::now(), self.usage()));
+                }
+                _ = second.tick() => {
+                    let now = clock.now();
+                    watch.board.show(now, plan.agents, phase(now, plan.ramp, plan.end()));
+                    if watch.fallen.is_none() {
+                        watch.fallen = self.stage.as_mut().and_then(Stage::fallen);
+                    }
+                }
+                () = signals.any() => {
+                    watch.interrupted |= clock.now() < plan.end();
+                    for sample in &mut watch.window {
+                        sample.get_or_insert_with(|| (clock.now(), Machine::now(), self.usage()));
+                    }
+                    stop.store(true, Relaxed);
+                }
+            }
+        }
+    }
+
+    fn orders(
+        &self,
+        thread: u32,
+        plan: &Arc<Plan>,
+        clock: Clock,
+        stop: &Arc<AtomicBool>,
+    ) -> Orders {
+        Orders {
+            thread,
+            threads: self.fit.threads,
+            plan: Arc::clone(plan),
+            clock,
+            target: self.target,
+            sources: self.fit.sources.clone().into(),
+            io: self.settings.io.0,
+            timeout: self.settings.timeout,
+            grace: GRACE.min(self.settings.timeout),
+            library: self.library,
+            stop: Arc::clone(stop),
+        }
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.relay_pid.and_then(usage)
+    }
+
+    fn report(&self, seen: Seen) -> Report {
+        let asked = self.asked();
+        let achieved = report::Achieved::new(&seen.record, seen.measured, seen.interrupted);
+        let latency_us = report::Latencies::new(&seen.record);
+        let send_lag_us = report::Quantiles::new(&seen.record.send_lag);
+        let loop_lag_us = report::Quantiles::new(&seen.record.loop_lag);
+        let lag = send_lag_us.p99.max(loop_lag_us.p99);
+        let fallen = seen.fallen.as_deref();
+        let claim = claim::judge(&asked, &achieved, &latency_us, lag, fallen);
+        let machine = seen.machine[1].since(&seen.machine[0]);
+        let answered = report::number(seen.record.answered_in_time);
+        let mut report = Report {
+            schema: report::SCHEMA,
+            made_by: self.made_by(&seen),
+            asked,
+            checks: self.fit.findings.clone(),
+            errors: report::failures(&seen.record.window, true),
+            warm_up_errors: report::failures(&seen.record.warm_up, false),
+            errnos: seen.record.errnos.clone(),
+            generator: self.generator(&seen, &achieved),
+            relay: self.relay(&seen),
+            machine_us_per_exchange: report::per(machine.busy_s() * 1e6, answered),
+            machine,
+            sink: self.stage.as_ref().and_then(Stage::sink_counts),
+            achieved,
+            latency_us,
+            send_lag_us,
+            loop_lag_us,
+            objectives: Vec::new(),
+            claim,
+            exit_code: SUCCESS,
+        };
+        let objectives = &self.settings.objectives;
+        report.objectives = objectives.iter().map(|objective| objective.judge(&report)).collect();
+        report.exit_code = exit_code(&report);
+        report
+    }
+
+    fn made_by(&self, seen: &Seen) -> report::MadeBy {
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        report::MadeBy {
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: kernel.trim().to_owned(),
+            processors: self.limits.processors,
+            began_unix_s: seen.began_unix_s,
+        }
+    }
+
+    fn asked(&self) -> report::Asked {
+        let plan = &self.settings.plan;
+        report::Asked {
+            agents: plan.agents,
+            profile: plan.profile.label(),
+            target: self.host.clone(),
+            target_started: self.stage.is_some(),
+            ramp_s: report::seconds(plan.ramp),
+            duration_s: report::seconds(plan.duration),
+            speedup: plan.speedup,
+            synchronised: plan.synchronised,
+            seed: plan.seed,
+            plan_digest: format!("{:016x}", plan.digest()),
+            rate: plan.rate(),
+            timeout_s: report::seconds(self.settings.timeout),
+        }
+    }
+
+    fn generator(&self, seen: &Seen, achieved: &report::Achieved) -> report::Generator {
+        let busiest = seen.cpu.iter().max().copied().unwrap_or_default();
+        report::Generator {
+            io: self.settings.io.0.label(),
+            io_note: self.settings.io.1.clone(),
+            threads: self.fit.threads,
+            sources: self.fit.sources.len(),
+            cpu_s: seen.cpu.iter().sum::<Duration>().as_secs_f64(),
+            busiest_thread: report::per(busiest.as_secs_f64(), report::seconds(seen.elapsed)),
+            max_send_lag_us: self.settings.max_send_lag / 1000,
+            invalid: report::invalid(achieved, &seen.record, self.settings.max_send_lag),
+        }
+    }
+
+    fn relay(&self, seen: &Seen) -> Option<report::Relay> {
+        let pid = self.relay_pid?;
+        let [before, after] = seen.relay;
+        // A relay that fell in mid-run has no usage at the end; that it fell is the news.
+        let (before, after) = match (before, after) {
+            (Some(before), Some(after)) => (before, after),
+            _ if seen.fallen.is_some() => Default::default(),
+            _ => return None,
+        };
+        let mut relay = report::Relay::new(pid, &before, &after, seen.record.answered_in_time);
+        relay.log = self.stage.as_ref().map(|stage| stage.log.display().to_string());
+        relay.fallen = seen.fallen.clone();
+        Some(relay)
+    }
+}
+
+fn phase(now: Nanos, ramp: Nanos, end: Nanos) -> &'static str {
+    match now {
+        _ if now < ramp => "warm-up",
+        _ if now < end => "load",
+        _ => "ending",
+    }
+}
+
+fn exit_code(report: &Report) -> u8 {
+    let failed = report.achieved.window.failed + report.achieved.warm_up.failed;
+    if !report.generator.invalid.is_empty() {
+        INVALID
+    } else if report.objectives.iter().any(|judged| !judged.met) {
+        OBJECTIVE
+    } else if failed > 0 && report.objectives.is_empty() {
+        RUN_TIME
+    } else {
+        SUCCESS
+    }
+}
+
+fn publish(settings: &Settings, report: &Report) -> Result<(), Error> {
+    // A closed pipe (`| head`) is no reason to lose the JSON and the exit code.
+    let _ = io::stdout().write_all(text::render(report).as_bytes());
+    let Some(path) = &settings.json else {
+        return Ok(());
+    };
+    let refuse = |error: String| Error::Run(format!("cannot write {}: {error}", path.display()));
+    let mut json = serde_json::to_string_pretty(report).map_err(|e| refuse(e.to_string()))?;
+    json.push('\n');
+    std::fs::write(path, json).map_err(|error| refuse(error.to_string()))
+}

@@ -1,0 +1,277 @@
+//! `loadgen sink`: the upstream. Answers like StackState's intake and verifies every body.
+//!
+//! Each thread has its own descriptor table and its own SO_REUSEPORT listener for each address,
+//! so that it can hold as many connections as RLIMIT_NOFILE allows, per thread.
+
+mod http;
+
+use crate::exit::{Error, SUCCESS};
+use crate::payload::hex_md5;
+use http::{Parsed, Request};
+use nix::sys::signal::Signal;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Connections that the kernel may hold for us; more are refused by somaxconn anyway.
+const BACKLOG: i32 = 4096;
+/// What a request is read with; longer ones grow their buffer.
+const READ_BUFFER: usize = 4096;
+
+/// What a sink is to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Where it listens; port 0 lets the kernel choose.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// How long it waits before each answer.
+    pub(crate) delay: Duration,
+    /// How many threads serve.
+    pub(crate) threads: usize,
+    /// Whether it goes on when its parent process ends.
+    pub(crate) stay: bool,
+}
+
+/// What a sink has seen; shown at `/__counts`.
+#[derive(Debug, Default)]
+struct Counts {
+    connections: AtomicU64,
+    open: AtomicU64,
+    posts: AtomicU64,
+    gets: AtomicU64,
+    body_bytes: AtomicU64,
+    intact: AtomicU64,
+    unverified: AtomicU64,
+    digest_mismatches: AtomicU64,
+    bad_requests: AtomicU64,
+    cut_requests: AtomicU64,
+}
+
+impl Counts {
+    fn to_json(&self) -> String {
+        serde_json::json!({
+            "schema": "loadgen-sink/1",
+            "connections": self.connections.load(Relaxed),
+            "open": self.open.load(Relaxed),
+            "posts": self.posts.load(Relaxed),
+            "gets": self.gets.load(Relaxed),
+            "body_bytes": self.body_bytes.load(Relaxed),
+            "intact": self.intact.load(Relaxed),
+            "unverified": self.unverified.load(Relaxed),
+            "digest_mismatches": self.digest_mismatches.load(Relaxed),
+            "bad_requests": self.bad_requests.load(Relaxed),
+            "cut_requests": self.cut_requests.load(Relaxed),
+        })
+        .to_string()
+    }
+}
+
+/// Serves until SIGTERM, SIGINT, or the end of the parent process.
+///
+/// # Errors
+/// When an address cannot be listened on.
+pub(crate) fn serve(settings: &Settings) -> Result<u8, Error> {
+    if !settings.stay {
+        nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)
+            .map_err(|errno| Error::System(format!("cannot be tied to the parent: {errno}")))?;
+    }
+    let (runtime, ending) = prepare_end()?;
+    let mut bound = Vec::new();
+    for &address in &settings.listen {
+        let listener = listen(address).map_err(|error| cannot_listen(address, &error))?;
+        let local = local_address(&listener).map_err(|error| cannot_listen(address, &error))?;
+        bound.push((local, listener));
+    }
+    let counts = Arc::new(Counts::default());
+    for _ in 1..settings.threads.max(1) {
+        let mut listeners = Vec::new();
+        for (address, _) in &bound {
+            listeners.push(listen(*address).map_err(|error| cannot_listen(*address, &error))?);
+        }
+        spawn(listeners, settings.delay, Arc::clone(&counts))?;
+    }
+    let addresses: Vec<_> = bound.iter().map(|(address, _)| *address).collect();
+    let listeners = bound.into_iter().map(|(_, listener)| listener).collect();
+    spawn(listeners, settings.delay, counts)?;
+    for address in addresses {
+        // Whoever reads this may have gone; that is no reason to stop serving.
+        let _ = writeln!(io::stdout(), "sink listens on {address}");
+    }
+    let _ = io::stdout().flush();
+    runtime.block_on(ending);
+    Ok(SUCCESS)
+}
+
+/// The main thread's runtime, and a future that ends with SIGTERM or SIGINT.
+///
+/// It has to come before the threads: tokio's signal handling has one pipe for the process, which
+/// must exist when they take copies of the descriptor table.
+fn prepare_end() -> Result<(tokio::runtime::Runtime, impl Future<Output = ()>), Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let system = |error: io::Error| Error::System(format!("cannot listen to signals: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system)?;
+    let guard = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    drop(guard);
+    let ending = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    };
+    Ok((runtime, ending))
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> Error {
+    Error::System(format!(
+        "the sink cannot listen on {address}: {error}; give a free address of this host, or \
+         port 0 for any free port"
+    ))
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn local_address(listener: &Socket) -> io::Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    address.as_socket().ok_or_else(|| io::Error::other("not an IP address"))
+}
+
+fn spawn(listeners: Vec<Socket>, delay: Duration, counts: Arc<Counts>) -> Result<(), Error> {
+    let body = move || {
+        // Signals are the main thread's: a handler here would write to a number of its table.
+        // Without a table of its own the thread shares the process's: less room, no harm.
+        let _ = nix::sys::signal::SigSet::all().thread_block();
+        let _ = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return };
+        let tasks = tokio::task::LocalSet::new();
+        tasks.block_on(&runtime, async {
+            let accepting = listeners.into_iter().map(|listener| {
+                let counts = Arc::clone(&counts);
+                tokio::task::spawn_local(accept(listener, delay, counts))
+            });
+            for task in accepting.collect::<Vec<_>>() {
+                let _ = task.await;
+            }
+        });
+    };
+    let thread = std::thread::Builder::new().name("sink".to_owned()).spawn(body);
+    thread.map(drop).map_err(|error| Error::System(format!("cannot start a thread: {error}")))
+}
+
+async fn accept(listener: Socket, delay: Duration, counts: Arc<Counts>) {
+    let Ok(listener) = TcpListener::from_std(listener.into()) else { return };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                counts.connections.fetch_add(1, Relaxed);
+                counts.open.fetch_add(1, Relaxed);
+                let counts = Arc::clone(&counts);
+                tokio::task::spawn_local(async move {
+                    // An agent may vanish at any moment; that is its affair.
+                    let _ = converse(stream, delay, &counts).await;
+                    counts.open.fetch_sub(1, Relaxed);
+                });
+            }
+            // Out of descriptors, or the agent went while queued: give others time to close.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+/// Answers the requests of one connection.
+async fn converse(stream: TcpStream, delay: Duration, counts: &Counts) -> io::Result<()> {
+    let mut buffer = Vec::new();
+    loop {
+        match http::parse(&buffer) {
+            Parsed::Partial => {
+                stream.readable().await?;
+                if buffer.capacity() == 0 {
+                    buffer.reserve(READ_BUFFER);
+                }
+                match stream.try_read_buf(&mut buffer) {
+                    Ok(0) => {
+                        counts.cut_requests.fetch_add(u64::from(!buffer.is_empty()), Relaxed);
+                        return Ok(());
+                    }
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Parsed::Bad(status, why) => {
+                counts.bad_requests.fetch_add(1, Relaxed);
+                let answer = http::answer(status, &format!("{{\"error\":\"{why}\"}}"), false, None);
+                return send(&stream, answer.as_bytes()).await;
+            }
+            Parsed::Complete(request, length) => {
+                let (answer, keeps) = answer(&request, counts);
+                if !delay.is_zero() {
+                    tokio::time::sleep(delay).await;
+                }
+                send(&stream, answer.as_bytes()).await?;
+                if !keeps {
+                    return Ok(());
+                }
+                // An idle connection holds no memory; agents rarely pipeline.
+                buffer = buffer.split_off(length);
+                if buffer.is_empty() {
+                    buffer = Vec::new();
+                }
+            }
+        }
+    }
+}
+
+fn answer(request: &Request<'_>, counts: &Counts) -> (String, bool) {
+    if request.method != "POST" {
+        counts.gets.fetch_add(1, Relaxed);
+        let body = match request.path {
+            "/__counts" => counts.to_json(),
+            _ => r#"{"valid":true}"#.to_owned(),
+        };
+        return (http::answer(200, &body, request.keeps, None), request.keeps);
+    }
+    counts.posts.fetch_add(1, Relaxed);
+    counts.body_bytes.fetch_add(request.body.len() as u64, Relaxed);
+    let digest = hex_md5(request.body);
+    match request.digest {
+        Some(claimed) if claimed.eq_ignore_ascii_case(&digest) => {
+            counts.intact.fetch_add(1, Relaxed);
+        }
+        Some(_) => {
+            counts.digest_mismatches.fetch_add(1, Relaxed);
+            let body = r#"{"error":"the body does not match its Content-MD5"}"#;
+            return (http::answer(400, body, request.keeps, Some(&digest)), request.keeps);
+        }
+        None => {
+            counts.unverified.fetch_add(1, Relaxed);
+        }
+    }
+    // As the intake does: metrics are accepted for later, /intake/ is done at once.
+    let status = if request.path.contains("/api/v1/") { 202 } else { 200 };
+    let body = r#"{"status":"ok"}"#;
+    (http::answer(status, body, request.keeps, Some(&digest)), request.keeps)
+}
+
+async fn send(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.try_write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

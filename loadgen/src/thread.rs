@@ -1,0 +1,433 @@
+//! One load thread: its share of the agents, each an async task, and their measurements.
+//!
+//! Every thread has its own descriptor table (so that RLIMIT_NOFILE counts per thread), its own
+//! runtime and its own recorder. A descriptor number of one table means nothing, or a stranger, in
+//! another: a thread may wake the main thread's runtime, whose eventfd is older than the split, but
+//! the main thread must never wake a load thread's. It leaves a flag, which the heartbeat sees.
+
+use crate::agent::{Act, Event, Lane};
+use crate::clock::{Clock, MILLISECOND, Nanos};
+use crate::failure::Failure;
+use crate::io::epoll::EpollStream;
+use crate::io::uring::{self, UringStream};
+use crate::io::{self, IoKind, Stream};
+use crate::pacer::Pacer;
+use crate::payload::{Library, Request};
+use crate::plan::{LaneId, Plan};
+use crate::recorder::{Interval, Recorder};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+
+/// How often a thread measures its own lateness.
+const HEARTBEAT: Nanos = 5 * MILLISECOND;
+/// A reply of the intake fits; longer ones take several reads.
+const READ_BUFFER: usize = 1024;
+
+/// What a thread is to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    /// Which of the threads this is.
+    pub(crate) thread: u32,
+    /// How many there are.
+    pub(crate) threads: u32,
+    /// What all agents do.
+    pub(crate) plan: Arc<Plan>,
+    /// The shared clock.
+    pub(crate) clock: Clock,
+    /// Where the agents connect to.
+    pub(crate) target: SocketAddr,
+    /// Source addresses, given out to agents in turn; empty lets the kernel choose.
+    pub(crate) sources: Arc<[IpAddr]>,
+    /// How sockets are driven.
+    pub(crate) io: IoKind,
+    /// How long an agent waits for one exchange.
+    pub(crate) timeout: Nanos,
+    /// How long exchanges under way at the end may still take.
+    pub(crate) grace: Nanos,
+    /// The requests.
+    pub(crate) library: &'static Library,
+    /// Set by the main thread to end the run early.
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// What a thread tells the main thread.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The last second.
+    Progress(Progress),
+    /// All is over; these are the measurements and this thread's processor time.
+    Finished(Box<Recorder>, Duration),
+    /// The thread could not begin.
+    Failed(String),
+}
+
+/// The last second of one thread.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// The thread.
+    pub(crate) thread: u32,
+    /// Agents that have begun.
+    pub(crate) agents: u64,
+    /// Connections open.
+    pub(crate) open: u64,
+    /// Exchanges of the second.
+    pub(crate) interval: Interval,
+}
+
+/// The thread's body: runs its share of the plan, then reports.
+pub(crate) fn run(orders: Orders, out: mpsc::UnboundedSender<Message>) {
+    // The main thread may have gone already; then nobody wants the answer.
+    let _ = match run_on(orders, &out) {
+        Ok(recorder) => out.send(Message::Finished(Box::new(recorder), processor_time())),
+        Err(why) => out.send(Message::Failed(why)),
+    };
+}
+
+fn run_on(orders: Orders, out: &mpsc::UnboundedSender<Message>) -> Result<Recorder, String> {
+    // Signals are the main thread's: a handler here would write to a number of its table.
+    let split = nix::sys::signal::SigSet::all()
+        .thread_block()
+        .and_then(|()| nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES));
+    split.map_err(|errno| format!("a thread cannot have its own descriptor table: {errno}"))?;
+    match orders.io {
+        IoKind::Uring => {
+            let runtime = uring::runtime().map_err(|error| format!("io_uring: {error}"))?;
+            runtime.block_on(load::<UringStream>(orders, out))
+        }
+        IoKind::Tokio => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| format!("tokio runtime: {error}"))?;
+            let tasks = tokio::task::LocalSet::new();
+            tasks.block_on(&runtime, load::<EpollStream>(orders, out))
+        }
+    }
+}
+
+/// What the tasks of one thread share.
+struct Shared<S> {
+    orders: Orders,
+    pacer: Pacer,
+    record: RefCell<Recorder>,
+    seats: Vec<Seat<S>>,
+    buffers: RefCell<Vec<Vec<u8>>>,
+    left: Cell<usize>,
+    all_left: Notify,
+    stopped: Notify,
+}
+
+/// One lane and its connection, within reach of the end of the run.
+struct Seat<S> {
+    lane: RefCell<Lane>,
+    source: Option<IpAddr>,
+    stream: RefCell<Option<Rc<S>>>,
+}
+
+async fn load<S: Stream>(
+    orders: Orders,
+    out: &mpsc::UnboundedSender<Message>,
+) -> Result<Recorder, String> {
+    let shared = Rc::new(seat_all::<S>(orders)?);
+    let pacing = Rc::clone(&shared);
+    let pacer = tokio::task::spawn_local(async move { pacing.pacer.run().await });
+    let beating = Rc::clone(&shared);
+    let heart = tokio::task::spawn_local(async move { beating.beat().await });
+    for place in 0..shared.seats.len() {
+        tokio::task::spawn_local(attend(Rc::clone(&shared), place));
+    }
+    let clock = shared.orders.clock;
+    let at = |moment| tokio::time::sleep_until(clock.instant(moment).into());
+    let mut last = shared.orders.plan.end() + shared.orders.grace;
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    while shared.left.get() > 0 {
+        tokio::select! {
+            () = shared.all_left.notified() => {}
+            _ = second.tick() => shared.tell(out),
+            () = shared.stopped.notified() => {
+                last = last.min(clock.now() + shared.orders.grace.min(1000 * MILLISECOND));
+            }
+            () = at(last) => break,
+        }
+    }
+    shared.cut_all();
+    // Every socket is shut down now, so every operation completes and every task ends.
+    while shared.left.get() > 0 {
+        tokio::select! {
+            () = shared.all_left.notified() => {}
+            () = at(last + 5000 * MILLISECOND) => {
+                return Err(format!("{} agents did not end", shared.left.get()));
+            }
+        }
+    }
+    pacer.abort();
+    heart.abort();
+    shared.tell(out);
+    Ok(shared.record.borrow().clone())
+}
+
+fn seat_all<S>(orders: Orders) -> Result<Shared<S>, String> {
+    let ids: Vec<LaneId> = orders.plan.lanes(orders.thread, orders.threads).collect();
+    let mut record = Recorder::new(orders.plan.window());
+    let seats = ids.iter().map(|&id| {
+        let lane = Lane::new(&orders.plan, id, orders.timeout, orders.library);
+        record.agents_due += u64::from(lane.agent_is_due());
+        let sources = &orders.sources;
+        let source = sources.get(id.agent as usize % sources.len().max(1)).copied();
+        Seat { lane: RefCell::new(lane), source, stream: RefCell::new(None) }
+    });
+    let seats: Vec<_> = seats.collect();
+    let pacer =
+        Pacer::new(orders.clock, seats.len() + 1).map_err(|error| format!("timer: {error}"))?;
+    Ok(Shared {
+        orders,
+        pacer,
+        record: RefCell::new(record),
+        buffers: RefCell::new(Vec::new()),
+        left: Cell::new(seats.len()),
+        all_left: Notify::new(),
+        stopped: Notify::new(),
+        seats,
+    })
+}
+
+impl<S: Stream> Shared<S> {
+    fn tell(&self, out: &mpsc::UnboundedSender<Message>) {
+        let mut record = self.record.borrow_mut();
+        let interval = record.take_interval();
+        let (agents, open) = (record.agents_begun, record.open);
+        let thread = self.orders.thread;
+        // The main thread may have gone already; then nobody wants the news.
+        let _ = out.send(Message::Progress(Progress { thread, agents, open, interval }));
+    }
+
+    /// Measures this thread's own lateness while the plan lasts, and sees to it that the run ends
+    /// early when it should. Missed beats count, each with its own age.
+    async fn beat(&self) {
+        let sleeper = place_number(self.seats.len());
+        let end = self.orders.plan.end();
+        let mut due = HEARTBEAT;
+        loop {
+            self.pacer.until(sleeper, due).await;
+            if self.orders.stop.load(Relaxed) {
+                self.end_now();
+                self.stopped.notify_one();
+                return;
+            }
+            let now = self.orders.clock.now();
+            if now < due {
+                // Woken for good: the run is over.
+                return;
+            }
+            while due <= now {
+                if due < end {
+                    self.record.borrow_mut().beat(due, now);
+                }
+                due += HEARTBEAT;
+            }
+        }
+    }
+
+    /// The plan ends here; exchanges under way may still finish.
+    fn end_now(&self) {
+        let now = self.orders.clock.now();
+        for seat in &self.seats {
+            seat.lane.borrow_mut().end_at(now);
+        }
+        self.record.borrow_mut().end_at(now);
+        self.pacer.stop();
+    }
+
+    /// Counts what is not finished, and shuts down every connection.
+    fn cut_all(&self) {
+        let now = self.orders.clock.now();
+        let mut record = self.record.borrow_mut();
+        for seat in &self.seats {
+            seat.lane.borrow_mut().cut(now, &mut record);
+            if let Some(stream) = &*seat.stream.borrow() {
+                stream.abort();
+            }
+        }
+        self.pacer.stop();
+    }
+}
+
+/// The task of one lane: does what the lane asks, and tells it what came of it.
+async fn attend<S: Stream>(shared: Rc<Shared<S>>, place: usize) {
+    let seat = &shared.seats[place];
+    let clock = shared.orders.clock;
+    let mut link: Option<Link<S>> = None;
+    let mut event = Event::Begin;
+    loop {
+        let act = {
+            let record = &mut shared.record.borrow_mut();
+            seat.lane.borrow_mut().step(clock.now(), &event, record)
+        };
+        if let Event::Bytes(buffer) = event {
+            shared.give_back(buffer);
+        }
+        event = match (act, &mut link) {
+            (Act::Wait { until }, None) => {
+                shared.pacer.until(place_number(place), until).await;
+                Event::Due
+            }
+            (Act::Wait { until }, Some(link)) => link.idle(&shared, place, until).await,
+            (Act::Connect { deadline }, _) => match connect(&shared, seat, deadline).await {
+                Ok(stream) => {
+                    link = Some(Link { stream, reading: None });
+                    Event::Connected
+                }
+                Err(event) => event,
+            },
+            (Act::Send { request, deadline }, Some(link)) => {
+                link.send(&shared, request, deadline).await
+            }
+            (Act::Receive { deadline }, Some(link)) => link.receive(&shared, deadline).await,
+            (Act::Close, _) => {
+                hang_up(&shared, seat, link.take()).await;
+                Event::Closed
+            }
+            (Act::End, _) => break,
+            (act, None) => unreachable!("{act:?} without a connection"),
+        };
+    }
+    hang_up(&shared, seat, link.take()).await;
+    shared.left.set(shared.left.get() - 1);
+    if shared.left.get() == 0 {
+        shared.all_left.notify_one();
+    }
+}
+
+fn place_number(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(u32::MAX)
+}
+
+impl<S> Shared<S> {
+    fn buffer(&self) -> Vec<u8> {
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(READ_BUFFER))
+    }
+
+    fn give_back(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.buffers.borrow_mut().push(buffer);
+    }
+
+    /// Awaits `doing` up to a deadline; none when that passed first.
+    async fn within<F: Future>(&self, doing: F, deadline: Nanos) -> Option<F::Output> {
+        let deadline = self.orders.clock.instant(deadline);
+        tokio::time::timeout_at(deadline.into(), doing).await.ok()
+    }
+}
+
+/// Makes a connection; the stream is in its seat from the start, so that the end can reach it.
+async fn connect<S: Stream>(
+    shared: &Shared<S>,
+    seat: &Seat<S>,
+    deadline: Nanos,
+) -> Result<Rc<S>, Event> {
+    let target = shared.orders.target;
+    let failed =
+        |error: &std::io::Error| Event::Failed(Failure::of_connect(error), error.raw_os_error());
+    let socket = io::socket(target, seat.source).map_err(|error| failed(&error))?;
+    let stream = Rc::new(S::dial(socket, target).map_err(|error| failed(&error))?);
+    seat.stream.replace(Some(Rc::clone(&stream)));
+    let mut connecting = std::pin::pin!(stream.connected());
+    let outcome = match shared.within(&mut connecting, deadline).await {
+        Some(Ok(())) => return Ok(Rc::clone(&stream)),
+        Some(Err(error)) => failed(&error),
+        None => {
+            stream.abort();
+            let _ = connecting.await;
+            Event::TimedOut
+        }
+    };
+    seat.stream.replace(None);
+    Err(outcome)
+}
+
+/// Closes a connection, if there is one, after its operation under way has completed.
+async fn hang_up<S: Stream>(shared: &Shared<S>, seat: &Seat<S>, link: Option<Link<S>>) {
+    if let Some(Link { stream, reading: Some(reading) }) = link {
+        stream.abort();
+        let (_, buffer) = reading.await;
+        shared.give_back(buffer);
+    }
+    // The last reference: dropping it closes the socket.
+    seat.stream.replace(None);
+}
+
+/// A connection held by a lane.
+struct Link<S> {
+    stream: Rc<S>,
+    reading: Option<Reading>,
+}
+
+/// A read under way. It may begin while the agent waits, to notice the server's close, and then
+/// receive the reply to the next request.
+type Reading = Pin<Box<dyn Future<Output = (std::io::Result<()>, Vec<u8>)>>>;
+
+impl<S: Stream> Link<S> {
+    /// Waits for the next post, watching the connection.
+    async fn idle(&mut self, shared: &Shared<S>, place: usize, until: Nanos) -> Event {
+        let reading = self.reading(shared);
+        tokio::select! {
+            biased;
+            () = shared.pacer.until(place_number(place), until) => Event::Due,
+            (_, buffer) = reading => {
+                // Whatever it is, nobody asked for it: Go's transport drops such a connection.
+                self.reading = None;
+                shared.give_back(buffer);
+                Event::HungUp
+            }
+        }
+    }
+
+    async fn send(&self, shared: &Shared<S>, request: &'static Request, deadline: Nanos) -> Event {
+        let mut writing = std::pin::pin!(self.stream.write_all(&request.bytes));
+        match shared.within(&mut writing, deadline).await {
+            Some(Ok(())) => Event::Sent,
+            Some(Err(error)) => Event::Failed(Failure::of_io(&error), error.raw_os_error()),
+            None => {
+                self.stream.abort();
+                let _ = writing.await;
+                Event::TimedOut
+            }
+        }
+    }
+
+    async fn receive(&mut self, shared: &Shared<S>, deadline: Nanos) -> Event {
+        let reading = self.reading(shared);
+        let Some((result, buffer)) = shared.within(reading, deadline).await else {
+            // `hang_up` follows: it aborts and awaits the read.
+            return Event::TimedOut;
+        };
+        self.reading = None;
+        match result {
+            Ok(()) if buffer.is_empty() => {
+                shared.give_back(buffer);
+                Event::Eof
+            }
+            Ok(()) => Event::Bytes(buffer),
+            Err(error) => {
+                shared.give_back(buffer);
+                Event::Failed(Failure::of_io(&error), error.raw_os_error())
+            }
+        }
+    }
+
+    fn reading(&mut self, shared: &Shared<S>) -> &mut Reading {
+        let stream = &self.stream;
+        self.reading.get_or_insert_with(|| Box::pin(Rc::clone(stream).read(shared.buffer())))
+    }
+}
+
+/// Processor time that the calling thread has used.
+fn processor_time() -> Duration {
+    let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    nix::time::clock_gettime(clock).map(Duration::from).unwrap_or_default()
+}

@@ -1,0 +1,319 @@
+//! The real loadgen against its own sink, and against targets that misbehave.
+//!
+//! Everything is on loopback and on ports that the kernel chooses; a process started here is ended
+//! here. Nothing sleeps: each wait is for a condition, with a deadline.
+
+mod support;
+
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+use support::{Running, Sink, load, loadgen, within};
+
+fn count(report: &Value, path: &str) -> u64 {
+    let value = path.split('/').fold(report, |value, key| &value[key]);
+    value.as_u64().unwrap_or_else(|| panic!("{path} is {value} in {report:#}"))
+}
+
+#[test]
+fn agents_of_each_profile_are_served_without_error_on_either_io() {
+    let sink = Sink::start(&[]);
+    for io in ["uring", "tokio"] {
+        for profile in ["v5-churn", "go-keepalive"] {
+            let args = ["--agents", "300", "--speedup", "20", "--ramp", "1s", "--duration", "2s"];
+            let run =
+                load(&[&args[..], &["--io", io, "--profile", profile]].concat(), &sink.address);
+            assert_eq!(run.code, Some(0), "{io} {profile}: {}", run.stderr);
+            let report = run.report;
+            assert_eq!(count(&report, "achieved/window/failed"), 0);
+            assert_eq!(count(&report, "achieved/agents_answered"), 300, "{io} {profile}");
+            let answered = count(&report, "achieved/window/answered");
+            let connects = count(&report, "achieved/window/connects");
+            match profile {
+                "v5-churn" => assert_eq!(connects, answered, "a connection for each POST"),
+                _ => assert!(connects < answered, "connections are reused"),
+            }
+            assert_eq!(report["generator"]["io"], io);
+        }
+    }
+    let counts = sink.counts();
+    assert_eq!(count(&counts, "digest_mismatches"), 0);
+    assert_eq!(count(&counts, "bad_requests") + count(&counts, "cut_requests"), 0);
+    assert!(count(&counts, "intact") > 0);
+    assert_eq!(count(&counts, "intact"), count(&counts, "posts"));
+}
+
+#[test]
+fn one_seed_gives_one_plan_whatever_carries_it_out() {
+    let sink = Sink::start(&[]);
+    let digest = |args: &[&str]| {
+        let common = ["--agents", "50", "--ramp", "0s", "--duration", "200ms", "--speedup", "20"];
+        let run = load(&[&common[..], args].concat(), &sink.address);
+        run.report["asked"]["plan_digest"].as_str().expect("a digest").to_owned()
+    };
+    let first = digest(&["--seed", "7", "--io", "uring"]);
+    assert_eq!(first, digest(&["--seed", "7", "--io", "tokio", "--threads", "2"]));
+    assert_ne!(first, digest(&["--seed", "8"]));
+}
+
+#[test]
+fn a_refusing_target_is_reported_as_such_and_ends_with_code_1() {
+    // Bound and closed at once: nothing listens there now.
+    let closed = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = closed.local_addr().expect("an address").to_string();
+    drop(closed);
+    for io in ["uring", "tokio"] {
+        let args = ["--agents", "100", "--speedup", "20", "--ramp", "0s", "--duration", "1s"];
+        let run = load(&[&args[..], &["--io", io]].concat(), &address);
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        let refused = count(&run.report, "errors/connect.refused");
+        assert!(refused > 0);
+        assert_eq!(refused, count(&run.report, "achieved/window/failed"), "{io}: of one kind only");
+        assert_eq!(count(&run.report, "errnos/111"), refused);
+    }
+}
+
+#[test]
+fn a_sink_killed_in_mid_run_shows_as_refusals_and_broken_exchanges() {
+    for io in ["uring", "tokio"] {
+        let mut sink = Sink::start(&["--delay", "20ms"]);
+        let args = ["--agents", "300", "--speedup", "20", "--ramp", "0s", "--duration", "3s"];
+        let args = [&args[..], &["--io", io, "--profile", "go-keepalive"]].concat();
+        let running = Running::start(&args, &sink.address);
+        let posted = || count(&sink.counts(), "posts") > 300;
+        assert!(within(Duration::from_secs(10), posted), "the sink was never busy");
+        sink.kill();
+        let run = running.finish();
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        assert!(count(&run.report, "errors/connect.refused") > 0, "{io}");
+        let broken = count(&run.report, "errors/io.eof_early")
+            + count(&run.report, "errors/io.reset")
+            + count(&run.report, "errors/io.broken_pipe");
+        assert!(broken > 0, "{io}: exchanges under way broke: {}", run.report["errors"]);
+        let failed = count(&run.report, "achieved/window/failed");
+        let named: u64 = run.report["errors"]
+            .as_object()
+            .expect("kinds")
+            .values()
+            .filter_map(Value::as_u64)
+            .sum();
+        assert_eq!(named, failed, "every failure has a kind");
+    }
+}
+
+#[test]
+fn a_slow_target_shows_in_latency_and_queues_show_from_the_intended_time() {
+    // 30 times faster than life an agent posts 8.6 times a second; at 200 ms each it can do 5.
+    let sink = Sink::start(&["--delay", "200ms"]);
+    let args = ["--agents", "100", "--speedup", "30", "--ramp", "0s", "--duration", "3s"];
+    let run = load(&args, &sink.address);
+    let exchange = &run.report["latency_us"]["exchange"];
+    assert!(count(exchange, "from_send/p50") >= 200_000, "{exchange:#}");
+    assert!(
+        count(exchange, "from_intended/p99") >= 2 * count(exchange, "from_send/p99"),
+        "agents fell behind, and only the intended time shows it: {exchange:#}"
+    );
+    assert!(count(&run.report, "achieved/window/queued") > 0);
+    let lag = &run.report["send_lag_us"];
+    assert!(count(lag, "p50") < 100_000, "the target is slow, not the generator: {lag:#}");
+}
+
+#[test]
+fn a_target_that_never_answers_shows_as_timeouts_unanswered_and_unsent() {
+    // Accepted by the kernel, never read, never answered.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    for io in ["uring", "tokio"] {
+        let args = ["--agents", "30", "--speedup", "50", "--ramp", "0s", "--duration", "2s"];
+        let run = load(&[&args[..], &["--io", io, "--timeout", "1.5s"]].concat(), &address);
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        assert!(count(&run.report, "errors/time.reply_timeout") > 0, "{io}");
+        assert!(count(&run.report, "errors/time.unanswered") > 0, "{io}");
+        assert!(count(&run.report, "errors/time.unsent") > 0, "{io}");
+        assert_eq!(count(&run.report, "achieved/window/answered"), 0);
+        let exchange = &run.report["latency_us"]["exchange"]["from_intended"];
+        assert!(count(exchange, "max") >= 1_500_000, "their age counts: {exchange:#}");
+    }
+}
+
+#[test]
+fn a_target_whose_queue_is_full_shows_as_connect_timeouts() {
+    use socket2::{Domain, Socket, Type};
+    let full = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    full.bind(&any.into()).expect("a port");
+    full.listen(0).expect("listens");
+    let address = full.local_addr().expect("an address").as_socket().expect("IPv4").to_string();
+    for io in ["uring", "tokio"] {
+        let args = ["--agents", "30", "--speedup", "20", "--ramp", "0s", "--duration", "2s"];
+        let run = load(&[&args[..], &["--io", io, "--timeout", "1s"]].concat(), &address);
+        assert_eq!(run.code, Some(1), "{}", run.stderr);
+        assert!(count(&run.report, "errors/connect.timeout") > 0, "{}", run.report["errors"]);
+    }
+}
+
+#[test]
+fn the_sink_refuses_a_damaged_body_and_counts_it() {
+    let sink = Sink::start(&[]);
+    let mut stream = TcpStream::connect(&sink.address).expect("the sink accepts");
+    let digest = "5d41402abc4b2a76b9719d911017c592";
+    let request = format!(
+        "POST /stsAgent/intake/ HTTP/1.1\r\nConnection: close\r\nContent-Length: 5\r\n\
+         Content-MD5: {digest}\r\n\r\nhellO"
+    );
+    stream.write_all(request.as_bytes()).expect("the sink reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the sink answers");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let counts = sink.counts();
+    assert_eq!((count(&counts, "digest_mismatches"), count(&counts, "intact")), (1, 0));
+}
+
+#[test]
+fn objectives_decide_the_exit_code() {
+    let sink = Sink::start(&[]);
+    let with = |slo: &str| {
+        let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "1s"];
+        load(&[&args[..], &["--slo", slo]].concat(), &sink.address)
+    };
+    let missed = with("p50<1us");
+    assert_eq!(missed.code, Some(99), "{}", missed.stderr);
+    assert_eq!(missed.report["objectives"][0]["met"], false);
+    assert_eq!(with("errors==0").code, Some(0));
+}
+
+#[test]
+fn a_generator_that_was_late_says_that_the_run_is_invalid() {
+    let sink = Sink::start(&[]);
+    let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "1s"];
+    let run = load(&[&args[..], &["--max-send-lag", "1us"]].concat(), &sink.address);
+    assert_eq!(run.code, Some(98), "{}", run.stderr);
+    assert!(run.stdout.contains("INVALID"), "{}", run.stdout);
+    assert_eq!(run.report["claim"]["shown"], false);
+}
+
+#[test]
+fn an_interrupted_run_still_reports() {
+    let sink = Sink::start(&[]);
+    for io in ["uring", "tokio"] {
+        let before = count(&sink.counts(), "posts");
+        let args = ["--agents", "100", "--speedup", "20", "--ramp", "0s", "--duration", "5m"];
+        let args = [&args[..], &["--io", io, "--profile", "go-keepalive"]].concat();
+        let running = Running::start(&args, &sink.address);
+        let posted = || count(&sink.counts(), "posts") > before + 100;
+        assert!(within(Duration::from_secs(10), posted), "the load never began");
+        running.interrupt();
+        let run = running.finish();
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert_eq!(run.report["achieved"]["interrupted"], true);
+        assert_eq!(count(&run.report, "achieved/window/failed"), 0, "{}", run.report["errors"]);
+        assert!(run.stdout.contains("interrupted"), "{}", run.stdout);
+    }
+}
+
+#[test]
+fn mistakes_are_answered_with_the_remedy_and_the_right_code() {
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&[], 2, "--agents"),
+        (&["--agents", "0"], 2, "1..="),
+        (&["--agents", "5", "--target", "nonsense"], 2, "HOST:PORT"),
+        (&["--agents", "5", "--slo", "p98<1s"], 2, "p99.9"),
+        (&["--agents", "5", "--fanin", "/nonexistent/fanin"], 71, "--target HOST:PORT"),
+        (&["sink", "--listen", "192.0.2.1:1"], 71, "192.0.2.1:1"),
+    ];
+    for (args, code, word) in cases {
+        let output = loadgen().args(args).output().expect("loadgen runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.contains(word), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn a_relay_that_cannot_start_is_shown_with_its_last_words() {
+    let script = support::script("echo 'no port for me' >&2; exit 71");
+    let output =
+        loadgen().args(["--agents", "5", "--fanin"]).arg(&script).output().expect("loadgen runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(71), "{stderr}");
+    assert!(stderr.contains("no port for me"), "{stderr}");
+}
+
+/// Something that takes fanin's command line and listens where it is told: a sink.
+fn stand_in() -> std::path::PathBuf {
+    let own = env!("CARGO_BIN_EXE_loadgen");
+    support::script(&format!(
+        "test \"$1 $2\" = 'run --listen' || exit 2\nexec '{own}' sink --listen \"$3\""
+    ))
+}
+
+#[test]
+fn alone_it_starts_sink_and_relay_and_ends_both() {
+    let fanin = stand_in();
+    let fanin = fanin.to_str().expect("a path");
+    let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "1s"];
+    let run = Running::start_stage(&[&args[..], &["--fanin", fanin]].concat()).finish();
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(run.report["asked"]["target_started"], true);
+    assert!(count(&run.report, "relay/resident_bytes") > 0);
+    assert_eq!(count(&run.report, "sink/posts"), 0, "the stand-in relays nothing");
+    let log = run.report["relay"]["log"].as_str().expect("a log");
+    assert!(std::fs::exists(log).expect("readable"));
+    for address in support::addresses(&run.stderr) {
+        assert!(TcpStream::connect(&address).is_err(), "{address} still listens");
+    }
+}
+
+#[test]
+fn a_relay_that_falls_in_mid_run_is_named_in_the_report() {
+    let fanin = stand_in();
+    let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "3s"];
+    let args = [&args[..], &["--fanin", fanin.to_str().expect("a path")]].concat();
+    let mut running = Running::start_stage(&args);
+    let line = running.first_line();
+    let (_, rest) = line.split_once("relay (pid ").expect("the relay's pid");
+    let (pid, _) = rest.split_once(')').expect("the relay's pid");
+    assert!(std::process::Command::new("kill").args(["-9", pid]).status().expect("kill").success());
+    let run = running.finish();
+    assert_eq!(run.code, Some(1), "{}", run.stdout);
+    let fallen = run.report["relay"]["fallen"].as_str().expect("how it fell");
+    assert!(fallen.contains("the relay ended in mid-run"), "{fallen}");
+    assert_eq!(run.report["claim"]["shown"], false);
+}
+
+#[test]
+fn sink_and_relay_end_even_when_loadgen_is_killed() {
+    let fanin = stand_in();
+    let args = ["--agents", "50", "--duration", "5m", "--fanin", fanin.to_str().expect("a path")];
+    let mut running = Running::start_stage(&args);
+    let line = running.first_line();
+    let addresses = support::addresses(&line);
+    assert_eq!(addresses.len(), 4, "three sinks and the relay: {line}");
+    assert!(addresses.iter().all(|address| TcpStream::connect(address).is_ok()), "{line}");
+    running.kill();
+    for address in addresses {
+        let gone = || TcpStream::connect(&address).is_err();
+        assert!(within(Duration::from_secs(10), gone), "{address} outlived loadgen");
+    }
+}
+
+#[test]
+fn the_sink_ends_with_whoever_started_it() {
+    // A shell that starts a sink, tells where it listens, and goes.
+    let script = support::script(
+        "\"$1\" sink --listen 127.0.0.1:0 > \"$2\" & while ! grep -q listens \"$2\"; do :; done",
+    );
+    let told = support::scratch("address");
+    let status = std::process::Command::new("sh")
+        .arg(&script)
+        .arg(env!("CARGO_BIN_EXE_loadgen"))
+        .arg(&told)
+        .status()
+        .expect("a shell");
+    assert!(status.success());
+    let text = std::fs::read_to_string(&told).expect("the sink's words");
+    let address = text.trim().rsplit(' ').next().expect("an address").to_owned();
+    let gone = || TcpStream::connect(&address).is_err();
+    assert!(within(Duration::from_secs(10), gone), "the sink outlived its parent");
+}

@@ -1,0 +1,327 @@
+//! The command line as typed. What is meant by it is decided elsewhere; no file is read here.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{
+    ConfigError, EngineChoice, FILE_DEFAULT, LogFormat, Origin, Overrides, Pin, Refusal,
+    ServerAddress, value,
+};
+use crate::op::SpliceMode;
+
+/// How the process ends, in the numbers of sysexits(3) where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// All went as asked.
+    Success = 0,
+    /// It started and then something failed, or the running relay said no.
+    Runtime = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The operating system refused something that cannot be configured away (`EX_OSERR`).
+    System = 71,
+    /// A permission is missing (`EX_NOPERM`).
+    Permission = 77,
+    /// The configuration is missing or wrong (`EX_CONFIG`).
+    Configuration = 78,
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+impl From<&ConfigError> for ExitCode {
+    fn from(error: &ConfigError) -> Self {
+        match error {
+            error if error.is_usage() => Self::Usage,
+            error if error.is_permission() => Self::Permission,
+            _ => Self::Configuration,
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  fanin run --listen :3834 --server intake.example.com:443
+  fanin status
+
+Then point the agents at port 3834 of this host. With a file instead of flags:
+  fanin check -c /etc/fanin/fanin.toml && fanin run -c /etc/fanin/fanin.toml
+
+Exit codes: 0 done, 1 failed while running, 2 wrong usage, 71 system, 77 permission,
+78 configuration.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  fanin run --listen :3834 --server 10.0.0.7:443 --server 10.0.0.8:443
+  fanin run -c /etc/fanin/fanin.toml --workers 4
+
+Signals: TERM lets sessions end for up to the drain time, a second TERM (or INT) ends at once,
+HUP reads the file again without touching a connection.";
+
+/// Relays the connections of many monitoring agents to a few servers, one worker thread a core
+#[derive(Debug, Parser)]
+#[command(
+    name = "fanin",
+    version,
+    about = "Relays the connections of many monitoring agents to a few servers",
+    long_about = "Relays the connections of many monitoring agents to a few servers:\n\n    \
+        agents ---> fanin ---> servers\n\n\
+        Bytes pass unchanged, so HTTP and TLS work through it as they are. One worker thread a \
+        core, each with its own io_uring or epoll.",
+    after_help = EXAMPLES,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// Reads the arguments of the process. What is not a command to carry out (help, the version,
+    /// wrong usage) has been printed when this returns an exit code.
+    pub fn from_process() -> Result<Self, ExitCode> {
+        Self::from_arguments(std::env::args_os())
+    }
+
+    fn from_arguments<A: Into<OsString> + Clone>(
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<Self, ExitCode> {
+        Self::try_parse_from(arguments).map_err(|error| {
+            // A closed pipe is no reason to fail: `fanin --help | head -1`.
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::Usage } else { ExitCode::Success }
+        })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the relay in the foreground
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<Run>),
+    /// Check a configuration file: says what is wrong, where, and what to write instead
+    Check(Check),
+    /// Show what a running relay does: workers, sessions, bytes, servers
+    Status(Status),
+    /// Have a running relay read its file again, without touching a connection
+    Reload(Target),
+    /// Have a running relay stop accepting, let its sessions end, and exit
+    Drain(Target),
+}
+
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Configuration file (TOML)
+    #[arg(
+        short = 'c',
+        long,
+        short_alias = 'f',
+        value_name = "FILE",
+        default_value = FILE_DEFAULT,
+        conflicts_with_all = ["listen", "server"]
+    )]
+    config: PathBuf,
+    /// Address where agents connect, such as :3834 (every IPv4 address) or [::]:3834; repeatable
+    #[arg(long, value_name = "ADDR", value_parser = value::bind_address, requires = "server")]
+    listen: Vec<SocketAddr>,
+    /// Server that sessions go to, HOST:PORT; repeatable, sessions take turns
+    #[arg(long, value_name = "ADDR", value_parser = value::server_address, requires = "listen")]
+    server: Vec<ServerAddress>,
+    /// Worker threads: auto (one a CPU) or a number
+    #[arg(long, value_name = "N", value_parser = workers)]
+    workers: Option<AutoOr<u16>>,
+    /// What carries the sessions: auto, io_uring or epoll
+    #[arg(long, value_name = "ENGINE")]
+    engine: Option<EngineChoice>,
+    /// Whether bytes move inside the kernel: auto (where it pays), always or never
+    #[arg(long, value_name = "WHEN", value_parser = value::splice)]
+    splice: Option<SpliceMode>,
+    /// Where workers run: auto, off, or CPUs such as 0,2-5
+    #[arg(long, value_name = "LIST", value_parser = value::pin)]
+    pin: Option<Pin>,
+    /// Sessions at one time: auto (what the descriptor limit carries) or a number
+    #[arg(long, value_name = "N", value_parser = maxconn)]
+    maxconn: Option<AutoOr<u32>>,
+    /// Path of the control socket, through which `fanin status` asks
+    #[arg(long, value_name = "PATH", value_parser = value::socket_path)]
+    control: Option<PathBuf>,
+    /// Shape of the log lines on standard error: text or json
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+impl Run {
+    /// Where the configuration to run comes from.
+    pub fn origin(self) -> Origin {
+        let overrides = Overrides {
+            workers: self.workers.map(|AutoOr(workers)| workers),
+            engine: self.engine,
+            splice: self.splice,
+            pin: self.pin,
+            maxconn: self.maxconn.map(|AutoOr(maxconn)| maxconn),
+            control: self.control,
+            log_format: self.log_format,
+        };
+        if self.listen.is_empty() {
+            return Origin::File { path: self.config, overrides };
+        }
+        Origin::Flags { listen: self.listen, servers: self.server, overrides }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Configuration file (TOML)
+    #[arg(short = 'c', long, short_alias = 'f', value_name = "FILE", default_value = FILE_DEFAULT)]
+    pub config: PathBuf,
+    /// Print the complete configuration, every default filled in
+    #[arg(long)]
+    pub print: bool,
+}
+
+impl Check {
+    /// Where the configuration to check comes from.
+    pub fn origin(&self) -> Origin {
+        Origin::File { path: self.config.clone(), overrides: Overrides::default() }
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Status {
+    #[command(flatten)]
+    pub target: Target,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which running relay is meant. Without either flag it is the only one that runs.
+#[derive(Args, Debug)]
+pub struct Target {
+    /// The configuration file that the relay was started with
+    #[arg(short = 'c', long, short_alias = 'f', value_name = "FILE", conflicts_with = "control")]
+    pub config: Option<PathBuf>,
+    /// Path of the relay's control socket
+    #[arg(long, value_name = "PATH", value_parser = value::socket_path)]
+    pub control: Option<PathBuf>,
+}
+
+/// A number, or `auto`. A type of its own, because clap takes an `Option<Option<_>>` for a flag
+/// whose value may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AutoOr<N>(Option<N>);
+
+fn workers(text: &str) -> Result<AutoOr<u16>, Refusal> {
+    value::auto_or(text, 1..=value::WORKERS_MAX).map(AutoOr)
+}
+
+fn maxconn(text: &str) -> Result<AutoOr<u32>, Refusal> {
+    value::auto_or(text, 1..=value::MAXCONN_MAX).map(AutoOr)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, String> {
+        Cli::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string())
+    }
+
+    fn origin(line: &str) -> Origin {
+        match parse(line).expect(line).command {
+            Command::Run(run) => run.origin(),
+            other => panic!("not a run: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_alone_are_an_origin_without_a_file() {
+        let Origin::Flags { listen, servers, overrides } = origin(
+            "fanin run --listen :3834 --listen [::1]:3835 --server a.example:443 --workers 3",
+        ) else {
+            panic!("expected flags");
+        };
+        assert_eq!(listen[0].to_string(), "0.0.0.0:3834");
+        assert_eq!(listen[1].to_string(), "[::1]:3835");
+        assert_eq!(servers[0].to_string(), "a.example:443");
+        assert_eq!(overrides.workers, Some(Some(3)));
+    }
+
+    #[test]
+    fn a_file_is_the_default_and_has_two_spellings() {
+        assert_eq!(origin("fanin run").path(), Some(std::path::Path::new(FILE_DEFAULT)));
+        for line in ["fanin run -c x.toml", "fanin run -f x.toml"] {
+            assert_eq!(origin(line).path(), Some(std::path::Path::new("x.toml")));
+        }
+    }
+
+    #[test]
+    fn every_override_is_read() {
+        let Origin::File { overrides, .. } = origin(
+            "fanin run --workers auto --engine io_uring --splice never --pin 0,2-3 --maxconn 500 \
+             --control /tmp/x.sock --log-format json",
+        ) else {
+            panic!("expected a file");
+        };
+        let expected = Overrides {
+            workers: Some(None),
+            engine: Some(EngineChoice::IoUring),
+            splice: Some(SpliceMode::Never),
+            pin: Some(Pin::List(vec![0, 2, 3])),
+            maxconn: Some(Some(500)),
+            control: Some("/tmp/x.sock".into()),
+            log_format: Some(LogFormat::Json),
+        };
+        assert_eq!(overrides, expected);
+    }
+
+    #[test]
+    fn wrong_usage_names_the_value_and_the_remedy() {
+        for (line, expected) in [
+            ("fanin run --listen :3834", "--server <ADDR>"),
+            ("fanin run --server a:1", "--listen <ADDR>"),
+            ("fanin run -c x --listen :1 --server a:1", "cannot be used with"),
+            ("fanin run --listen 3834 --server a:1", "write IP:PORT"),
+            ("fanin run --listen :1 --server a", "\"a:443\""),
+            ("fanin run --engine uring", "did you mean \"io_uring\"?"),
+            ("fanin run --workers 0", "1 to 1024"),
+            ("fanin run --pin 1,1", "CPU 1 is named twice"),
+            ("fanin run --splice sometimes", "\"auto\", \"always\" or \"never\""),
+            ("fanin status -c x --control y", "cannot be used with"),
+            ("fanin rum", "run"),
+        ] {
+            let error = parse(line).expect_err(line);
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn help_teaches_the_product() {
+        let help = Cli::command().render_help().to_string();
+        for expected in ["Examples:", "--listen :3834 --server", "status", "check", "reload"] {
+            assert!(help.contains(expected), "{help}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_tell_help_from_wrong_usage() {
+        assert_eq!(Cli::from_arguments(["fanin", "--version"]).unwrap_err(), ExitCode::Success);
+        assert_eq!(Cli::from_arguments(["fanin", "nonsense"]).unwrap_err(), ExitCode::Usage);
+    }
+}

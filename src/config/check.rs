@@ -1,0 +1,211 @@
+//! What makes a configuration impossible although each value in it is fine.
+//!
+//! Judges the finished [`Config`], so that what comes from a file and what comes from flags is
+//! judged alike; [`Spans`] says where each part was written, if it was.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use super::error::Fault;
+use super::{Backend, Config, Listener, Pin, ServerAddress};
+use crate::op::SpliceMode;
+
+/// A part of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    Pin,
+    Pipes,
+    /// The name of a listener.
+    Listener(usize),
+    /// An address of a listener.
+    Bind(usize, usize),
+    /// The name of a backend.
+    Backend(usize),
+    /// The name of a server: backend, server.
+    Server(usize, usize),
+    /// The address of a server: backend, server.
+    Address(usize, usize),
+}
+
+/// Where the parts were written, in bytes of the text.
+pub(super) type Spans = HashMap<Place, Range<usize>>;
+
+/// Everything that is wrong with `config` as a whole.
+pub(super) fn judge(config: &Config, spans: &Spans) -> Vec<Fault> {
+    let mut judge = Judge { spans, faults: Vec::new() };
+    judge.global(config);
+    judge.listener_names(&config.listeners);
+    judge.bind_addresses(&config.listeners);
+    for (index, backend) in config.backends.iter().enumerate() {
+        judge.servers(index, backend);
+    }
+    judge.loops(config);
+    judge.faults
+}
+
+struct Judge<'a> {
+    spans: &'a Spans,
+    faults: Vec<Fault>,
+}
+
+impl Judge<'_> {
+    fn fault(&mut self, at: Place, title: String, why: &str, help: &str) -> &mut Fault {
+        let mut fault = Fault::new(title).help(help);
+        fault.span = self.spans.get(&at).cloned();
+        fault.why = why.to_owned();
+        self.faults.push(fault);
+        let last = self.faults.len() - 1;
+        &mut self.faults[last]
+    }
+
+    /// A fault that has an earlier part as its other half.
+    fn clash(&mut self, at: Place, earlier: Place, title: String, why: &str, help: &str) {
+        let other = self.spans.get(&earlier).cloned();
+        self.fault(at, title, why, help).other = other.map(|span| (span, "first here".to_owned()));
+    }
+
+    fn global(&mut self, config: &Config) {
+        let global = &config.global;
+        if let (Pin::List(cpus), Some(workers)) = (&global.pin, global.workers)
+            && usize::from(workers) > cpus.len()
+        {
+            self.fault(
+                Place::Pin,
+                format!("{workers} workers cannot be pinned to {} CPUs", cpus.len()),
+                "worker n runs on the n-th CPU of this list",
+                "list as many CPUs as there are workers, or ask for fewer workers",
+            );
+        }
+        if global.splice == SpliceMode::Always && global.pipes == Some(0) {
+            self.fault(
+                Place::Pipes,
+                "splice \"always\" is impossible with 0 pipes".to_owned(),
+                "bytes are spliced through pipes",
+                "write pipes = \"auto\", or splice = \"never\"",
+            );
+        }
+    }
+
+    fn listener_names(&mut self, listeners: &[Listener]) {
+        let mut seen = HashMap::new();
+        for (index, listener) in listeners.iter().enumerate() {
+            let Some(earlier) = seen.insert(&listener.name, index) else {
+                continue;
+            };
+            // Names taken from one address clash because the addresses do, and that is said there.
+            let same = |bind: &SocketAddr| bind.port() != 0 && listeners[earlier].bind[0] == *bind;
+            if !same(&listener.bind[0]) {
+                self.clash(
+                    Place::Listener(index),
+                    Place::Listener(earlier),
+                    format!("two listeners are called `{}`", listener.name),
+                    "this name is taken",
+                    "give each listener a name of its own: log lines and metrics go by it",
+                );
+            }
+        }
+    }
+
+    fn bind_addresses(&mut self, listeners: &[Listener]) {
+        let mut seen = HashMap::new();
+        for (index, listener) in listeners.iter().enumerate() {
+            for (nth, &address) in listener.bind.iter().enumerate() {
+                let place = Place::Bind(index, nth);
+                // On port 0 the kernel gives each its own.
+                if address.port() == 0 {
+                    continue;
+                }
+                if let Some(earlier) = seen.insert(address, place) {
+                    self.clash(
+                        place,
+                        earlier,
+                        format!("{address} is listened on twice"),
+                        "the kernel would share its connections out at random",
+                        "give each listener an address or a port of its own",
+                    );
+                }
+            }
+        }
+    }
+
+    fn servers(&mut self, index: usize, backend: &Backend) {
+        let mut seen = HashMap::new();
+        for (nth, server) in backend.servers.iter().enumerate() {
+            if let Some(earlier) = seen.insert(&server.name, nth) {
+                self.clash(
+                    Place::Server(index, nth),
+                    Place::Server(index, earlier),
+                    format!(
+                        "two servers of backend `{}` are called `{}`",
+                        backend.name, server.name
+                    ),
+                    "this name is taken",
+                    "give each server a name of its own; one that carries more takes a weight",
+                );
+            }
+        }
+        if !backend.servers.is_empty() && backend.servers.iter().all(|server| server.weight == 0) {
+            self.fault(
+                Place::Backend(index),
+                format!("every server of backend `{}` has weight 0", backend.name),
+                "no session could ever be given to a server",
+                "give at least one of its servers a weight of 1 or more",
+            );
+        }
+    }
+
+    fn loops(&mut self, config: &Config) {
+        for (index, backend) in config.backends.iter().enumerate() {
+            for (nth, server) in backend.servers.iter().enumerate() {
+                let Some((at, bind)) = met(config, index, &server.address) else {
+                    continue;
+                };
+                let other = self.spans.get(&at).cloned();
+                self.fault(
+                    Place::Address(index, nth),
+                    format!("server `{}` is the relay itself, on {bind}", server.name),
+                    "each session would open another one, without end",
+                    "write the address of the server behind the relay",
+                )
+                .other = other.map(|span| (span, "the relay listens here".to_owned()));
+            }
+        }
+    }
+}
+
+/// The address at which a listener of this backend would meet its own connection to `server`.
+pub(super) fn met(
+    config: &Config,
+    backend: usize,
+    server: &ServerAddress,
+) -> Option<(Place, SocketAddr)> {
+    let of_backend = |(_, listener): &(usize, &Listener)| listener.backend == backend;
+    config
+        .listeners
+        .iter()
+        .enumerate()
+        .filter(of_backend)
+        .flat_map(|(index, listener)| {
+            let place = move |(nth, &bind)| (Place::Bind(index, nth), bind);
+            listener.bind.iter().enumerate().map(place)
+        })
+        .find(|&(_, bind)| leads_to(server, bind))
+}
+
+/// Whether a connect to `server` from this host arrives at `bind`, as far as the text tells: the
+/// host's other addresses, and what names stand for, are not known here.
+fn leads_to(server: &ServerAddress, bind: SocketAddr) -> bool {
+    let loopback = |bind: IpAddr| bind.is_unspecified() || bind.is_loopback();
+    match server {
+        ServerAddress::Ip(server) => {
+            let (to, at) = (server.ip().to_canonical(), bind.ip().to_canonical());
+            server.port() == bind.port() && (to == at || (to.is_loopback() && at.is_unspecified()))
+        }
+        ServerAddress::Name { host, port } => {
+            *port == bind.port()
+                && host.trim_end_matches('.').eq_ignore_ascii_case("localhost")
+                && loopback(bind.ip())
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The way from the tables of a file to the [`Config`]: each value judged, each default filled in,
+//! each fault noted with its place.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use toml::Spanned;
+
+use super::check::{self, Place, Spans};
+use super::error::Fault;
+use super::file::{
+    BackendTable, GlobalTable, ListenerTable, LogTable, SMALLEST, ServerTable, Tables, Value,
+    Written, structure,
+};
+use super::value::{self, Refusal};
+use super::{
+    Backend, Config, Control, Global, Listener, Log, Overrides, Server, Source, SourcePorts,
+    Timeouts,
+};
+
+/// Listening addresses in all: each is a socket in every worker.
+const BINDS_MAX: usize = 1024;
+/// Servers of one backend: each has counters in every worker.
+const SERVERS_MAX: usize = 4096;
+
+/// The configuration in a text, or everything that is wrong with it.
+pub(super) fn read(text: &str, overrides: &Overrides) -> Result<Config, Vec<Fault>> {
+    let (tables, faults) = structure(text)?;
+    let mut reader = Reader { faults, spans: Spans::new() };
+    let config = reader.config(&tables, overrides);
+    let mut faults = reader.faults;
+    // A server that was skipped for a fault of its own must not make its backend look empty.
+    if faults.is_empty() || !config.backends.is_empty() {
+        let complete = faults.is_empty();
+        faults.extend(
+            check::judge(&config, &reader.spans)
+                .into_iter()
+                .filter(|fault| complete || fault.other.is_some()),
+        );
+    }
+    if faults.is_empty() { Ok(config) } else { Err(faults) }
+}
+
+struct Reader {
+    faults: Vec<Fault>,
+    spans: Spans,
+}
+
+impl Reader {
+    fn config(&mut self, tables: &Tables, overrides: &Overrides) -> Config {
+        let mut backends: Vec<_> = tables.backend.iter().flatten().collect();
+        // In the order in which they were written: the order of tables and of the status.
+        backends.sort_by_key(|(name, _)| name.span().start);
+        let backends: Vec<Backend> = backends
+            .into_iter()
+            .enumerate()
+            .map(|(index, (name, table))| self.backend(index, name, table))
+            .collect();
+        let listener_tables = tables.listener.as_deref().unwrap_or_default();
+        let listeners = self.listeners(listener_tables, &backends);
+        self.missing(listener_tables.is_empty(), backends.is_empty());
+        let global = self.global(tables.global.as_ref());
+        let socket = tables.control.as_ref().and_then(|table| table.socket.as_ref());
+        let socket = self
+            .take("socket", socket, None, |written| text_of(value::socket_path)(written).map(Some));
+        let log = self.log(tables.log.as_ref());
+        Config {
+            global: overrides.over(global),
+            listeners,
+            backends,
+            control: Control { socket: overrides.control.clone().or(socket) },
+            log: Log { format: overrides.log_format.unwrap_or(log.format), ..log },
+        }
+    }
+
+    fn missing(&mut self, listener: bool, backend: bool) {
+        self.faults.extend(match (listener, backend) {
+            (false, false) => None,
+            (true, true) => Some(
+                Fault::new("there is nothing to relay: no listener and no backend").help(SMALLEST),
+            ),
+            (true, false) => Some(
+                Fault::new("there is no listener")
+                    .help("say where agents connect: [[listener]] with bind = [\"0.0.0.0:3834\"]"),
+            ),
+            (false, true) => Some(Fault::new("there is no backend").help(
+                "say where sessions go: [[backend.intake.server]] with address = \"HOST:PORT\"",
+            )),
+        });
+    }
+
+    fn log(&mut self, table: Option<&LogTable>) -> Log {
+        let defaults = Log::default();
+        let format = table.and_then(|table| table.format.as_ref());
+        let sessions = table.and_then(|table| table.sessions.as_ref());
+        Log {
+            format: self.take("format", format, defaults.format, text_of(str::parse)),
+            sessions: self.take("sessions", sessions, defaults.sessions, boolean),
+        }
+    }
+
+    fn global(&mut self, table: Option<&GlobalTable>) -> Global {
+        let defaults = Global::default();
+        let Some(table) = table else { return defaults };
+        self.place(Place::Pin, table.pin.as_ref());
+        self.place(Place::Pipes, table.pipes.as_ref());
+        Global {
+            workers: self.take("workers", table.workers.as_ref(), None, |written| {
+                auto_or(written, 1, value::WORKERS_MAX)
+            }),
+            engine: self.take(
+                "engine",
+                table.engine.as_ref(),
+                defaults.engine,
+                text_of(str::parse),
+            ),
+            splice: self.take(
+                "splice",
+                table.splice.as_ref(),
+                defaults.splice,
+                text_of(value::splice),
+            ),
+            pin: self.take("pin", table.pin.as_ref(), defaults.pin, pin),
+            maxconn: self.take("maxconn", table.maxconn.as_ref(), None, maxconn),
+            drain: self.take(
+                "drain",
+                table.drain.as_ref(),
+                defaults.drain,
+                text_of(value::duration),
+            ),
+            pipe_bytes: self.take(
+                "pipe_size",
+                table.pipe_size.as_ref(),
+                defaults.pipe_bytes,
+                text_of(value::pipe_size),
+            ),
+            pipes: self.take("pipes", table.pipes.as_ref(), None, |written| {
+                auto_or(written, 0, value::PIPES_MAX)
+            }),
+        }
+    }
+
+    fn listeners(
+        &mut self,
+        tables: &[Spanned<ListenerTable>],
+        backends: &[Backend],
+    ) -> Vec<Listener> {
+        let mut listeners = Vec::new();
+        let mut binds = 0;
+        for spanned in tables {
+            if let Some(listener) = self.listener(listeners.len(), spanned, backends) {
+                binds += listener.bind.len();
+                listeners.push(listener);
+            }
+        }
+        if binds > BINDS_MAX {
+            self.faults.push(
+                Fault::new(format!("{binds} addresses to listen on are too many"))
+                    .help(format!("at most {BINDS_MAX} in all")),
+            );
+        }
+        listeners
+    }
+
+    fn listener(
+        &mut self,
+        index: usize,
+        spanned: &Spanned<ListenerTable>,
+        backends: &[Backend],
+    ) -> Option<Listener> {
+        let table = spanned.get_ref();
+        let bind = self.bind(index, spanned.span(), table.bind.as_ref());
+        let backend = self.backend_index(spanned.span(), table.backend.as_ref(), backends);
+        let defaults = Listener::new(bind, backend.unwrap_or_default());
+        self.take("mode", table.mode.as_ref(), (), text_of(value::mode));
+        self.place(Place::Listener(index), table.name.as_ref().or(table.bind.as_ref()));
+        let name = table.name.as_ref();
+        let listener = Listener {
+            name: self.take("name", name, defaults.name, text_of(value::name)),
+            maxconn: self.take("maxconn", table.maxconn.as_ref(), None, maxconn),
+            client_idle: self.take(
+                "client_idle",
+                table.client_idle.as_ref(),
+                defaults.client_idle,
+                text_of(value::timeout),
+            ),
+            backlog: self.take("backlog", table.backlog.as_ref(), defaults.backlog, |written| {
+                integer(written, 1, value::BACKLOG_MAX)
+            }),
+            bind: defaults.bind,
+            backend: defaults.backend,
+        };
+        // Without a backend there is nothing that an index could mean.
+        (!listener.bind.is_empty() && backend.is_some()).then_some(listener)
+    }
+
+    fn bind(
+        &mut self,
+        index: usize,
+        table: Range<usize>,
+        value: Option<&Value>,
+    ) -> Vec<SocketAddr> {
+        const EXAMPLE: &str = "say where agents connect: bind = [\"0.0.0.0:3834\"]";
+        let values = match value.map(|value| (value, value.get_ref())) {
+            None => {
+                let fault = Fault::new("a listener without `bind`");
+                self.faults.push(fault.at(table, "has no address").help(EXAMPLE));
+                return Vec::new();
+            }
+            Some((value, Written::List(list))) if list.is_empty() => {
+                let fault = Fault::new("`bind` is an empty list");
+                self.faults.push(fault.at(value.span(), "has no address").help(EXAMPLE));
+                return Vec::new();
+            }
+            Some((_, Written::List(list))) => list.as_slice(),
+            Some((value, _)) => std::slice::from_ref(value),
+        };
+        let mut addresses = Vec::new();
+        for value in values {
+            let address = self.take("bind", Some(value), None, |written| {
+                text_of(value::bind_address)(written).map(Some)
+            });
+            if let Some(address) = address {
+                self.place(Place::Bind(index, addresses.len()), Some(value));
+                addresses.push(address);
+            }
+        }
+        addresses
+    }
+
+    /// `None` if there is none; then that has been said, here or where backends are missed.
+    fn backend_index(
+        &mut self,
+        table: Range<usize>,
+        value: Option<&Value>,
+        backends: &[Backend],
+    ) -> Option<usize> {
+        let names: Vec<&str> = backends.iter().map(|backend| backend.name.as_str()).collect();
+        let Some(value) = value else {
+            if names.len() > 1 {
+                let fault = Fault::new("a listener without `backend`, and there are several");
+                let help = format!("write backend = {}", value::listed(&names));
+                self.faults.push(fault.at(table, "which one is meant?").help(help));
+            }
+            return (names.len() == 1).then_some(0);
+        };
+        if names.is_empty() {
+            return None;
+        }
+        self.take("backend", Some(value), None, |written| {
+            text_of(|typed| match names.iter().position(|name| *name == typed) {
+                Some(index) => Ok(Some(index)),
+                None => {
+                    let help = match value::nearest(typed, names.iter().copied()) {
+                        Some(near) => format!("did you mean \"{near}\"? or add [backend.{typed}]"),
+                        None => format!("allowed: {}", value::listed(&names)),
+                    };
+                    Err(Refusal::new("there is no such backend", help))
+                }
+            })(written)
+        })
+    }
+
+    fn backend(&mut self, index: usize, name: &Spanned<String>, table: &BackendTable) -> Backend {
+        self.spans.insert(Place::Backend(index), name.span());
+        if let Err(refusal) = value::name(name.get_ref()) {
+            let title = format!("a backend cannot be called `{}`", name.get_ref().escape_debug());
+            let fault = Fault::new(title).at(name.span(), refusal.why);
+            self.faults.push(fault.help(refusal.help));
+        }
+        let defaults = Backend::new(name.get_ref().as_str());
+        let balance = table.balance.as_ref();
+        let ports = table.source.as_ref().and_then(|source| source.ports.as_ref());
+        Backend {
+            balance: self.take(
+                "balance",
+                balance,
+                defaults.balance,
+                text_of(|word| value::choice(word, value::BALANCES)),
+            ),
+            timeouts: self.timeouts(table),
+            retries: self.take("retries", table.retries.as_ref(), defaults.retries, |written| {
+                integer(written, 0, value::RETRIES_MAX)
+            }),
+            redispatch: self.take(
+                "redispatch",
+                table.redispatch.as_ref(),
+                defaults.redispatch,
+                boolean,
+            ),
+            source: Source {
+                ports: self.take("ports", ports, SourcePorts::Auto, text_of(value::source_ports)),
+            },
+            servers: self.servers(index, name, table.server.as_deref().unwrap_or_default()),
+            name: defaults.name,
+        }
+    }
+
+    fn timeouts(&mut self, table: &BackendTable) -> Timeouts {
+        let defaults = Timeouts::default();
+        let mut timeout =
+            |key, value, default| self.take(key, value, default, text_of(value::timeout));
+        Timeouts {
+            connect: timeout("connect", table.connect.as_ref(), defaults.connect),
+            server_idle: timeout("server_idle", table.server_idle.as_ref(), defaults.server_idle),
+            half_closed: timeout("half_closed", table.half_closed.as_ref(), defaults.half_closed),
+        }
+    }
+
+    fn servers(
+        &mut self,
+        backend: usize,
+        name: &Spanned<String>,
+        tables: &[Spanned<ServerTable>],
+    ) -> Vec<Server> {
+        let count = tables.len();
+        if count == 0 || count > SERVERS_MAX {
+            let title = format!("backend `{}` has {count} servers", name.get_ref().escape_debug());
+            let help = format!(
+                "write 1 to {SERVERS_MAX} of [[backend.{}.server]] with address = \"HOST:PORT\"",
+                name.get_ref().escape_debug()
+            );
+            let why = "its sessions would have nowhere to go";
+            let why = if count == 0 { why } else { "too many" };
+            self.faults.push(Fault::new(title).at(name.span(), why).help(help));
+        }
+        let mut servers = Vec::new();
+        for spanned in tables.iter().take(SERVERS_MAX) {
+            servers.extend(self.server(Place::Server(backend, servers.len()), spanned));
+        }
+        servers
+    }
+
+    fn server(&mut self, place: Place, spanned: &Spanned<ServerTable>) -> Option<Server> {
+        let table = spanned.get_ref();
+        if table.address.is_none() {
+            self.faults.push(
+                Fault::new("a server without `address`")
+                    .at(spanned.span(), "where is it?")
+                    .help("write address = \"HOST:PORT\", such as \"intake.example.com:443\""),
+            );
+        }
+        let address = table.address.as_ref();
+        let parsed = self.take("address", address, None, |written| {
+            text_of(value::server_address)(written).map(Some)
+        });
+        let named = parsed.clone().map(Server::new);
+        let default = named.as_ref().map_or(String::new(), |server| server.name.clone());
+        let name = self.take("name", table.name.as_ref(), default, text_of(value::name));
+        let weight = table.weight.as_ref();
+        let weight = self.take("weight", weight, super::WEIGHT_DEFAULT, |written| {
+            integer(written, 0, value::WEIGHT_MAX)
+        });
+        let backup = self.take("backup", table.backup.as_ref(), false, boolean);
+        let maxconn = self.take("maxconn", table.maxconn.as_ref(), None, maxconn);
+        if let (Place::Server(backend, server), Some(_)) = (place, &parsed) {
+            self.place(place, table.name.as_ref().or(address));
+            self.place(Place::Address(backend, server), address);
+        }
+        Some(Server { name, address: parsed?, weight, backup, maxconn })
+    }
+
+    /// The value of a key: what is written, or the default if nothing is or if it cannot be taken,
+    /// which is noted.
+    fn take<T>(
+        &mut self,
+        key: &str,
+        value: Option<&Value>,
+        default: T,
+        read: impl FnOnce(&Written) -> Result<T, Refusal>,
+    ) -> T {
+        let Some(value) = value else { return default };
+        match read(value.get_ref()) {
+            Ok(value) => value,
+            Err(refusal) => {
+                let title = format!("`{key}` cannot be {}", value.get_ref());
+                let fault = Fault::new(title).at(value.span(), refusal.why);
+                self.faults.push(fault.help(refusal.help));
+                default
+            }
+        }
+    }
+
+    fn place(&mut self, place: Place, value: Option<&Value>) {
+        if let Some(value) = value {
+            self.spans.insert(place, value.span());
+        }
+    }
+}
+
+/// Reads a text by `parse`.
+fn text_of<T>(
+    parse: impl FnOnce(&str) -> Result<T, Refusal>,
+) -> impl FnOnce(&Written) -> Result<T, Refusal> {
+    move |written| match written {
+        Written::Text(text) => parse(text),
+        // What is wrong with the bare number says more than that it is one: the unit that it lacks.
+        Written::Integer(number) => match parse(&number.to_string()) {
+            Err(refusal) => Err(refusal),
+            Ok(_) => Err(Refusal::new("wants a text", format!("write \"{number}\""))),
+        },
+        other => match parse("") {
+            Err(refusal) => Err(Refusal::new("wants a text in quotes", refusal.help)),
+            Ok(_) => Err(Refusal::new("wants a text in quotes", format!("not {other}"))),
+        },
+    }
+}
+
+fn integer<N>(written: &Written, first: N, last: N) -> Result<N, Refusal>
+where
+    N: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
+{
+    match written {
+        Written::Integer(number) => value::number(*number, first..=last),
+        _ => Err(Refusal::new(
+            "wants a whole number, without quotes",
+            format!("allowed: {first} to {last}"),
+        )),
+    }
+}
+
+fn auto_or<N>(written: &Written, first: N, last: N) -> Result<Option<N>, Refusal>
+where
+    N: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
+{
+    let auto = format!("allowed: \"auto\", or {first} to {last}");
+    match written {
+        Written::Text(text) if text == "auto" => Ok(None),
+        Written::Integer(number) => match value::number(*number, first..=last) {
+            Ok(number) => Ok(Some(number)),
+            Err(refusal) => Err(Refusal::new(refusal.why, auto)),
+        },
+        _ => Err(Refusal::new("wants a whole number, without quotes, or \"auto\"", auto)),
+    }
+}
+
+fn maxconn(written: &Written) -> Result<Option<u32>, Refusal> {
+    auto_or(written, 1, value::MAXCONN_MAX)
+}
+
+fn boolean(written: &Written) -> Result<bool, Refusal> {
+    match written {
+        Written::Bool(value) => Ok(*value),
+        _ => Err(Refusal::new("wants yes or no", "allowed: true or false, without quotes")),
+    }
+}
+
+fn pin(written: &Written) -> Result<super::Pin, Refusal> {
+    let Written::List(list) = written else {
+        return text_of(value::pin)(written);
+    };
+    let cpus: Result<Vec<u16>, Refusal> =
+        list.iter().map(|cpu| integer(cpu.get_ref(), 0, u16::MAX)).collect();
+    value::pin_list(cpus?)
+}

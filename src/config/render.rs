@@ -1,0 +1,126 @@
+//! The way back from the configuration to TOML, for `fanin check --print`.
+
+use std::fmt::Display;
+use std::fmt::Write as _;
+
+use super::value::{self, display_duration, display_size, word};
+use super::{Backend, Config, Global, Listener, Pin, Server};
+
+/// The complete configuration as TOML.
+pub(super) fn config(config: &Config) -> String {
+    let mut out = Lines::default();
+    global(&mut out, &config.global);
+    for each in &config.listeners {
+        listener(&mut out, each, config.backend_of(each));
+    }
+    for each in &config.backends {
+        backend(&mut out, each);
+    }
+    out.table("[control]");
+    match &config.control.socket {
+        Some(path) => out.text("socket", path.display()),
+        None => out.comment("socket is derived from who runs fanin and where it listens"),
+    }
+    out.table("[log]");
+    out.text("format", config.log.format);
+    out.key("sessions", config.log.sessions);
+    out.0
+}
+
+fn global(out: &mut Lines, global: &Global) {
+    out.table("[global]");
+    out.auto_or("workers", global.workers);
+    out.text("engine", global.engine);
+    out.text("splice", word(global.splice, value::SPLICES));
+    match &global.pin {
+        Pin::Off => out.text("pin", "off"),
+        Pin::Auto => out.text("pin", "auto"),
+        Pin::List(cpus) => out.key("pin", format!("{cpus:?}")),
+    }
+    out.auto_or("maxconn", global.maxconn);
+    out.text("drain", display_duration(global.drain));
+    out.auto_or("pipes", global.pipes);
+    out.text("pipe_size", display_size(global.pipe_bytes.into()));
+}
+
+fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
+    let bind: Vec<String> = listener.bind.iter().map(quoted).collect();
+    out.table("[[listener]]");
+    out.text("name", &listener.name);
+    out.key("bind", format!("[{}]", bind.join(", ")));
+    out.text("mode", "tcp");
+    out.text("backend", &backend.name);
+    out.auto_or("maxconn", listener.maxconn);
+    out.text("client_idle", display_duration(listener.client_idle));
+    out.key("backlog", listener.backlog);
+}
+
+fn backend(out: &mut Lines, backend: &Backend) {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let name = match backend.name.as_str() {
+        name if name.chars().all(bare) => name.to_owned(),
+        name => quoted(name),
+    };
+    out.table(&format!("[backend.{name}]"));
+    out.text("balance", word(backend.balance, value::BALANCES));
+    out.text("connect", display_duration(backend.timeouts.connect));
+    out.text("server_idle", display_duration(backend.timeouts.server_idle));
+    out.text("half_closed", display_duration(backend.timeouts.half_closed));
+    out.key("retries", backend.retries);
+    out.key("redispatch", backend.redispatch);
+    let ports = quoted(backend.source.ports);
+    out.key("source", format!("{{ ports = {ports} }}"));
+    for each in &backend.servers {
+        server(out, &name, each);
+    }
+}
+
+fn server(out: &mut Lines, backend: &str, server: &Server) {
+    out.table(&format!("[[backend.{backend}.server]]"));
+    out.text("name", &server.name);
+    out.text("address", &server.address);
+    out.key("weight", server.weight);
+    out.key("backup", server.backup);
+    out.auto_or("maxconn", server.maxconn);
+}
+
+/// A text as a TOML string.
+fn quoted(text: impl Display) -> String {
+    toml::Value::String(text.to_string()).to_string()
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, line: impl Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{line}");
+    }
+
+    fn table(&mut self, header: &str) {
+        if !self.0.is_empty() {
+            self.line("");
+        }
+        self.line(header);
+    }
+
+    fn comment(&mut self, text: &str) {
+        self.line(format_args!("# {text}"));
+    }
+
+    fn key(&mut self, key: &str, value: impl Display) {
+        self.line(format_args!("{key} = {value}"));
+    }
+
+    fn text(&mut self, key: &str, value: impl Display) {
+        self.key(key, quoted(value));
+    }
+
+    fn auto_or(&mut self, key: &str, value: Option<impl Display>) {
+        match value {
+            Some(value) => self.key(key, value),
+            None => self.text(key, "auto"),
+        }
+    }
+}

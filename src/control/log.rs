@@ -1,0 +1,570 @@
+//! What happened, a line each, on standard error.
+//!
+//! Nobody waits for a reader: lines go through a bounded queue to one thread that writes. When the
+//! queue is full they are dropped and counted, and the count is written once there is room again.
+
+use std::fmt::{self, Display, Write as _};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::config::{Log, LogFormat};
+use crate::metrics::SessionRecord;
+
+/// Ended sessions that a worker's ring holds until they are taken out. One worker ends some 12,000
+/// a second at most, and the ring is emptied every [`TICK`]: a margin of ten.
+pub const RECORDS_MAX: usize = 8192;
+/// How often the rings are emptied.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+/// Batches that wait to be written, and the size from which a batch is sent off: 4 MiB in all.
+const BATCHES_MAX: usize = 128;
+const BATCH_BYTES: usize = 32 * 1024;
+/// How long the end of the process waits for a reader of the last lines.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Info,
+    Warn,
+    Error,
+}
+
+impl Level {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Writes lines without ever waiting.
+#[derive(Debug)]
+pub struct Logger {
+    settings: Log,
+    queue: Option<SyncSender<Batch>>,
+    counts: Arc<Dropped>,
+    /// Closed by the writer when it has written everything.
+    written: Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    text: String,
+    lines: u64,
+}
+
+/// Lines that were dropped: since the start, and since that was last said.
+#[derive(Debug, Default)]
+struct Dropped {
+    total: AtomicU64,
+    unsaid: AtomicU64,
+}
+
+impl Dropped {
+    fn add(&self, lines: u64) {
+        self.total.fetch_add(lines, Relaxed);
+        self.unsaid.fetch_add(lines, Relaxed);
+    }
+}
+
+impl Logger {
+    /// A logger to standard error.
+    pub fn stderr(settings: Log) -> io::Result<Self> {
+        Self::to(settings, io::stderr())
+    }
+
+    /// A logger to anything with a descriptor.
+    pub fn to<W: Write + AsFd + Send + 'static>(settings: Log, sink: W) -> io::Result<Self> {
+        let (queue, batches) = mpsc::sync_channel(BATCHES_MAX);
+        let (done, written) = mpsc::channel();
+        let counts = Arc::new(Dropped::default());
+        let writer = Writer { sink, counts: Arc::clone(&counts), format: settings.format };
+        thread::Builder::new().name("log".into()).spawn(move || {
+            writer.run(&batches);
+            drop(done);
+        })?;
+        Ok(Self { settings, queue: Some(queue), counts, written })
+    }
+
+    /// What a reload says about the log.
+    pub const fn configure(&mut self, settings: Log) {
+        self.settings = settings;
+    }
+
+    /// Whether each ended session gets a line.
+    pub const fn wants_sessions(&self) -> bool {
+        self.settings.sessions
+    }
+
+    /// Lines dropped since the start.
+    pub fn lines_dropped(&self) -> u64 {
+        self.counts.total.load(Relaxed)
+    }
+
+    /// Something that concerns the process. `message` is a sentence of ours and may hold anything.
+    pub fn event(&self, level: Level, message: impl Display) {
+        let mut lines = Lines::new(self.settings.format, SystemTime::now());
+        lines.begin(level.label());
+        lines.text("message", message);
+        lines.end();
+        self.send(lines);
+    }
+
+    pub fn info(&self, message: impl Display) {
+        self.event(Level::Info, message);
+    }
+
+    pub fn warn(&self, message: impl Display) {
+        self.event(Level::Warn, message);
+    }
+
+    pub fn error(&self, message: impl Display) {
+        self.event(Level::Error, message);
+    }
+
+    /// Takes what is in the workers' rings and writes a line for each, if that is wanted.
+    /// `listeners` are the names by number.
+    pub(super) fn sessions(
+        &self,
+        rings: &mut [rtrb::Consumer<SessionRecord>],
+        listeners: &[String],
+    ) {
+        let mut lines = Lines::new(self.settings.format, SystemTime::now());
+        for ring in rings {
+            // Those that come in meanwhile are for the next time: this ends.
+            for _ in 0..ring.slots() {
+                let Ok(record) = ring.pop() else { break };
+                if !self.settings.sessions {
+                    continue;
+                }
+                lines.session(&record, listeners);
+                if lines.text.len() >= BATCH_BYTES {
+                    let next = lines.next();
+                    self.send(std::mem::replace(&mut lines, next));
+                }
+            }
+        }
+        self.send(lines);
+    }
+
+    fn send(&self, lines: Lines) {
+        if lines.count == 0 {
+            return;
+        }
+        let batch = Batch { text: lines.text, lines: lines.count };
+        if let Some(queue) = &self.queue
+            && let Err(error) = queue.try_send(batch)
+        {
+            let (mpsc::TrySendError::Full(batch) | mpsc::TrySendError::Disconnected(batch)) = error;
+            self.counts.add(batch.lines);
+        }
+    }
+
+    /// Ends the log: waits for the last lines to be written, but not for ever.
+    fn flush(&mut self) {
+        self.queue = None;
+        // Whether the writer is done or nobody reads, there is nothing more to wait for.
+        let _: Result<(), RecvTimeoutError> = self.written.recv_timeout(FLUSH_PATIENCE);
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// The thread that waits for the reader.
+struct Writer<W> {
+    sink: W,
+    counts: Arc<Dropped>,
+    format: LogFormat,
+}
+
+impl<W: Write + AsFd> Writer<W> {
+    fn run(mut self, batches: &Receiver<Batch>) {
+        while let Ok(batch) = batches.recv() {
+            if self.write(batch.text.as_bytes()).is_err() {
+                self.counts.add(batch.lines);
+                continue;
+            }
+            let unsaid = self.counts.unsaid.swap(0, Relaxed);
+            if unsaid > 0 {
+                let mut lines = Lines::new(self.format, SystemTime::now());
+                lines.begin(Level::Warn.label());
+                lines.text("message", "log lines were dropped, because nobody read them in time");
+                lines.number("lines", unsaid);
+                lines.end();
+                // If even this finds no reader, it is said the next time.
+                if self.write(lines.text.as_bytes()).is_err() {
+                    self.counts.unsaid.fetch_add(unsaid, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Whoever shares our terminal or pipe may have made it nonblocking; then we wait here.
+    fn write(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.sink.write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => bytes = &bytes[written..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut sink = [PollFd::new(self.sink.as_fd(), PollFlags::POLLOUT)];
+                    poll(&mut sink, PollTimeout::NONE)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.sink.flush()
+    }
+}
+
+/// Lines in one of the two shapes, written into one text.
+struct Lines {
+    format: LogFormat,
+    /// The moment of all of them, as it is written.
+    time: String,
+    text: String,
+    count: u64,
+}
+
+impl Lines {
+    fn new(format: LogFormat, time: SystemTime) -> Self {
+        Self { format, time: rfc3339(time), text: String::new(), count: 0 }
+    }
+
+    /// More of the same.
+    fn next(&self) -> Self {
+        Self { format: self.format, time: self.time.clone(), text: String::new(), count: 0 }
+    }
+
+    /// `kind` is a word of ours.
+    fn begin(&mut self, kind: &str) {
+        let time = &self.time;
+        // Writing to a String cannot fail; so everywhere below.
+        let _ = match self.format {
+            LogFormat::Text => write!(self.text, "{time} {kind}"),
+            LogFormat::Json => write!(self.text, "{{\"time\":\"{time}\",\"kind\":\"{kind}\""),
+        };
+    }
+
+    fn text(&mut self, key: &str, value: impl Display) {
+        match self.format {
+            LogFormat::Text if key == "message" => {
+                self.text.push(' ');
+                let _ = write!(OneLine(&mut self.text), "{value}");
+            }
+            LogFormat::Text => {
+                let _ = write!(self.text, " {key}=");
+                let _ = write!(OneLine(&mut self.text), "{value}");
+            }
+            LogFormat::Json => {
+                let _ = write!(self.text, ",\"{key}\":\"");
+                let _ = write!(JsonText(&mut self.text), "{value}");
+                self.text.push('"');
+            }
+        }
+    }
+
+    fn number(&mut self, key: &str, value: impl Display) {
+        let _ = match self.format {
+            LogFormat::Text => write!(self.text, " {key}={value}"),
+            LogFormat::Json => write!(self.text, ",\"{key}\":{value}"),
+        };
+    }
+
+    fn millis(&mut self, key: &str, duration: Duration) {
+        let micros = duration.as_micros();
+        self.number(key, format_args!("{}.{:03}", micros / 1000, micros % 1000));
+    }
+
+    fn end(&mut self) {
+        self.text.push_str(match self.format {
+            LogFormat::Text => "\n",
+            LogFormat::Json => "}\n",
+        });
+        self.count += 1;
+    }
+
+    fn session(&mut self, record: &SessionRecord, listeners: &[String]) {
+        let report = &record.report;
+        self.begin("session");
+        match listeners.get(usize::from(record.listener.0)) {
+            Some(name) => self.text("listener", name),
+            None => self.text("listener", record.listener.0),
+        }
+        self.text("client", record.client);
+        if let Some(server) = &record.server {
+            self.text("server", server.name());
+        }
+        self.text("reason", report.reason);
+        self.number("attempts", report.attempts);
+        if let Some(connect_time) = report.connect_time {
+            self.millis("connect_ms", connect_time);
+        }
+        self.millis("total_ms", report.total_time);
+        self.number("bytes_to_backend", report.bytes[0]);
+        self.number("bytes_to_client", report.bytes[1]);
+        let discarded = report.bytes_discarded[0] + report.bytes_discarded[1];
+        if discarded > 0 {
+            self.number("bytes_discarded", discarded);
+        }
+        self.end();
+    }
+}
+
+/// Escapes what would end the line or command a terminal.
+struct OneLine<'a>(&'a mut String);
+
+impl fmt::Write for OneLine<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            if must_escape(c) {
+                self.0.extend(c.escape_default());
+            } else {
+                self.0.push(c);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Escapes what a JSON string must not hold, and what would command a terminal.
+struct JsonText<'a>(&'a mut String);
+
+impl fmt::Write for JsonText<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for c in text.chars() {
+            match c {
+                '"' | '\\' => self.0.extend(['\\', c]),
+                c if must_escape(c) => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(self.0, "\\u{unit:04x}")?;
+                    }
+                }
+                c => self.0.push(c),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Control characters, and those that turn the direction of what follows on a screen.
+fn must_escape(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A moment in UTC, to the millisecond: `2026-08-21T09:30:00.250Z`.
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days are counted from 1 March of year 0, in eras of 400 years of 146,097 days: a leap day
+    // then ends its year (Howard Hinnant, "chrono-compatible low-level date algorithms").
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Read as _;
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::backend::board::Board;
+    use crate::metrics::{CloseReason, Report};
+    use crate::op::ListenerId;
+
+    fn pipe() -> (File, File) {
+        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
+        (reader.into(), writer.into())
+    }
+
+    fn settings(format: LogFormat) -> Log {
+        Log { format, sessions: true }
+    }
+
+    fn record(server: Option<&str>) -> SessionRecord {
+        SessionRecord {
+            listener: ListenerId(0),
+            client: SocketAddr::from(([192, 0, 2, 9], 40122)),
+            server: server.map(|name| Arc::new(Board::new(name.to_owned()))),
+            report: Report {
+                reason: CloseReason::Completed,
+                bytes: [4096, 200],
+                bytes_discarded: [0, 0],
+                attempts: 1,
+                connect_time: Some(Duration::from_micros(1250)),
+                total_time: Duration::from_micros(35_007),
+            },
+        }
+    }
+
+    /// What a logger writes about `records`, without the time.
+    fn written(settings: Log, records: Vec<SessionRecord>) -> String {
+        let (mut reader, writer) = pipe();
+        let logger = Logger::to(settings, writer).expect("a logger");
+        let (mut producer, consumer) = rtrb::RingBuffer::new(records.len().max(1));
+        for record in records {
+            producer.push(record).expect("there is room");
+        }
+        let mut rings = [consumer];
+        logger.sessions(&mut rings, &["agents".to_owned()]);
+        assert!(rings[0].is_empty());
+        drop(logger);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        text
+    }
+
+    #[test]
+    fn an_ended_session_is_one_line_of_keys_and_values() {
+        let text = written(settings(LogFormat::Text), vec![record(Some("intake/a")), record(None)]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            &lines[0][24..],
+            " session listener=agents client=192.0.2.9:40122 server=intake/a reason=completed \
+             attempts=1 connect_ms=1.250 total_ms=35.007 bytes_to_backend=4096 bytes_to_client=200"
+        );
+        assert!(!lines[1].contains("server="), "{}", lines[1]);
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn an_ended_session_is_one_json_object_a_line() {
+        let text = written(settings(LogFormat::Json), vec![record(Some("intake/a"))]);
+        let line: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(line["kind"], "session");
+        assert_eq!(line["server"], "intake/a");
+        assert_eq!(line["connect_ms"], 1.25);
+        assert_eq!(line["bytes_to_backend"], 4096);
+        assert!(line["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{text}");
+    }
+
+    #[test]
+    fn session_lines_can_be_switched_off() {
+        let quiet = Log { format: LogFormat::Text, sessions: false };
+        assert_eq!(written(quiet, vec![record(None)]), "");
+    }
+
+    #[test]
+    fn what_came_from_outside_cannot_forge_a_line() {
+        let evil = "a\n2026 error forged\x1b[2J \"quoted\" \u{202e}\u{1f600}";
+        let (mut reader, writer) = pipe();
+        let mut logger = Logger::to(settings(LogFormat::Text), writer).expect("a logger");
+        logger.warn(evil);
+        logger.configure(settings(LogFormat::Json));
+        logger.warn(evil);
+        drop(logger);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].contains(r"a\n2026 error forged\u{1b}[2J"), "{}", lines[0]);
+        assert!(text.chars().all(|c| c == '\n' || !must_escape(c)), "{text}");
+        let line: serde_json::Value = serde_json::from_str(lines[1]).expect("JSON");
+        assert_eq!(line["message"], evil);
+    }
+
+    #[test]
+    fn lines_are_dropped_and_counted_when_nobody_reads_and_that_is_said_later() {
+        let (mut reader, writer) = pipe();
+        let logger = Logger::to(settings(LogFormat::Text), writer).expect("a logger");
+        let long = "x".repeat(60_000);
+        // The pipe holds 64 KiB and the queue 128 lines; none of this may block.
+        for _ in 0..500 {
+            logger.info(&long);
+        }
+        let dropped = logger.lines_dropped();
+        assert!((300..500).contains(&dropped), "{dropped}");
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        drop(logger);
+        let text = reading.join().expect("no panic").expect("text");
+        let told: u64 = text
+            .lines()
+            .filter_map(|line| line.split_once("log lines were dropped")?.1.split_once("lines="))
+            .map(|(_, lines)| lines.parse::<u64>().expect("a number"))
+            .sum();
+        assert_eq!(told, dropped, "the loss is told when there is room again");
+    }
+
+    #[test]
+    fn the_end_does_not_wait_for_a_reader_that_never_comes() {
+        let (reader, writer) = pipe();
+        let logger = Logger::to(settings(LogFormat::Text), writer).expect("a logger");
+        for _ in 0..3 {
+            logger.info("x".repeat(60_000));
+        }
+        // Would hang for ever; the test's own deadline is the runner's.
+        drop(logger);
+        drop(reader);
+    }
+
+    #[test]
+    fn a_closed_sink_costs_the_lines_and_nothing_else() {
+        let (reader, writer) = pipe();
+        drop(reader);
+        let mut logger = Logger::to(settings(LogFormat::Text), writer).expect("a logger");
+        logger.info("nobody hears this");
+        logger.flush();
+        assert_eq!(logger.lines_dropped(), 1);
+    }
+
+    #[test]
+    fn a_sink_that_somebody_made_nonblocking_loses_nothing() {
+        let (mut reader, writer) = pipe();
+        let flags = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+        nix::fcntl::fcntl(&writer, flags).expect("flags");
+        let logger = Logger::to(settings(LogFormat::Text), writer).expect("a logger");
+        for _ in 0..10 {
+            logger.info("y".repeat(30_000));
+        }
+        let reading = thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text)
+        });
+        drop(logger);
+        let text = reading.join().expect("no panic").expect("text");
+        assert_eq!(text.lines().count(), 10);
+    }
+
+    #[test]
+    fn moments_are_written_in_utc() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (951_868_799, "2000-02-29T23:59:59.000Z"),
+            (1_709_164_800, "2024-02-29T00:00:00.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+        }
+        let odd = UNIX_EPOCH + Duration::from_millis(1_787_304_600_250);
+        assert_eq!(rfc3339(odd), "2026-08-21T09:30:00.250Z");
+    }
+}

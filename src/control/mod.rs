@@ -1,0 +1,451 @@
+//! The main thread's loop: signals, the control socket, reloads, the log.
+//!
+//! One tokio runtime on the main thread. What is controlled is behind the trait [`Relay`], so this
+//! room knows neither workers nor engines, and its tests need none.
+//!
+//! ```text
+//! Serving ──TERM, drain──▶ Draining ──all workers ended──▶ the end
+//!    │                        │ TERM, INT, deadline            ▲
+//!    └──INT──────────────▶ Stopping ──all workers ended────────┘
+//! ```
+
+pub mod client;
+pub mod directory;
+mod log;
+mod resolver;
+mod socket;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::future::pending;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::config::{Config, Listener, Origin};
+use crate::metrics::{Counts, SessionRecord};
+
+pub use log::{Level, Logger, RECORDS_MAX};
+pub use resolver::Addresses;
+pub use socket::{ControlSocket, SocketError};
+pub use status::{
+    ConfigurationStatus, ListenerState, ListenerStatus, PhaseName, RelayStatus, ReloadStatus,
+    ServerStatus, Status, WorkerStatus,
+};
+
+/// How long after they were told to end at once workers may take, before the process ends without
+/// them: they give themselves two seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is controlled. Nothing here may block: signals and the log wait meanwhile.
+pub trait Relay {
+    /// What it does now.
+    fn status(&self) -> RelayStatus;
+
+    /// Goes over to another configuration, whole or not at all: an error says why not, and that
+    /// the one before is still in force. The answer says what changed.
+    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<String, String>;
+
+    /// Accepts no more; sessions may go on for `grace`.
+    fn drain(&mut self, grace: Duration);
+
+    /// Ends everything at once.
+    fn stop(&mut self);
+
+    /// Workers that have ended since this was last asked. It is asked every [`log::TICK`], since
+    /// they must not say so themselves: waking this thread means writing to a descriptor, and a
+    /// worker's descriptor table is not this thread's.
+    fn ended(&mut self) -> Vec<WorkerExit>;
+}
+
+/// A worker has ended, as it was told to or because it could not go on.
+#[derive(Debug)]
+pub struct WorkerExit {
+    pub index: u16,
+    pub result: io::Result<()>,
+}
+
+/// What the loop is given beside the relay.
+#[derive(Debug)]
+pub struct Setup {
+    /// Where the configuration came from: what a reload reads again.
+    pub origin: Origin,
+    /// The configuration in force.
+    pub config: Config,
+    pub log: Logger,
+    /// `None` is no control socket.
+    pub socket: Option<ControlSocket>,
+    /// One ring of ended sessions a worker; [`RECORDS_MAX`] is a good size.
+    pub records: Vec<rtrb::Consumer<SessionRecord>>,
+}
+
+/// The runtime, and the signals from now on.
+#[derive(Debug)]
+pub struct Control {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Control {
+    /// Takes the signals over. To be called before anything that a signal must not interrupt, on
+    /// the main thread, before workers start.
+    pub fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .build()?;
+        let signals = {
+            let _entered = runtime.enter();
+            Signals::new()?
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    /// Looks up the names of a configuration's servers. An error is a line for each that was not
+    /// found.
+    pub fn resolve(&self, config: &Config) -> Result<Addresses, Vec<String>> {
+        self.runtime.block_on(resolver::resolve(config))
+    }
+
+    /// Controls `relay` until each of its `workers` has ended. An error says what went wrong, and
+    /// has been logged.
+    pub fn run<R: Relay>(self, relay: R, workers: usize, setup: Setup) -> Result<(), String> {
+        let Self { runtime, signals } = self;
+        let (heard, hear) = mpsc::channel(SIGNALS_MAX);
+        let ended = runtime.block_on(async {
+            tokio::spawn(signals.forward(heard));
+            Loop::new(relay, workers, setup).run(hear).await
+        });
+        // A look-up that nobody waits for any more may still be blocked in the C library.
+        runtime.shutdown_background();
+        ended
+    }
+}
+
+/// Threads for files and names. Sixteen look-ups at a time are plenty for a configuration.
+const BLOCKING_THREADS_MAX: usize = 16;
+/// Signals that wait to be heeded.
+const SIGNALS_MAX: usize = 16;
+/// Commands of clients that wait to be carried out.
+const REQUESTS_MAX: usize = 16;
+
+/// Why nothing more is reloaded.
+const ENDING: &str = "the relay is ending";
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    /// SIGTERM
+    Terminate,
+    /// SIGINT
+    Interrupt,
+    /// SIGHUP
+    Hangup,
+}
+
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn forward(mut self, heard: mpsc::Sender<Heard>) {
+        loop {
+            let signal = tokio::select! {
+                _ = self.terminate.recv() => Heard::Terminate,
+                _ = self.interrupt.recv() => Heard::Interrupt,
+                _ = self.hangup.recv() => Heard::Hangup,
+            };
+            if heard.send(signal).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// The relay itself ends what is left after the grace; this is when we no longer rely on it.
+    Draining {
+        until: Instant,
+    },
+    /// Workers that have not ended by then are left behind.
+    Stopping {
+        until: Instant,
+    },
+}
+
+type Loaded = Result<(Config, Addresses), String>;
+
+struct Loop<R> {
+    relay: R,
+    origin: Origin,
+    config: Config,
+    loaded: SystemTime,
+    last_reload: Option<ReloadStatus>,
+    started: Instant,
+    phase: Phase,
+    log: Logger,
+    records: Vec<rtrb::Consumer<SessionRecord>>,
+    /// Names by number, for the log.
+    listeners: Vec<String>,
+    workers_left: usize,
+    socket: Option<ControlSocket>,
+    reload: Option<JoinHandle<Loaded>>,
+    /// Who waits for the reload under way.
+    reload_waiters: Vec<oneshot::Sender<String>>,
+    /// The file may have changed since the reload under way read it.
+    reload_again: bool,
+    failure: Option<String>,
+}
+
+impl<R: Relay> Loop<R> {
+    fn new(relay: R, workers: usize, setup: Setup) -> Self {
+        Self {
+            relay,
+            origin: setup.origin,
+            listeners: listener_names(&setup.config),
+            config: setup.config,
+            loaded: SystemTime::now(),
+            last_reload: None,
+            started: Instant::now(),
+            phase: Phase::Serving,
+            log: setup.log,
+            records: setup.records,
+            workers_left: workers,
+            socket: setup.socket,
+            reload: None,
+            reload_waiters: Vec::new(),
+            reload_again: false,
+            failure: None,
+        }
+    }
+
+    async fn run(mut self, mut signals: mpsc::Receiver<Heard>) -> Result<(), String> {
+        let (requests, mut inbox) = mpsc::channel(REQUESTS_MAX);
+        if let Some(socket) = self.socket.take() {
+            tokio::spawn(socket.serve(requests.clone()));
+        }
+        let mut tick = interval(log::TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.workers_left > 0 {
+            tokio::select! {
+                Some(heard) = signals.recv() => self.on_signal(heard),
+                Some(request) = inbox.recv() => self.on_request(request),
+                loaded = loaded(&mut self.reload) => self.on_loaded(loaded),
+                _ = tick.tick() => self.on_tick(),
+                () = deadline(self.phase) => self.on_deadline(),
+            }
+        }
+        self.log.sessions(&mut self.records, &self.listeners);
+        self.log.info("ended");
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    fn on_tick(&mut self) {
+        for exit in self.relay.ended() {
+            self.on_exit(&exit);
+        }
+        self.log.sessions(&mut self.records, &self.listeners);
+    }
+
+    fn on_signal(&mut self, heard: Heard) {
+        match (heard, self.phase) {
+            (Heard::Hangup, _) => self.begin_reload(),
+            (Heard::Terminate, Phase::Serving) => self.begin_drain(),
+            (Heard::Terminate | Heard::Interrupt, _) => self.begin_stop("was told to end at once"),
+        }
+    }
+
+    fn on_request(&mut self, request: socket::Request) {
+        let answer = match request.command {
+            socket::Command::Status => self.status().render(),
+            socket::Command::StatusJson => serde_json::to_string(&self.status())
+                .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
+            socket::Command::Drain if self.phase == Phase::Serving => {
+                self.begin_drain();
+                "draining".to_owned()
+            }
+            socket::Command::Drain => format!("{}already ending", socket::REFUSAL),
+            socket::Command::Reload => {
+                self.reload_waiters.push(request.answer);
+                self.begin_reload();
+                return;
+            }
+        };
+        // A client that has gone does not want its answer.
+        let _ = request.answer.send(answer);
+    }
+
+    fn begin_drain(&mut self) {
+        let grace = self.config.global.drain;
+        self.log.info(format_args!(
+            "draining: accepting no more; sessions may go on for {} s",
+            grace.as_secs_f32()
+        ));
+        self.phase = Phase::Draining { until: Instant::now() + grace + STOP_PATIENCE };
+        self.relay.drain(grace);
+    }
+
+    fn begin_stop(&mut self, why: &str) {
+        if !matches!(self.phase, Phase::Stopping { .. }) {
+            self.log.warn(format_args!("{why}: ending all sessions"));
+            self.phase = Phase::Stopping { until: Instant::now() + STOP_PATIENCE };
+            self.relay.stop();
+        }
+    }
+
+    fn on_deadline(&mut self) {
+        if matches!(self.phase, Phase::Draining { .. }) {
+            self.begin_stop("draining took too long");
+            return;
+        }
+        let left = std::mem::take(&mut self.workers_left);
+        self.fail(format!("{left} workers did not end in time and are left behind"));
+    }
+
+    /// The first failure is the process's.
+    fn fail(&mut self, failure: String) {
+        self.log.error(&failure);
+        self.failure.get_or_insert(failure);
+    }
+
+    fn on_exit(&mut self, exit: &WorkerExit) {
+        self.workers_left -= 1;
+        let unasked = self.phase == Phase::Serving;
+        match &exit.result {
+            Err(error) => self.fail(format!("worker {} cannot go on: {error}", exit.index)),
+            Ok(()) if unasked => self.fail(format!("worker {} ended unasked", exit.index)),
+            Ok(()) => {}
+        }
+        // Connections for its share of the listeners would be lost; whoever started us starts anew.
+        if unasked && self.workers_left > 0 {
+            self.begin_drain();
+        }
+    }
+
+    fn begin_reload(&mut self) {
+        if self.phase != Phase::Serving {
+            self.finish_reload(Err(ENDING.to_owned()));
+        } else if self.origin.path().is_none() {
+            let why = "nothing to read: the configuration came from the command line";
+            self.finish_reload(Err(why.to_owned()));
+        } else if self.reload.is_some() {
+            self.reload_again = true;
+        } else {
+            self.reload = Some(tokio::spawn(load(self.origin.clone())));
+        }
+    }
+
+    fn on_loaded(&mut self, loaded: Loaded) {
+        self.reload = None;
+        if std::mem::take(&mut self.reload_again) && self.phase == Phase::Serving {
+            return self.begin_reload();
+        }
+        let applied = loaded.and_then(|(config, addresses)| {
+            if self.phase != Phase::Serving {
+                return Err(ENDING.to_owned());
+            }
+            let applied = self.relay.apply(&config, &addresses)?;
+            self.log.configure(config.log);
+            self.listeners = listener_names(&config);
+            self.config = config;
+            self.loaded = SystemTime::now();
+            Ok(applied)
+        });
+        self.finish_reload(applied);
+    }
+
+    fn finish_reload(&mut self, outcome: Result<String, String>) {
+        let answer = match &outcome {
+            Ok(what) => {
+                self.log.info(format_args!("reloaded: {what}"));
+                format!("reloaded: {what}")
+            }
+            Err(why) => {
+                self.log.error(format_args!("not reloaded, what ran before runs on: {why}"));
+                format!("{}not reloaded, what ran before runs on: {why}", socket::REFUSAL)
+            }
+        };
+        self.last_reload = Some(ReloadStatus {
+            time: log::rfc3339(SystemTime::now()),
+            ok: outcome.is_ok(),
+            message: outcome.unwrap_or_else(|why| why),
+        });
+        for waiter in self.reload_waiters.drain(..) {
+            let _ = waiter.send(answer.clone());
+        }
+    }
+
+    fn status(&self) -> Status {
+        let relay = self.relay.status();
+        let mut total = Counts::default();
+        for worker in &relay.workers {
+            total += &worker.counts;
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            phase: match self.phase {
+                Phase::Serving => PhaseName::Serving,
+                Phase::Draining { .. } => PhaseName::Draining,
+                Phase::Stopping { .. } => PhaseName::Stopping,
+            },
+            configuration: ConfigurationStatus {
+                path: self.origin.path().map(|path| path.display().to_string()),
+                loaded: log::rfc3339(self.loaded),
+                reload: self.last_reload.clone(),
+            },
+            total,
+            relay,
+            log_lines_dropped: self.log.lines_dropped(),
+        }
+    }
+}
+
+/// By [`ListenerId`](crate::op::ListenerId): a listener has a number for each of its addresses.
+fn listener_names(config: &Config) -> Vec<String> {
+    let names = |listener: &Listener| vec![listener.name.clone(); listener.bind.len()];
+    config.listeners.iter().flat_map(names).collect()
+}
+
+/// Reads the configuration again and looks its names up, beside the loop.
+async fn load(origin: Origin) -> Loaded {
+    let read = tokio::task::spawn_blocking(move || origin.load().map_err(|error| error.summary()));
+    let config = read.await.map_err(|error| error.to_string())??;
+    let addresses = resolver::resolve(&config).await.map_err(|lines| lines.join("; "))?;
+    Ok((config, addresses))
+}
+
+/// The end of the reload under way; never, if none is.
+async fn loaded(reload: &mut Option<JoinHandle<Loaded>>) -> Loaded {
+    match reload {
+        Some(reload) => reload.await.unwrap_or_else(|error| Err(error.to_string())),
+        None => pending().await,
+    }
+}
+
+async fn deadline(phase: Phase) {
+    match phase {
+        Phase::Serving => pending().await,
+        Phase::Draining { until } | Phase::Stopping { until } => sleep_until(until).await,
+    }
+}

@@ -1,0 +1,413 @@
+//! The control socket: a command a line, the answer, the end.
+//!
+//! Clients are served beside the control loop, which alone carries commands out; a client that is
+//! slow, mute or gone costs the loop nothing.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::Mode;
+use nix::unistd::geteuid;
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream as Client;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use super::directory;
+use super::log::Logger;
+use crate::config::Config;
+
+/// Clients served at one time; others are told to come back.
+const CLIENTS_MAX: usize = 8;
+/// The longest command.
+const COMMAND_BYTES_MAX: u64 = 256;
+/// How long a client may take to send its command, and to take the answer.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a command may take. A reload looks names up, which has a bound of its own.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+/// How long nobody is let in after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Owner and group may connect.
+const SOCKET_MODE: u32 = 0o660;
+
+/// How an answer that is a refusal begins.
+pub(super) const REFUSAL: &str = "error: ";
+
+/// What `help` answers.
+const HELP: &str = "\
+commands, one a connection:
+  status        what the relay does, for people
+  status json   the same for programs
+  reload        read the configuration file again, without touching a connection
+  drain         accept no more, let sessions end, then exit
+  help          this text
+";
+
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Status,
+    StatusJson,
+    Reload,
+    Drain,
+}
+
+/// A command on its way to the control loop, and where the answer goes.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) command: Command,
+    pub(super) answer: oneshot::Sender<String>,
+}
+
+/// Why there is no control socket.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    #[error(
+        "a relay is already running with the control socket {}; ask it with: fanin status \
+         --control {}; give this one a socket of its own with: --control PATH",
+        path.display(),
+        path.display()
+    )]
+    Live { path: PathBuf },
+    #[error(
+        "the control socket {} cannot be made: {why}; choose another place with: --control PATH",
+        path.display()
+    )]
+    Unusable { path: PathBuf, why: io::Error },
+}
+
+impl SocketError {
+    /// Whether a permission was missing.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Unusable { why, .. }
+            if why.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// A control socket, bound and listening. Its file goes when it does.
+#[derive(Debug)]
+pub struct ControlSocket {
+    listener: UnixListener,
+    file: SocketFile,
+}
+
+/// The file of a socket of ours.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another relay may have put its own there meanwhile.
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl ControlSocket {
+    /// Binds the socket of a relay that listens on `port` first: where the configuration says, or
+    /// at the default place. A default place that cannot be used is no reason not to relay: it is
+    /// logged, and the relay goes on without. A live relay there is one: it has the port.
+    pub fn of_relay(config: &Config, port: u16, log: &Logger) -> Result<Option<Self>, SocketError> {
+        if let Some(path) = &config.control.socket {
+            return Self::bind(path).map(Some);
+        }
+        match Self::bind(&directory::socket(port)) {
+            Err(error @ SocketError::Unusable { .. }) => {
+                log.warn(format_args!("no `fanin status` for this relay: {error}"));
+                Ok(None)
+            }
+            bound => bound.map(Some),
+        }
+    }
+
+    /// Binds the socket at `path`, whose directory is made if it is missing. A socket that a dead
+    /// process left behind is replaced.
+    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+        let unusable = |why| SocketError::Unusable { path: path.to_owned(), why };
+        if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            directory::ensure(directory).map_err(unusable)?;
+        }
+        if is_live(path) {
+            return Err(SocketError::Live { path: path.to_owned() });
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+                return Err(unusable(io::Error::other("a file that is no socket is there")));
+            }
+            Ok(_) => fs::remove_file(path).map_err(unusable)?,
+            Err(_) => {}
+        }
+        let listener = listen(path).map_err(unusable)?;
+        let inode = fs::symlink_metadata(path).map_err(unusable)?.ino();
+        Ok(Self { listener, file: SocketFile { path: path.to_owned(), inode } })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// Serves clients until dropped; their commands go to `requests`.
+    pub(super) async fn serve(self, requests: mpsc::Sender<Request>) -> io::Result<()> {
+        let listener = tokio::net::UnixListener::from_std(self.listener)?;
+        let places = Arc::new(Semaphore::new(CLIENTS_MAX));
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                // For want of descriptors; they come back, but not at once.
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            };
+            let place = Arc::clone(&places).try_acquire_owned();
+            let requests = requests.clone();
+            tokio::spawn(async move {
+                let answered = match place {
+                    Ok(_place) => serve_client(stream, &requests).await,
+                    Err(_) => refuse(stream).await,
+                };
+                // A client that does not want its answer is not our trouble.
+                drop(answered);
+            });
+        }
+    }
+}
+
+/// Whether somebody listens at `path`, be it that we may not ask.
+pub(super) fn is_live(path: &Path) -> bool {
+    match UnixStream::connect(path) {
+        Ok(_) => true,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// A listening socket that never, not for a moment, lets in more than [`SOCKET_MODE`] says.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // bind(2) gives the file the mode of the socket less the umask; the umask itself is the whole
+    // process's and is left alone.
+    nix::sys::stat::fchmod(&socket, Mode::from_bits_truncate(SOCKET_MODE))?;
+    nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    // The umask may have taken the group's rights away.
+    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    nix::sys::socket::listen(&socket, Backlog::new(64)?)?;
+    Ok(socket.into())
+}
+
+async fn refuse(mut stream: Client) -> io::Result<()> {
+    let answer = format!("{REFUSAL}{CLIENTS_MAX} others are asking; try again\n");
+    timeout(CLIENT_PATIENCE, stream.write_all(answer.as_bytes())).await?
+}
+
+async fn serve_client(mut stream: Client, requests: &mpsc::Sender<Request>) -> io::Result<()> {
+    let user = stream.peer_cred()?.uid();
+    let mut answer = match timeout(CLIENT_PATIENCE, read_command(&mut stream)).await {
+        Err(_) => format!("{REFUSAL}no command came within {} s", CLIENT_PATIENCE.as_secs()),
+        Ok(line) => answer_to(&line?, user, requests).await,
+    };
+    if !answer.ends_with('\n') {
+        answer.push('\n');
+    }
+    timeout(CLIENT_PATIENCE, stream.write_all(answer.as_bytes())).await??;
+    stream.shutdown().await
+}
+
+/// The first line, or as much of it as fits.
+async fn read_command(stream: &mut Client) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut limited = BufReader::new(stream.take(COMMAND_BYTES_MAX));
+    limited.read_until(b'\n', &mut line).await?;
+    Ok(line)
+}
+
+async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> String {
+    let command = match parse(line) {
+        Ok(Some(command)) => command,
+        Ok(None) => return HELP.to_owned(),
+        Err(refusal) => return format!("{REFUSAL}{refusal}"),
+    };
+    let changes = matches!(command, Command::Reload | Command::Drain);
+    if changes && user != 0 && user != geteuid().as_raw() {
+        return format!("{REFUSAL}only root and the user who runs the relay may do this");
+    }
+    let (answer, answered) = oneshot::channel();
+    if requests.send(Request { command, answer }).await.is_err() {
+        return format!("{REFUSAL}the relay is ending");
+    }
+    match timeout(COMMAND_PATIENCE, answered).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => format!("{REFUSAL}the relay is ending"),
+        Err(_) => format!("{REFUSAL}no answer within {} s", COMMAND_PATIENCE.as_secs()),
+    }
+}
+
+/// `None` is `help`.
+fn parse(line: &[u8]) -> Result<Option<Command>, String> {
+    let complete = line.ends_with(b"\n") || (line.len() as u64) < COMMAND_BYTES_MAX;
+    if !complete {
+        return Err(format!("a command has at most {COMMAND_BYTES_MAX} bytes; see: help"));
+    }
+    let text = String::from_utf8_lossy(line);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    match words.as_slice() {
+        ["status"] => Ok(Some(Command::Status)),
+        ["status", "json"] => Ok(Some(Command::StatusJson)),
+        ["reload"] => Ok(Some(Command::Reload)),
+        ["drain"] => Ok(Some(Command::Drain)),
+        ["help"] => Ok(None),
+        [] => Err("an empty command; see: help".to_owned()),
+        _ => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::thread;
+
+    use super::*;
+    use crate::control::tests::Scratch;
+
+    /// Serves `socket` with answers that name the command, as long as the handle lives.
+    struct Server {
+        _stop: oneshot::Sender<()>,
+    }
+
+    impl Server {
+        fn new(socket: ControlSocket) -> Self {
+            let (stop, stopped) = oneshot::channel::<()>();
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(async {
+                    let (requests, mut inbox) = mpsc::channel::<Request>(1);
+                    tokio::spawn(async move {
+                        while let Some(request) = inbox.recv().await {
+                            let _ = request.answer.send(format!("{:?}", request.command));
+                        }
+                    });
+                    tokio::select! {
+                        served = socket.serve(requests) => served.expect("accepts"),
+                        _ = stopped => {}
+                    }
+                });
+            });
+            Self { _stop: stop }
+        }
+    }
+
+    fn ask(path: &Path, command: &[u8]) -> String {
+        let mut client = UnixStream::connect(path).expect("connects");
+        client.write_all(command).expect("takes the command");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("answers and closes");
+        answer
+    }
+
+    #[test]
+    fn each_command_has_its_answer_and_others_are_refused_with_the_remedy() {
+        let scratch = Scratch::new("commands");
+        let path = scratch.path("r.sock");
+        let _server = Server::new(ControlSocket::bind(&path).expect("bound"));
+        assert_eq!(ask(&path, b"status\n"), "Status\n");
+        assert_eq!(ask(&path, b"  status   json \r\n"), "StatusJson\n");
+        assert_eq!(ask(&path, b"reload\n"), "Reload\n");
+        assert_eq!(ask(&path, b"drain\n"), "Drain\n");
+        assert!(ask(&path, b"help\n").contains("status json"));
+        assert_eq!(ask(&path, b"\n"), "error: an empty command; see: help\n");
+        let unknown = ask(&path, b"nonsense\x1b[2J\xff\n");
+        assert!(unknown.starts_with("error: unknown command \"nonsense\\u{1b}[2J"), "{unknown}");
+        let long = ask(&path, &[b'x'; 256]);
+        assert!(long.contains("at most 256 bytes"), "{long}");
+    }
+
+    #[test]
+    fn a_mute_client_does_not_hold_up_another_and_too_many_are_sent_away() {
+        let scratch = Scratch::new("mute");
+        let path = scratch.path("r.sock");
+        let _server = Server::new(ControlSocket::bind(&path).expect("bound"));
+        let mut mute = vec![UnixStream::connect(&path).expect("connects")];
+        assert_eq!(ask(&path, b"status\n"), "Status\n");
+        // One more than there are places: somebody is sent away at once, without a command.
+        for _ in 0..CLIENTS_MAX {
+            mute.push(UnixStream::connect(&path).expect("connects"));
+        }
+        let mut answer = String::new();
+        let last = mute.last_mut().expect("connected");
+        last.read_to_string(&mut answer).expect("an answer and the end");
+        assert!(answer.contains("others are asking"), "{answer}");
+    }
+
+    #[test]
+    fn owner_and_group_may_connect_and_nobody_else() {
+        let scratch = Scratch::new("mode");
+        let path = scratch.path("sub/r.sock");
+        let _socket = ControlSocket::bind(&path).expect("bound");
+        let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o7777;
+        assert_eq!(mode(&path), 0o660);
+        assert_eq!(mode(path.parent().expect("a directory")) & 0o027, 0);
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let scratch = Scratch::new("stale");
+        let path = scratch.path("r.sock");
+        drop(UnixListener::bind(&path).expect("bound"));
+        assert!(path.exists(), "a socket without a listener");
+        let socket = ControlSocket::bind(&path).expect("replaced");
+        let error = ControlSocket::bind(&path).expect_err("live");
+        assert!(matches!(error, SocketError::Live { .. }));
+        assert!(error.to_string().contains("fanin status --control"), "{error}");
+        assert!(error.to_string().contains("--control PATH"), "{error}");
+        drop(socket);
+        assert!(!path.exists(), "its file goes with it");
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let scratch = Scratch::new("file");
+        let path = scratch.path("r.sock");
+        fs::write(&path, "precious").expect("a file");
+        let error = ControlSocket::bind(&path).expect_err("not ours");
+        assert!(error.to_string().contains("no socket"), "{error}");
+        assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_used_is_named_with_the_remedy() {
+        let error = ControlSocket::bind(Path::new("/proc/fanin/r.sock")).expect_err("no place");
+        let message = error.to_string();
+        assert!(message.contains("/proc/fanin/r.sock"), "{message}");
+        assert!(message.contains("--control PATH"), "{message}");
+    }
+
+    #[test]
+    fn changes_are_for_root_and_the_owner() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let (requests, mut inbox) = mpsc::channel::<Request>(4);
+            let stranger = geteuid().as_raw() + 1000;
+            for command in [b"reload\n".as_slice(), b"drain\n"] {
+                let answer = answer_to(command, stranger, &requests).await;
+                assert!(answer.starts_with("error: only root"), "{answer}");
+            }
+            assert!(inbox.try_recv().is_err(), "nothing reached the relay");
+            let asked = answer_to(b"status\n", stranger, &requests);
+            let served = async {
+                let request = inbox.recv().await.expect("a request");
+                request.answer.send("fine".to_owned()).expect("somebody waits");
+            };
+            assert_eq!(tokio::join!(asked, served).0, "fine");
+        });
+    }
+}

@@ -1,0 +1,579 @@
+//! What a running relay says about itself: as data, and as text with the first things first.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::metrics::{CloseReason, Counts, PathBytes};
+
+/// What `fanin status` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    pub version: &'static str,
+    pub pid: u32,
+    pub uptime_seconds: u64,
+    pub phase: PhaseName,
+    pub configuration: ConfigurationStatus,
+    /// Sums over all workers.
+    pub total: Counts,
+    #[serde(flatten)]
+    pub relay: RelayStatus,
+    pub log_lines_dropped: u64,
+}
+
+/// Where the relay is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseName {
+    Serving,
+    Draining,
+    Stopping,
+}
+
+impl PhaseName {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining: accepting no more, sessions may end",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// Where the configuration came from, and what became of the last reload.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConfigurationStatus {
+    /// `None` is the command line.
+    pub path: Option<String>,
+    /// When what is in force was loaded.
+    pub loaded: String,
+    /// The last reload, if there was one.
+    pub reload: Option<ReloadStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ReloadStatus {
+    pub time: String,
+    pub ok: bool,
+    pub message: String,
+}
+
+/// What the relay itself knows.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RelayStatus {
+    pub listeners: Vec<ListenerStatus>,
+    pub servers: Vec<ServerStatus>,
+    pub workers: Vec<WorkerStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ListenerStatus {
+    pub name: String,
+    pub addresses: Vec<String>,
+    pub backend: String,
+    pub state: ListenerState,
+    pub sessions: u64,
+    /// `None` is no limit but the process's.
+    pub maxconn: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerState {
+    Accepting,
+    /// No place is free; the kernel's queue holds who comes.
+    Paused,
+    /// It accepts no more.
+    Ended,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerStatus {
+    pub backend: String,
+    pub name: String,
+    /// As configured.
+    pub address: String,
+    /// What the address stands for.
+    pub resolved: Vec<String>,
+    /// A word, such as `up`, `backup` or `gone`.
+    pub state: String,
+    pub weight: u16,
+    pub sessions: u64,
+    pub sessions_total: u64,
+    pub maxconn: Option<u64>,
+    pub connect_failures: u64,
+    pub bytes_to_server: u64,
+    pub bytes_from_server: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkerStatus {
+    pub index: u16,
+    /// `io_uring` or `epoll`.
+    pub engine: String,
+    /// Why not the other one, if there is something to say.
+    pub engine_why: Option<String>,
+    /// `None` is wherever the scheduler likes.
+    pub cpu: Option<u16>,
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+impl Status {
+    /// As text: the answer to "is it well?" on top, then what it does, then with whom.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        self.head(&mut out);
+        self.numbers(&mut out);
+        out.push_str(&self.listeners());
+        out.push_str(&self.servers());
+        out.push_str(&self.workers());
+        out.push_str(&self.endings());
+        out
+    }
+
+    // Writing to a String cannot fail; hence each `let _`.
+
+    fn head(&self, out: &mut String) {
+        let up = span(Duration::from_secs(self.uptime_seconds));
+        let phase = self.phase.label();
+        let _ = writeln!(out, "fanin {}, pid {}, up {up}, {phase}", self.version, self.pid);
+        let configuration = &self.configuration;
+        let source = configuration.path.as_deref().unwrap_or("the command line");
+        let _ = writeln!(out, "configuration  {source}, loaded {}", configuration.loaded);
+        if let Some(reload) = &configuration.reload {
+            let outcome = if reload.ok { "" } else { "FAILED, what ran before runs on: " };
+            let _ = writeln!(out, "last reload    {}  {outcome}{}", reload.time, reload.message);
+        }
+        // All workers have the same reason, as they run on the same kernel.
+        let mut whys: Vec<&str> =
+            self.relay.workers.iter().filter_map(|worker| worker.engine_why.as_deref()).collect();
+        whys.dedup();
+        for why in whys {
+            let _ = writeln!(out, "engine         {why}");
+        }
+    }
+
+    fn numbers(&self, out: &mut String) {
+        let total = &self.total;
+        let _ = writeln!(
+            out,
+            "sessions       {} now, {} so far",
+            grouped(total.sessions),
+            grouped(total.sessions_total)
+        );
+        let (up, down) = (total.engine.bytes_to_backend, total.engine.bytes_to_client);
+        let both = total.engine.bytes();
+        let _ = writeln!(
+            out,
+            "bytes          {} copied, {} spliced",
+            share(both.copied, both),
+            share(both.spliced, both)
+        );
+        for (direction, bytes) in [("to servers", up), ("to clients", down)] {
+            let _ = writeln!(
+                out,
+                "  {direction}   {}: {} copied, {} spliced",
+                size(bytes.total()),
+                share(bytes.copied, bytes),
+                share(bytes.spliced, bytes)
+            );
+        }
+        let engine = &total.engine;
+        let _ = writeln!(
+            out,
+            "pipes          {} used of {} open; {} times none was free",
+            grouped(engine.pipes_used),
+            grouped(engine.pipes_open),
+            grouped(engine.pipes_missed)
+        );
+        let _ = writeln!(
+            out,
+            "connects       {} attempts, {} failed, {} retries, {} to another server",
+            grouped(total.connect_attempts),
+            grouped(total.connect_failures),
+            grouped(total.retries),
+            grouped(total.redispatches)
+        );
+        self.troubles(out);
+    }
+
+    /// What should be zero, where it is not.
+    fn troubles(&self, out: &mut String) {
+        let total = &self.total;
+        let troubles = [
+            (total.refused, "connections refused, because there was no place for them"),
+            (total.accept_failures, "times accepting failed for want of descriptors or memory"),
+            (total.listeners_paused, "listeners paused now, counted in each worker"),
+            (total.port_conflicts, "source ports that another program had"),
+            (total.engine.pipes_small, "pipes given up, because the kernel made them too small"),
+            (total.engine.buffers_missed, "times no copy buffer was free"),
+            (total.engine.bytes_discarded, "bytes discarded, because who they were for had gone"),
+            (total.engine.completions_stale, "completions that came for sessions long gone"),
+            (total.engine.queue_overflows, "times the completion queue overflowed"),
+            (self.log_lines_dropped, "log lines dropped, because nobody read them in time"),
+            (total.records_dropped, "sessions without a log line, because the log was behind"),
+        ];
+        for (count, what) in troubles.into_iter().filter(|(count, _)| *count > 0) {
+            let _ = writeln!(out, "note           {} {what}", grouped(count));
+        }
+    }
+
+    fn listeners(&self) -> String {
+        let mut table =
+            Table::new(&["LISTENER", "ADDRESS", "BACKEND", "STATE", ">SESSIONS", ">MAX"]);
+        for listener in &self.relay.listeners {
+            let state = match listener.state {
+                ListenerState::Accepting => "accepting",
+                ListenerState::Paused => "paused",
+                ListenerState::Ended => "ended",
+            };
+            table.row([
+                listener.name.clone(),
+                listener.addresses.join(" "),
+                listener.backend.clone(),
+                state.to_owned(),
+                grouped(listener.sessions),
+                limit(listener.maxconn),
+            ]);
+        }
+        table.render()
+    }
+
+    fn servers(&self) -> String {
+        let mut table = Table::new(&[
+            "BACKEND",
+            "SERVER",
+            "ADDRESS",
+            "STATE",
+            ">SESSIONS",
+            ">MAX",
+            ">TOTAL",
+            ">FAILED",
+            ">SENT",
+            ">RECEIVED",
+        ]);
+        for server in &self.relay.servers {
+            table.row([
+                server.backend.clone(),
+                server.name.clone(),
+                server.address.clone(),
+                server.state.clone(),
+                grouped(server.sessions),
+                limit(server.maxconn),
+                grouped(server.sessions_total),
+                grouped(server.connect_failures),
+                size(server.bytes_to_server),
+                size(server.bytes_from_server),
+            ]);
+        }
+        table.render()
+    }
+
+    fn workers(&self) -> String {
+        let mut table = Table::new(&[
+            ">WORKER",
+            "ENGINE",
+            ">CPU",
+            ">SESSIONS",
+            ">ACCEPTED",
+            ">COPIED",
+            ">SPLICED",
+            ">PIPES",
+        ]);
+        for worker in &self.relay.workers {
+            let (counts, bytes) = (&worker.counts, worker.counts.engine.bytes());
+            table.row([
+                worker.index.to_string(),
+                worker.engine.clone(),
+                worker.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string()),
+                grouped(counts.sessions),
+                grouped(counts.accepted),
+                size(bytes.copied),
+                size(bytes.spliced),
+                format!("{}/{}", counts.engine.pipes_used, counts.engine.pipes_open),
+            ]);
+        }
+        table.render()
+    }
+
+    /// How sessions ended; reasons that did not occur are left out.
+    fn endings(&self) -> String {
+        let sum: u64 = self.total.ended.iter().sum();
+        let mut table = Table::new(&["ENDED", ">SESSIONS", ">SHARE"]);
+        for reason in CloseReason::ALL {
+            let count = self.total.ended[reason.index()];
+            if count > 0 {
+                table.row([reason.label().to_owned(), grouped(count), percent(count, sum)]);
+            }
+        }
+        table.render()
+    }
+}
+
+/// Aligned columns. A heading that begins with `>` stands over numbers.
+struct Table {
+    headings: Vec<String>,
+    right: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(headings: &[&str]) -> Self {
+        Self {
+            headings: headings.iter().map(|each| each.trim_start_matches('>').to_owned()).collect(),
+            right: headings.iter().map(|each| each.starts_with('>')).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+
+    /// Nothing for a table without rows.
+    fn render(&self) -> String {
+        if self.rows.is_empty() {
+            return String::new();
+        }
+        let mut out = String::new();
+        for cells in std::iter::once(&self.headings).chain(&self.rows) {
+            let mut line = String::new();
+            for (column, cell) in cells.iter().enumerate() {
+                let width = self.width(column);
+                let _ = if self.right[column] {
+                    write!(line, "{cell:>width$}  ")
+                } else {
+                    write!(line, "{cell:<width$}  ")
+                };
+            }
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+        format!("\n{out}")
+    }
+
+    fn width(&self, column: usize) -> usize {
+        let cells = std::iter::once(&self.headings).chain(&self.rows);
+        cells.map(|cells| cells[column].chars().count()).max().unwrap_or_default()
+    }
+}
+
+/// `1,234,567`
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn limit(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "-".to_owned(), grouped)
+}
+
+/// `12.3 GiB`
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let magnitude = bytes.ilog2() / 10;
+    // Tenths, in integers: exact, and never rounded up to 1024.0.
+    let tenths = (u128::from(bytes) * 10) >> (10 * magnitude);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[magnitude as usize - 1])
+}
+
+/// `12.3 GiB (40.1 %)`
+fn share(part: u64, whole: PathBytes) -> String {
+    format!("{} ({})", size(part), percent(part, whole.total()))
+}
+
+/// Rounded down, so that only all is 100.0 %.
+fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "-".to_owned();
+    }
+    let permille = u128::from(part) * 1000 / u128::from(whole);
+    format!("{}.{} %", permille / 10, permille % 10)
+}
+
+/// `3d 4h`, `3h 12m`, `2m 5s`, `8s`
+fn span(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
+        (0, hours, minutes) => format!("{hours}h {minutes}m"),
+        (days, hours, _) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::metrics::EngineCounts;
+
+    pub(in crate::control) fn relay_status() -> RelayStatus {
+        let counts = |accepted| Counts {
+            accepted,
+            sessions: 17,
+            sessions_total: accepted,
+            engine: EngineCounts {
+                bytes_to_backend: PathBytes { copied: 1024, spliced: 3 * 1024 * 1024 },
+                bytes_to_client: PathBytes { copied: 512, spliced: 0 },
+                pipes_open: 4,
+                pipes_used: 1,
+                ..EngineCounts::default()
+            },
+            ..Counts::default()
+        };
+        let worker = |index, accepted| WorkerStatus {
+            index,
+            engine: "epoll".to_owned(),
+            engine_why: Some("io_uring is barred by seccomp; using epoll".to_owned()),
+            cpu: None,
+            counts: counts(accepted),
+        };
+        RelayStatus {
+            listeners: vec![ListenerStatus {
+                name: "agents".to_owned(),
+                addresses: vec!["0.0.0.0:3834".to_owned()],
+                backend: "intake".to_owned(),
+                state: ListenerState::Accepting,
+                sessions: 34,
+                maxconn: None,
+            }],
+            servers: vec![ServerStatus {
+                backend: "intake".to_owned(),
+                name: "a".to_owned(),
+                address: "intake.example.com:443".to_owned(),
+                resolved: vec!["192.0.2.7:443".to_owned()],
+                state: "up".to_owned(),
+                weight: 1,
+                sessions: 34,
+                sessions_total: 1_234_567,
+                maxconn: Some(10_000),
+                connect_failures: 2,
+                bytes_to_server: 2048,
+                bytes_from_server: 1023,
+            }],
+            workers: vec![worker(0, 1_000_000), worker(1, 234_567)],
+        }
+    }
+
+    fn status() -> Status {
+        let relay = relay_status();
+        let mut total = Counts::default();
+        for worker in &relay.workers {
+            total += &worker.counts;
+        }
+        total.ended[CloseReason::Completed.index()] = 999;
+        total.ended[CloseReason::ClientReset.index()] = 1;
+        Status {
+            version: "0.1.0",
+            pid: 4711,
+            uptime_seconds: 11_520,
+            phase: PhaseName::Serving,
+            configuration: ConfigurationStatus {
+                path: Some("/etc/fanin/fanin.toml".to_owned()),
+                loaded: "2026-08-21T09:30:00.250Z".to_owned(),
+                reload: Some(ReloadStatus {
+                    time: "2026-08-21T10:00:00.000Z".to_owned(),
+                    ok: false,
+                    message: "fanin.toml:3:1: unknown key".to_owned(),
+                }),
+            },
+            total,
+            relay,
+            log_lines_dropped: 0,
+        }
+    }
+
+    #[test]
+    fn the_text_has_first_things_first_and_aligned() {
+        let expected = "\
+fanin 0.1.0, pid 4711, up 3h 12m, serving
+configuration  /etc/fanin/fanin.toml, loaded 2026-08-21T09:30:00.250Z
+last reload    2026-08-21T10:00:00.000Z  FAILED, what ran before runs on: fanin.toml:3:1: unknown key
+engine         io_uring is barred by seccomp; using epoll
+sessions       34 now, 1,234,567 so far
+bytes          3.0 KiB (0.0 %) copied, 6.0 MiB (99.9 %) spliced
+  to servers   6.0 MiB: 2.0 KiB (0.0 %) copied, 6.0 MiB (99.9 %) spliced
+  to clients   1.0 KiB: 1.0 KiB (100.0 %) copied, 0 B (0.0 %) spliced
+pipes          2 used of 8 open; 0 times none was free
+connects       0 attempts, 0 failed, 0 retries, 0 to another server
+
+LISTENER  ADDRESS       BACKEND  STATE      SESSIONS  MAX
+agents    0.0.0.0:3834  intake   accepting        34    -
+
+BACKEND  SERVER  ADDRESS                 STATE  SESSIONS     MAX      TOTAL  FAILED     SENT  RECEIVED
+intake   a       intake.example.com:443  up           34  10,000  1,234,567       2  2.0 KiB    1023 B
+
+WORKER  ENGINE  CPU  SESSIONS   ACCEPTED   COPIED  SPLICED  PIPES
+     0  epoll   any        17  1,000,000  1.5 KiB  3.0 MiB    1/4
+     1  epoll   any        17    234,567  1.5 KiB  3.0 MiB    1/4
+
+ENDED         SESSIONS   SHARE
+completed          999  99.9 %
+client_reset         1   0.1 %
+";
+        let text = status().render();
+        assert_eq!(text, expected, "\n{text}");
+    }
+
+    #[test]
+    fn what_should_be_zero_is_shown_when_it_is_not() {
+        let mut status = status();
+        status.log_lines_dropped = 1500;
+        status.total.engine.pipes_small = 3;
+        let text = status.render();
+        assert!(text.contains("note           1,500 log lines dropped"), "{text}");
+        assert!(text.contains("note           3 pipes given up"), "{text}");
+    }
+
+    #[test]
+    fn a_relay_that_has_done_nothing_has_a_status_too() {
+        let mut status = status();
+        status.total = Counts::default();
+        status.relay = RelayStatus::default();
+        status.configuration.path = None;
+        let text = status.render();
+        assert!(text.contains("the command line"), "{text}");
+        assert!(text.contains("0 B (-) copied, 0 B (-) spliced"), "{text}");
+        assert!(!text.contains("LISTENER"), "{text}");
+    }
+
+    #[test]
+    fn programs_get_numbers_under_stable_names() {
+        let json = serde_json::to_value(status()).expect("serialises");
+        assert_eq!(json["phase"], "serving");
+        assert_eq!(json["total"]["bytes_to_backend"]["spliced"], 2 * 3 * 1024 * 1024);
+        assert_eq!(json["total"]["ended"]["client_reset"], 1);
+        assert_eq!(json["workers"][1]["accepted"], 234_567);
+        assert_eq!(json["workers"][1]["engine"], "epoll");
+        assert_eq!(json["servers"][0]["sessions_total"], 1_234_567);
+        assert_eq!(json["listeners"][0]["state"], "accepting");
+        assert_eq!(json["configuration"]["reload"]["ok"], false);
+    }
+
+    #[test]
+    fn sizes_and_shares_are_never_rounded_up() {
+        for (bytes, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1024 * 1024 - 1, "1023.9 KiB"),
+            (u64::MAX, "15.9 EiB"),
+        ] {
+            assert_eq!(size(bytes), expected);
+        }
+        assert_eq!(percent(999_999, 1_000_000), "99.9 %");
+        assert_eq!(percent(u64::MAX, u64::MAX), "100.0 %");
+    }
+}

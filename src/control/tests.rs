@@ -1,0 +1,305 @@
+//! The loop with a relay that only notes what it is told.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc as notes;
+use std::thread;
+
+use super::*;
+use crate::config::{Log, Overrides};
+
+/// A directory of its own, removed at the end.
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(super) fn new(name: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("fanin-control-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory under the temporary one");
+        Self(path)
+    }
+
+    pub(super) fn root(&self) -> PathBuf {
+        self.0.clone()
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What the relay was told.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Applied(String),
+    Drain(Duration),
+    Stop,
+}
+
+/// Ends its one worker when it is told to stop, and on draining if `prompt`.
+struct Fake {
+    notes: notes::Sender<Told>,
+    exits: notes::Sender<WorkerExit>,
+    exited: notes::Receiver<WorkerExit>,
+    prompt: bool,
+}
+
+impl Fake {
+    fn end(&self) {
+        self.exits.send(WorkerExit { index: 0, result: Ok(()) }).expect("it is ours");
+    }
+}
+
+impl Relay for Fake {
+    fn status(&self) -> RelayStatus {
+        status::tests::relay_status()
+    }
+
+    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<String, String> {
+        let server = addresses.of(0, 0)[0].to_string();
+        self.notes.send(Told::Applied(server.clone())).expect("the test listens");
+        if config.backends[0].servers[0].weight == 13 {
+            return Err("this relay is superstitious".to_owned());
+        }
+        Ok(format!("1 server: {server}"))
+    }
+
+    fn drain(&mut self, grace: Duration) {
+        self.notes.send(Told::Drain(grace)).expect("the test listens");
+        if self.prompt {
+            self.end();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.notes.send(Told::Stop).expect("the test listens");
+        self.end();
+    }
+
+    fn ended(&mut self) -> Vec<WorkerExit> {
+        self.exited.try_iter().collect()
+    }
+}
+
+/// A loop in a thread of its own, with a control socket and a configuration file.
+struct Fixture {
+    scratch: Scratch,
+    signals: mpsc::Sender<Heard>,
+    told: notes::Receiver<Told>,
+    exits: notes::Sender<WorkerExit>,
+    ended: thread::JoinHandle<Result<(), String>>,
+}
+
+fn configuration(server: &str) -> String {
+    format!(
+        "[global]\ndrain = \"7s\"\n[[listener]]\nbind = \"127.0.0.1:0\"\n\
+         [[backend.b.server]]\naddress = \"{server}\"\n"
+    )
+}
+
+impl Fixture {
+    fn new(name: &str, prompt: bool) -> Self {
+        let scratch = Scratch::new(name);
+        let path = scratch.path("fanin.toml");
+        fs::write(&path, configuration("192.0.2.1:443")).expect("a file");
+        let origin = Origin::File { path, overrides: Overrides::default() };
+        let config = origin.load().expect("valid");
+        let log = fs::File::create(scratch.path("log")).expect("a file");
+        let (exits, exited) = notes::channel();
+        let (note, told) = notes::channel();
+        let setup = Setup {
+            origin,
+            config,
+            log: Logger::to(Log::default(), log).expect("a logger"),
+            socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
+            records: Vec::new(),
+        };
+        let fake = Fake { notes: note, exits: exits.clone(), exited, prompt };
+        let (signals, heard) = mpsc::channel(SIGNALS_MAX);
+        let ended = thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            runtime.block_on(Loop::new(fake, 1, setup).run(heard))
+        });
+        Self { scratch, signals, told, exits, ended }
+    }
+
+    fn signal(&self, heard: Heard) {
+        self.signals.blocking_send(heard).expect("the loop listens");
+    }
+
+    fn ask(&self, command: &str) -> Result<String, String> {
+        client::ask(&self.scratch.path("r.sock"), command).map_err(|error| error.to_string())
+    }
+
+    /// What the relay is told next.
+    fn told(&self) -> Told {
+        self.told.recv_timeout(Duration::from_secs(10)).expect("the relay is told something")
+    }
+
+    fn rewrite(&self, text: &str) {
+        fs::write(self.scratch.path("fanin.toml"), text).expect("a file");
+    }
+
+    /// How it ended, and what was logged.
+    fn end(self) -> (Result<(), String>, String) {
+        let ended = self.ended.join().expect("no panic");
+        assert!(!self.scratch.path("r.sock").exists(), "the socket's file goes with the relay");
+        (ended, fs::read_to_string(self.scratch.path("log")).expect("a log"))
+    }
+}
+
+#[test]
+fn term_drains_with_the_configured_grace_and_the_end_is_orderly() {
+    let fixture = Fixture::new("drain", true);
+    fixture.signal(Heard::Terminate);
+    assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)));
+    let (ended, log) = fixture.end();
+    assert_eq!(ended, Ok(()));
+    assert!(log.contains("draining: accepting no more; sessions may go on for 7 s"), "{log}");
+    assert!(log.ends_with(" info ended\n"), "{log}");
+}
+
+#[test]
+fn a_second_term_ends_at_once() {
+    let fixture = Fixture::new("twice", false);
+    fixture.signal(Heard::Terminate);
+    assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)));
+    let status = fixture.ask("status json").expect("an answer while draining");
+    assert!(status.contains("\"phase\":\"draining\""), "{status}");
+    fixture.signal(Heard::Terminate);
+    assert_eq!(fixture.told(), Told::Stop);
+    assert_eq!(fixture.end().0, Ok(()));
+}
+
+#[test]
+fn int_ends_at_once() {
+    let fixture = Fixture::new("int", false);
+    fixture.signal(Heard::Interrupt);
+    assert_eq!(fixture.told(), Told::Stop);
+    assert_eq!(fixture.end().0, Ok(()));
+}
+
+#[test]
+fn hup_and_reload_read_the_file_again_and_look_names_up() {
+    let fixture = Fixture::new("reload", false);
+    fixture.rewrite(&configuration("192.0.2.2:443"));
+    fixture.signal(Heard::Hangup);
+    assert_eq!(fixture.told(), Told::Applied("192.0.2.2:443".to_owned()));
+    fixture.rewrite(&configuration("localhost:443"));
+    let answer = fixture.ask("reload").expect("reloaded");
+    assert!(answer.starts_with("reloaded: 1 server: "), "{answer}");
+    assert!(matches!(fixture.told(), Told::Applied(server) if server.ends_with(":443")));
+    let status = fixture.ask("status").expect("an answer");
+    assert!(status.contains("last reload") && status.contains("1 server: "), "{status}");
+    fixture.signal(Heard::Interrupt);
+    assert_eq!(fixture.end().0, Ok(()));
+}
+
+#[test]
+fn a_bad_file_changes_nothing_and_says_why() {
+    let fixture = Fixture::new("bad", false);
+    fixture.rewrite("[global]\nworkres = 1\n");
+    let refusal = fixture.ask("reload").expect_err("a bad file");
+    assert!(refusal.contains("not reloaded, what ran before runs on"), "{refusal}");
+    assert!(refusal.contains("fanin.toml:2:1: unknown key `workres`"), "{refusal}");
+    let odd = configuration("192.0.2.1:443") + "weight = 13\n";
+    fixture.rewrite(&odd);
+    let refusal = fixture.ask("reload").expect_err("the relay refuses");
+    assert!(refusal.contains("superstitious"), "{refusal}");
+    assert_eq!(fixture.told(), Told::Applied("192.0.2.1:443".to_owned()));
+    let status = fixture.ask("status").expect("an answer");
+    assert!(status.contains("FAILED, what ran before runs on"), "{status}");
+    fixture.signal(Heard::Interrupt);
+    assert_eq!(fixture.told(), Told::Stop, "nothing else was applied");
+    let (ended, log) = fixture.end();
+    assert_eq!(ended, Ok(()));
+    assert_eq!(log.matches(" error not reloaded").count(), 2, "{log}");
+}
+
+#[test]
+fn the_drain_command_drains_once() {
+    let fixture = Fixture::new("command", false);
+    assert_eq!(fixture.ask("drain"), Ok("draining\n".to_owned()));
+    assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)));
+    assert_eq!(fixture.ask("drain"), Err("already ending".to_owned()));
+    assert!(fixture.ask("reload").expect_err("too late").contains("the relay is ending"));
+    fixture.signal(Heard::Interrupt);
+    assert_eq!(fixture.end().0, Ok(()));
+}
+
+#[test]
+fn a_worker_that_cannot_go_on_fails_the_process() {
+    let fixture = Fixture::new("failed", false);
+    let broken = io::Error::other("the ring is gone");
+    fixture.exits.send(WorkerExit { index: 0, result: Err(broken) }).expect("the loop listens");
+    let (ended, log) = fixture.end();
+    assert_eq!(ended, Err("worker 0 cannot go on: the ring is gone".to_owned()));
+    assert!(log.contains(" error worker 0 cannot go on: the ring is gone\n"), "{log}");
+}
+
+#[test]
+fn the_status_is_the_relays_and_the_processs_together() {
+    let fixture = Fixture::new("status", true);
+    let text = fixture.ask("status").expect("an answer");
+    assert!(text.starts_with(&format!("fanin {}, pid ", env!("CARGO_PKG_VERSION"))), "{text}");
+    let json = fixture.ask("status json").expect("an answer");
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(json["pid"], std::process::id());
+    assert_eq!(json["total"]["accepted"], 1_234_567);
+    assert_eq!(json["servers"][0]["name"], "a");
+    fixture.signal(Heard::Terminate);
+    assert_eq!(fixture.end().0, Ok(()));
+}
+
+#[test]
+fn ended_sessions_are_logged_up_to_the_last_one() {
+    use crate::metrics::{CloseReason, Report};
+    use crate::op::ListenerId;
+
+    let scratch = Scratch::new("records");
+    let path: &Path = &scratch.path("log");
+    let log = fs::File::create(path).expect("a file");
+    let origin = Origin::Flags {
+        listen: vec!["127.0.0.1:0".parse().expect("an address")],
+        servers: vec!["192.0.2.1:1".parse().expect("an address")],
+        overrides: Overrides::default(),
+    };
+    let (exits, exited) = notes::channel();
+    let (mut ring, records) = rtrb::RingBuffer::new(4);
+    ring.push(SessionRecord {
+        listener: ListenerId(0),
+        client: "192.0.2.9:4".parse().expect("an address"),
+        server: None,
+        report: Report {
+            reason: CloseReason::NoServer,
+            bytes: [0; 2],
+            bytes_discarded: [0; 2],
+            attempts: 0,
+            connect_time: None,
+            total_time: Duration::ZERO,
+        },
+    })
+    .expect("there is room");
+    let setup = Setup {
+        config: origin.load().expect("valid"),
+        origin,
+        log: Logger::to(Log::default(), log).expect("a logger"),
+        socket: None,
+        records: vec![records],
+    };
+    let (note, _told) = notes::channel();
+    let fake = Fake { notes: note, exits, exited, prompt: true };
+    // The worker has ended before the loop began: only the last look at the rings can find this.
+    fake.end();
+    let control = Control::new().expect("a runtime");
+    assert!(control.run(fake, 1, setup).expect_err("unasked").contains("worker 0 ended unasked"));
+    let text = fs::read_to_string(path).expect("a log");
+    assert!(text.contains("listener=127.0.0.1:0 client=192.0.2.9:4 reason=no_server"), "{text}");
+}

@@ -1,0 +1,497 @@
+//! The engine on epoll, by mio: edge-triggered readiness turned into completions.
+//!
+//! Each socket is registered once, for both directions; what was signalled is remembered, and an
+//! operation is attempted as soon as its socket is believed ready. One turn costs one
+//! `epoll_wait(2)` for all sessions, and an exchange a `recv(2)` and a `send(2)`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::event::Event;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use nix::errno::Errno;
+
+use crate::op::{
+    AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, SessionKey, Side, Slot,
+    Time,
+};
+use crate::sys::process::{self, Bell};
+use crate::sys::socket;
+
+use super::buffers::Buffers;
+use super::pipes::Pipes;
+use super::readiness::{Attempt, FlowState, Means, Readiness};
+use super::{Engine, EngineLimits, EngineStats};
+
+/// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
+const EVENTS_MAX: usize = 128;
+/// Connections taken from a listener in one turn; the rest comes in the next.
+const ACCEPTS_MAX: usize = 32;
+/// Turns that live on completions at hand before the sockets are looked at again.
+const TURNS_WITHOUT_POLL: u32 = 8;
+
+const TAG_CLIENT: u8 = 0;
+const TAG_BACKEND: u8 = 1;
+const TAG_LISTENER: u8 = 2;
+const TAG_BELL: u8 = 3;
+
+/// The engine.
+#[derive(Debug)]
+pub struct Epoll {
+    poll: Poll,
+    events: Events,
+    bell: Arc<Bell>,
+    listeners: Vec<Option<Listener>>,
+    /// Accepted and not adopted yet, by descriptor number.
+    accepted: Vec<Option<OwnedFd>>,
+    sessions: Vec<SessionState>,
+    means: Means,
+    /// What has completed since the last wait.
+    done: Vec<Completion>,
+    turns_without_poll: u32,
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: OwnedFd,
+    accepting: bool,
+    /// Its queue may hold connections.
+    ready: bool,
+}
+
+/// A session's sockets and what it has asked for.
+#[derive(Debug, Default)]
+struct SessionState {
+    generation: u32,
+    sides: [Peer; 2],
+    flows: [Direction; 2],
+    connecting: bool,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    socket: Option<OwnedFd>,
+    ready: Readiness,
+}
+
+#[derive(Debug, Default)]
+struct Direction {
+    state: FlowState,
+    /// A pull waits for the source to be readable.
+    pulling: bool,
+    /// A push waits for the sink to be writable.
+    pushing: bool,
+}
+
+impl Epoll {
+    /// An engine of the calling thread; `bell` wakes it.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM.
+    pub fn new(limits: EngineLimits, bell: Arc<Bell>) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let token = token(SessionKey::new(0, 0), TAG_BELL);
+        poll.registry().register(&mut SourceFd(&bell.as_raw_fd()), token, Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            bell,
+            listeners: Vec::new(),
+            accepted: Vec::new(),
+            sessions: Vec::new(),
+            means: Means {
+                mode: limits.splice,
+                pipes: Pipes::new(limits.pipes_max, limits.pipe_bytes),
+                buffers: Buffers::default(),
+                stats: EngineStats::default(),
+            },
+            done: Vec::new(),
+            turns_without_poll: 0,
+        })
+    }
+
+    fn session(&mut self, key: SessionKey) -> &mut SessionState {
+        if key.index() >= self.sessions.len() {
+            self.sessions.resize_with(key.index() + 1, SessionState::default);
+        }
+        let session = &mut self.sessions[key.index()];
+        debug_assert_eq!(session.generation, key.generation());
+        session
+    }
+
+    fn complete(&mut self, session: SessionKey, slot: Slot, outcome: Outcome) {
+        self.done.push(Completion::Ended { session, slot, outcome });
+    }
+
+    /// Tries the pull that a flow has asked for; it stays parked if it would block.
+    fn try_pull(&mut self, key: SessionKey, flow: Flow) {
+        let session = &mut self.sessions[key.index()];
+        let direction = &mut session.flows[flow.index()];
+        let source = &mut session.sides[flow.source().index()];
+        let Some(socket) = &source.socket else { return };
+        if !direction.pulling || !source.ready.readable {
+            return;
+        }
+        let attempt = direction.state.pull(socket.as_fd(), &mut source.ready, &mut self.means);
+        if let Attempt::Ended(outcome) = attempt {
+            direction.pulling = false;
+            self.complete(key, Slot::Pull(flow), outcome);
+        }
+    }
+
+    fn try_push(&mut self, key: SessionKey, flow: Flow) {
+        let session = &mut self.sessions[key.index()];
+        let direction = &mut session.flows[flow.index()];
+        let sink = &mut session.sides[flow.sink().index()];
+        let Some(socket) = &sink.socket else { return };
+        if !direction.pushing || !sink.ready.writable {
+            return;
+        }
+        let attempt = direction.state.push(flow, socket.as_fd(), &mut sink.ready, &mut self.means);
+        if let Attempt::Ended(outcome) = attempt {
+            direction.pushing = false;
+            self.complete(key, Slot::Push(flow), outcome);
+        }
+    }
+
+    fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
+        let begun = self.begin_connect(key, address, source);
+        match begun {
+            Ok(()) => self.session(key).connecting = true,
+            Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
+        }
+    }
+
+    fn begin_connect(
+        &mut self,
+        key: SessionKey,
+        address: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> Result<(), Errno> {
+        let socket = socket::outbound(&address, source)?;
+        match socket::connect(socket.as_fd(), &address) {
+            Ok(()) | Err(Errno::EINPROGRESS) => {}
+            Err(errno) => return Err(errno),
+        }
+        register(self.poll.registry(), &socket, key, Side::Backend)?;
+        // Nothing can be there to read before it is connected, and then it is signalled.
+        let peer = Peer { socket: Some(socket), ready: Readiness::default() };
+        self.session(key).sides[Side::Backend.index()] = peer;
+        Ok(())
+    }
+
+    /// The backend's socket was signalled while it was being connected: it is, or that failed.
+    /// tcp_poll() reports nothing at all of a socket in SYN_SENT, so there is no third.
+    fn finish_connect(&mut self, key: SessionKey, failed: bool) {
+        let session = &mut self.sessions[key.index()];
+        let backend = &mut session.sides[Side::Backend.index()];
+        let Some(socket) = &backend.socket else { return };
+        let error = if failed { socket::take_error(socket.as_fd()) } else { None };
+        session.connecting = false;
+        let outcome = match error {
+            None => {
+                backend.ready.writable = true;
+                Outcome::Done
+            }
+            Some(errno) => {
+                *backend = Peer::default();
+                Outcome::Failed(errno)
+            }
+        };
+        self.complete(key, Slot::Connect, outcome);
+    }
+
+    fn cancel(&mut self, key: SessionKey, slot: Slot) {
+        let session = self.session(key);
+        let found = match slot {
+            Slot::Connect => {
+                let found = std::mem::take(&mut session.connecting);
+                if found {
+                    session.sides[Side::Backend.index()] = Peer::default();
+                }
+                found
+            }
+            Slot::Pull(flow) => std::mem::take(&mut session.flows[flow.index()].pulling),
+            Slot::Push(flow) => std::mem::take(&mut session.flows[flow.index()].pushing),
+            Slot::Close => false,
+        };
+        if found {
+            self.complete(key, slot, Outcome::Cancelled);
+        }
+    }
+
+    fn close(&mut self, key: SessionKey, how: [CloseHow; 2]) {
+        let session = &mut self.sessions[key.index()];
+        for flow in Flow::ALL {
+            let direction = &mut session.flows[flow.index()];
+            assert!(!direction.pulling && !direction.pushing, "closed with an operation in flight");
+            direction.state.discard(&mut self.means);
+        }
+        for (peer, how) in session.sides.iter().zip(how) {
+            if let (Some(socket), CloseHow::Reset) = (&peer.socket, how) {
+                // It can fail only on what is no TCP socket.
+                let _ = socket::reset_on_close(socket.as_fd());
+            }
+        }
+        let generation = session.generation.wrapping_add(1);
+        *session = SessionState { generation, ..SessionState::default() };
+        self.complete(key, Slot::Close, Outcome::Done);
+    }
+
+    fn on_side_event(&mut self, key: SessionKey, side: Side, event: &Signal) {
+        let Some(session) = self.sessions.get_mut(key.index()) else { return };
+        if session.generation != key.generation() {
+            self.means.stats.completions_stale += 1;
+            return;
+        }
+        let ready = &mut session.sides[side.index()].ready;
+        if event.readable {
+            ready.readable = true;
+            ready.fresh = true;
+        }
+        ready.writable |= event.writable;
+        ready.suspect |= event.suspect;
+        if session.connecting && side == Side::Backend {
+            if event.writable {
+                self.finish_connect(key, event.error);
+            }
+            return;
+        }
+        let before = self.done.len();
+        self.try_pull(key, side.outbound());
+        self.try_push(key, side.other().outbound());
+        let told = self.done[before..].iter().any(|completion| {
+            matches!(completion, Completion::Ended { outcome: Outcome::Failed(_), .. })
+        });
+        if event.error && !told {
+            self.tell_broken(key, side);
+        }
+    }
+
+    /// A side has failed, and no operation has said so.
+    fn tell_broken(&mut self, key: SessionKey, side: Side) {
+        let Some(socket) = &self.sessions[key.index()].sides[side.index()].socket else { return };
+        if let Some(errno) = socket::take_error(socket.as_fd()) {
+            self.done.push(Completion::Broken { session: key, side, errno });
+        }
+    }
+
+    fn accept(&mut self, listener: usize) {
+        for _ in 0..ACCEPTS_MAX {
+            let Some(Some(state)) = self.listeners.get_mut(listener) else { return };
+            if !state.accepting || !state.ready {
+                return;
+            }
+            let id = ListenerId(u16::try_from(listener).unwrap_or(u16::MAX));
+            match socket::accept(state.socket.as_fd()) {
+                Ok((socket, peer)) => {
+                    let socket = self.keep(socket);
+                    self.done.push(Completion::Accepted { listener: id, socket, peer });
+                }
+                Err(Errno::EAGAIN) => state.ready = false,
+                Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
+                    state.accepting = false;
+                    self.done.push(Completion::AcceptFailed { listener: id, errno });
+                }
+                // The connection was gone before it was taken: accept(2) says to go on.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn keep(&mut self, socket: OwnedFd) -> AcceptedSocket {
+        let number = usize::try_from(socket.as_raw_fd()).unwrap_or_default();
+        if number >= self.accepted.len() {
+            self.accepted.resize_with(number + 1, || None);
+        }
+        self.accepted[number] = Some(socket);
+        AcceptedSocket::from_engine(u32::try_from(number).unwrap_or_default())
+    }
+
+    fn taken(&mut self, socket: AcceptedSocket) -> OwnedFd {
+        let kept = self.accepted[socket.into_engine() as usize].take();
+        kept.expect("an accepted socket is adopted or refused once")
+    }
+
+    /// Looks at the sockets, waiting until `until` at the longest.
+    fn poll(&mut self, until: Option<Time>) -> io::Result<()> {
+        let backlog = self.listeners.iter().flatten().any(|state| state.accepting && state.ready);
+        let patience = match until {
+            _ if backlog || !self.done.is_empty() => Some(Duration::ZERO),
+            None => None,
+            // mio rounds up to milliseconds, so that the wait never ends just before `until`.
+            Some(until) => Some(until.since(now())),
+        };
+        match self.poll.poll(&mut self.events, patience) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            polled => polled?,
+        }
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            let (key, tag) = SessionKey::unpack(event.token().0 as u64);
+            match tag {
+                TAG_CLIENT => self.on_side_event(key, Side::Client, &Signal::from(event)),
+                TAG_BACKEND => self.on_side_event(key, Side::Backend, &Signal::from(event)),
+                TAG_LISTENER => {
+                    if let Some(Some(listener)) = self.listeners.get_mut(key.index()) {
+                        listener.ready = true;
+                    }
+                }
+                _ => {
+                    self.bell.clear();
+                    self.done.push(Completion::Woken);
+                }
+            }
+        }
+        self.events = events;
+        for listener in 0..self.listeners.len() {
+            self.accept(listener);
+        }
+        Ok(())
+    }
+}
+
+impl Engine for Epoll {
+    fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()> {
+        let number = usize::from(listener.0);
+        let token = token(SessionKey::new(listener.0.into(), 0), TAG_LISTENER);
+        let registry = self.poll.registry();
+        registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
+        if number >= self.listeners.len() {
+            self.listeners.resize_with(number + 1, || None);
+        }
+        self.listeners[number] = Some(Listener { socket, accepting: false, ready: true });
+        Ok(())
+    }
+
+    fn accepting(&mut self, listener: ListenerId, on: bool) {
+        if let Some(Some(state)) = self.listeners.get_mut(usize::from(listener.0)) {
+            state.accepting = on;
+        }
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        if let Some(state) = self.listeners.get_mut(usize::from(listener.0)) {
+            *state = None;
+        }
+    }
+
+    fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
+        let socket = self.taken(socket);
+        if session.index() >= self.sessions.len() {
+            self.sessions.resize_with(session.index() + 1, SessionState::default);
+        }
+        let registered = register(self.poll.registry(), &socket, session, Side::Client);
+        let state = &mut self.sessions[session.index()];
+        state.generation = session.generation();
+        state.sides[Side::Client.index()] = Peer {
+            socket: Some(socket),
+            ready: Readiness { writable: true, ..Default::default() },
+        };
+        if let Err(errno) = registered {
+            // Nothing will ever be signalled for it (ENOMEM, or fs.epoll.max_user_watches).
+            self.done.push(Completion::Broken { session, side: Side::Client, errno });
+        }
+    }
+
+    fn refuse(&mut self, socket: AcceptedSocket) {
+        let socket = self.taken(socket);
+        let _ = socket::reset_on_close(socket.as_fd());
+    }
+
+    fn submit(&mut self, op: Op) {
+        match op {
+            Op::Connect { session, address, source } => self.connect(session, address, source),
+            Op::Pull { session, flow } => {
+                self.session(session).flows[flow.index()].pulling = true;
+                self.try_pull(session, flow);
+            }
+            Op::Push { session, flow } => {
+                self.session(session).flows[flow.index()].pushing = true;
+                self.try_push(session, flow);
+            }
+            Op::Discard { session, flow } => {
+                self.sessions[session.index()].flows[flow.index()].state.discard(&mut self.means);
+            }
+            Op::Shutdown { session, side } => {
+                if let Some(socket) = &self.session(session).sides[side.index()].socket {
+                    // A connection that is gone says so in its next operation.
+                    let _ = socket::shutdown_write(socket.as_fd());
+                }
+            }
+            Op::Cancel { session, slot } => self.cancel(session, slot),
+            Op::Close { session, client, backend } => self.close(session, [client, backend]),
+        }
+    }
+
+    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
+        if self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
+            self.turns_without_poll = 0;
+            self.poll(until)?;
+        } else {
+            self.turns_without_poll += 1;
+        }
+        completions.append(&mut self.done);
+        Ok(now())
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats {
+            pipes_open: self.means.pipes.open(),
+            pipes_used: self.means.pipes.used(),
+            pipes_missed: self.means.pipes.missed,
+            pipes_small: self.means.pipes.small,
+            buffers_used: self.means.buffers.used(),
+            buffers_missed: self.means.buffers.missed,
+            ..self.means.stats
+        }
+    }
+}
+
+/// What an event says about a socket.
+#[derive(Clone, Copy, Debug)]
+struct Signal {
+    readable: bool,
+    writable: bool,
+    suspect: bool,
+    error: bool,
+}
+
+impl From<&Event> for Signal {
+    fn from(event: &Event) -> Self {
+        let error = event.is_error();
+        let ended = event.is_read_closed() || error;
+        Self {
+            readable: event.is_readable() || ended || event.is_priority(),
+            writable: event.is_writable() || event.is_write_closed() || error,
+            suspect: ended || event.is_priority(),
+            error,
+        }
+    }
+}
+
+fn register(
+    registry: &Registry,
+    socket: &OwnedFd,
+    key: SessionKey,
+    side: Side,
+) -> Result<(), Errno> {
+    let tag = if side == Side::Client { TAG_CLIENT } else { TAG_BACKEND };
+    let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+    let registered =
+        registry.register(&mut SourceFd(&socket.as_raw_fd()), token(key, tag), interest);
+    registered.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+}
+
+const fn token(key: SessionKey, tag: u8) -> Token {
+    #[expect(clippy::cast_possible_truncation, reason = "Linux on 64 bits: the crate requires it")]
+    Token(key.pack(tag) as usize)
+}
+
+fn now() -> Time {
+    Time::from_micros(process::monotonic_micros())
+}

@@ -1,0 +1,576 @@
+//! The engine on io_uring.
+//!
+//! Small traffic is copied by the ring alone: a multishot receive a socket, buffers that the kernel
+//! picks, one send in flight a flow. An exchange over a kept connection costs no system call but
+//! `io_uring_enter`, and one of those serves all sessions of a turn.
+//!
+//! Bulk is spliced. `IORING_OP_SPLICE` always runs on a kernel worker thread
+//! (`__io_splice_prep` forces it), so the ring only waits for readiness here and splice(2) is called
+//! directly, as the epoll engine does. The same direct path serves a flow that finds the ring's
+//! buffers used up: slow readers may hold them all, and must not starve their neighbours.
+//!
+//! A session's sockets are closed when none of its requests is in the kernel any more: a request
+//! holds a reference to its file, so that close(2) alone would not even send the FIN.
+
+mod accept;
+mod inbox;
+mod probe;
+mod state;
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc::{POLLERR, POLLIN, POLLOUT, POLLRDHUP};
+
+use crate::op::{
+    AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side,
+    Slot, Time,
+};
+use crate::sys::process::{self, Bell};
+use crate::sys::ring::{Answer, Ring};
+use crate::sys::socket;
+
+use super::buffers::Buffers;
+use super::pipes::Pipes;
+use super::readiness::{Attempt, Means};
+use super::{Engine, EngineLimits, EngineStats};
+
+use inbox::Links;
+pub use probe::{Unfit, probe};
+use state::{Held, Kind, Listener, Peer, Receive, SessionState};
+
+/// Received buffers that a side may have waiting while its flow does not pull; then the receive is
+/// ended, the kernel's window closes, and the sender waits.
+const INBOX_MAX: u16 = 4;
+/// With fewer free buffers than this, flows are served by direct calls instead.
+const BUFFERS_LOW: u16 = 64;
+/// Turns that live on completions at hand before the ring is entered again.
+const TURNS_WITHOUT_ENTER: u32 = 8;
+
+const NOBODY: SessionKey = SessionKey::new(0, 0);
+
+/// The engine.
+#[derive(Debug)]
+pub struct Uring {
+    ring: Ring,
+    bell: Arc<Bell>,
+    listeners: Vec<Option<Listener>>,
+    /// Accepted and not adopted yet, by descriptor number.
+    accepted: Vec<Option<OwnedFd>>,
+    sessions: Vec<SessionState>,
+    links: Links,
+    means: Means,
+    done: Vec<Completion>,
+    answers: Vec<Answer>,
+    turns_without_enter: u32,
+}
+
+impl Uring {
+    /// An engine of the calling thread; `bell` wakes it.
+    ///
+    /// # Errors
+    /// As [`probe`] would say.
+    pub fn new(limits: EngineLimits, bell: Arc<Bell>) -> io::Result<Self> {
+        let mut ring = Ring::new()?;
+        ring.poll_all(bell.as_fd(), POLLIN, Kind::Bell.word(NOBODY, Side::Client));
+        Ok(Self {
+            ring,
+            bell,
+            listeners: Vec::new(),
+            accepted: Vec::new(),
+            sessions: Vec::new(),
+            links: Links::default(),
+            means: Means {
+                mode: limits.splice,
+                pipes: Pipes::new(limits.pipes_max, limits.pipe_bytes),
+                buffers: Buffers::default(),
+                stats: EngineStats::default(),
+            },
+            done: Vec::new(),
+            answers: Vec::new(),
+            turns_without_enter: 0,
+        })
+    }
+
+    fn complete(&mut self, session: SessionKey, slot: Slot, outcome: Outcome) {
+        self.done.push(Completion::Ended { session, slot, outcome });
+    }
+
+    /// Gives a parked pull what there is, or sees to it that something will come.
+    fn try_pull(&mut self, key: SessionKey, flow: Flow) {
+        let session = &mut self.sessions[key.index()];
+        let direction = &mut session.flows[flow.index()];
+        let source = &mut session.sides[flow.source().index()];
+        if !direction.pulling {
+            return;
+        }
+        let outcome = if let Some((buffer, bytes)) = source.inbox.pop(&mut self.links) {
+            direction.held = Some(Held { buffer, from: 0, to: bytes.get() });
+            direction.state.note_pulled(bytes.get());
+            Outcome::Moved(bytes)
+        } else if let Some(end) = source.end.take() {
+            end
+        } else {
+            return self.fetch(key, flow);
+        };
+        direction.pulling = false;
+        self.complete(key, Slot::Pull(flow), outcome);
+    }
+
+    /// Nothing is at hand for a parked pull: receives by the path that is due.
+    fn fetch(&mut self, key: SessionKey, flow: Flow) {
+        let side = flow.source();
+        let session = &mut self.sessions[key.index()];
+        let source = &mut session.sides[side.index()];
+        let direction = &mut session.flows[flow.index()];
+        let Some(socket) = &source.socket else { return };
+        let splice = direction.state.path(self.means.mode) == Path::Spliced;
+        let direct = splice || self.ring.buffers_free() < BUFFERS_LOW;
+        match source.receive {
+            Receive::Idle if !direct => {
+                source.receive = Receive::Armed;
+                session.in_flight += 1;
+                self.ring.recv_all(socket.as_fd(), Kind::Recv.word(key, side));
+            }
+            // Direct calls would overtake what the ring has received.
+            Receive::Armed if splice => self.end_receive(key, side),
+            Receive::Armed | Receive::Cancelling => {}
+            Receive::Idle if source.polling_in => {}
+            Receive::Idle => {
+                let fd = socket.as_fd();
+                if source.ready.readable
+                    && let Attempt::Ended(outcome) =
+                        direction.state.pull(fd, &mut source.ready, &mut self.means)
+                {
+                    direction.pulling = false;
+                    return self.complete(key, Slot::Pull(flow), outcome);
+                }
+                source.polling_in = true;
+                session.in_flight += 1;
+                self.ring.poll(fd, POLLIN | POLLRDHUP, Kind::PollIn.word(key, side));
+            }
+        }
+    }
+
+    fn end_receive(&mut self, key: SessionKey, side: Side) {
+        self.sessions[key.index()].sides[side.index()].receive = Receive::Cancelling;
+        let target = Kind::Recv.word(key, side);
+        self.ring.cancel(target, Kind::Other.word(key, side));
+    }
+
+    /// Carries a parked push on, by the path that holds its bytes.
+    fn try_push(&mut self, key: SessionKey, flow: Flow) {
+        let session = &mut self.sessions[key.index()];
+        let direction = &mut session.flows[flow.index()];
+        let sink = &mut session.sides[flow.sink().index()];
+        let Some(socket) = &sink.socket else { return };
+        if !direction.pushing || direction.sending {
+            return;
+        }
+        if let Some(Held { buffer, from, to }) = direction.held {
+            direction.sending = true;
+            session.in_flight += 1;
+            let word = Kind::Send.word(key, flow.sink());
+            return self.ring.send(socket.as_fd(), buffer, from, to, word);
+        }
+        if sink.polling_out {
+            return;
+        }
+        let fd = socket.as_fd();
+        if let Attempt::Ended(outcome) =
+            direction.state.push(flow, fd, &mut sink.ready, &mut self.means)
+        {
+            direction.pushing = false;
+            return self.complete(key, Slot::Push(flow), outcome);
+        }
+        sink.polling_out = true;
+        session.in_flight += 1;
+        self.ring.poll(fd, POLLOUT, Kind::PollOut.word(key, flow.sink()));
+        self.watch(key, flow.source());
+    }
+
+    /// Sees to it that a reset of this side is noticed although nothing is being read from it.
+    fn watch(&mut self, key: SessionKey, side: Side) {
+        let session = &mut self.sessions[key.index()];
+        let peer = &mut session.sides[side.index()];
+        let Some(socket) = &peer.socket else { return };
+        if peer.watched || peer.polling_in || peer.receive != Receive::Idle {
+            return;
+        }
+        peer.watched = true;
+        session.in_flight += 1;
+        // No events: poll(2) reports errors and hang-ups all the same.
+        self.ring.poll(socket.as_fd(), 0, Kind::Watch.word(key, side));
+    }
+
+    fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
+        match socket::outbound(&address, source) {
+            Ok(socket) => {
+                self.ring.connect(socket.as_fd(), address, Kind::Connect.word(key, Side::Backend));
+                let session = &mut self.sessions[key.index()];
+                session.sides[Side::Backend.index()] = Peer::of(socket);
+                session.connecting = true;
+                session.in_flight += 1;
+            }
+            Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
+        }
+    }
+
+    fn cancel(&mut self, key: SessionKey, slot: Slot) {
+        let session = &mut self.sessions[key.index()];
+        match slot {
+            Slot::Connect if session.connecting => {
+                let target = Kind::Connect.word(key, Side::Backend);
+                self.ring.cancel(target, Kind::Other.word(key, Side::Backend));
+            }
+            Slot::Push(flow) if session.flows[flow.index()].sending => {
+                let target = Kind::Send.word(key, flow.sink());
+                self.ring.cancel(target, Kind::Other.word(key, flow.sink()));
+            }
+            Slot::Pull(flow) => {
+                if std::mem::take(&mut session.flows[flow.index()].pulling) {
+                    self.complete(key, slot, Outcome::Cancelled);
+                }
+            }
+            Slot::Push(flow) => {
+                if std::mem::take(&mut session.flows[flow.index()].pushing) {
+                    self.complete(key, slot, Outcome::Cancelled);
+                }
+            }
+            Slot::Connect | Slot::Close => {}
+        }
+    }
+
+    fn discard(&mut self, key: SessionKey, flow: Flow) {
+        let direction = &mut self.sessions[key.index()].flows[flow.index()];
+        assert!(!direction.sending, "discarded while a send is in flight");
+        direction.state.discard(&mut self.means);
+        if let Some(Held { buffer, from, to }) = direction.held.take() {
+            self.means.stats.bytes_discarded += u64::from(to - from);
+            self.ring.give_back(buffer);
+        }
+    }
+
+    fn begin_close(&mut self, key: SessionKey, how: [CloseHow; 2]) {
+        for flow in Flow::ALL {
+            self.discard(key, flow);
+            let direction = &self.sessions[key.index()].flows[flow.index()];
+            assert!(!direction.pulling && !direction.pushing, "closed with an operation in flight");
+        }
+        let session = &mut self.sessions[key.index()];
+        session.closing = Some(how);
+        for side in Side::ALL {
+            let peer = &mut session.sides[side.index()];
+            let Some(socket) = &peer.socket else { continue };
+            if peer.has_requests() {
+                self.ring.cancel_all(socket.as_fd(), Kind::Other.word(key, side));
+            }
+        }
+        self.finish_close(key);
+    }
+
+    /// Closes the sockets once the kernel has let go of them.
+    fn finish_close(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key.index()];
+        let Some(how) = session.closing else { return };
+        for peer in &mut session.sides {
+            while let Some((buffer, bytes)) = peer.inbox.pop(&mut self.links) {
+                self.means.stats.bytes_discarded += u64::from(bytes.get());
+                self.ring.give_back(buffer);
+            }
+        }
+        if session.in_flight > 0 {
+            return;
+        }
+        let generation = session.generation.wrapping_add(1);
+        let ended =
+            std::mem::replace(session, SessionState { generation, ..SessionState::default() });
+        for (peer, how) in ended.sides.into_iter().zip(how) {
+            let Some(socket) = peer.socket else { continue };
+            if how == CloseHow::Reset {
+                // It can fail only on what is no TCP socket.
+                let _ = socket::reset_on_close(socket.as_fd());
+            }
+            self.ring.close(socket, Kind::Other.word(key, Side::Client));
+        }
+        self.complete(key, Slot::Close, Outcome::Done);
+    }
+
+    fn on_answer(&mut self, answer: Answer) {
+        let (key, tag) = SessionKey::unpack(answer.word);
+        let side = Side::ALL[usize::from(tag & 1)];
+        match Kind::of(tag) {
+            Kind::Accept => return self.on_accept(key.index(), answer),
+            Kind::Bell => return self.on_bell(answer),
+            Kind::Other => return,
+            _ => {}
+        }
+        let session = self.sessions.get_mut(key.index());
+        let Some(session) = session.filter(|session| session.generation == key.generation()) else {
+            // Cannot be, since a close waits for all answers; a buffer would be lost for good.
+            self.means.stats.completions_stale += 1;
+            if let Some(buffer) = answer.buffer {
+                self.ring.give_back(buffer);
+            }
+            return;
+        };
+        if !answer.more {
+            session.in_flight -= 1;
+        }
+        match Kind::of(tag) {
+            Kind::Recv => self.on_received(key, side, answer),
+            Kind::Send => self.on_sent(key, side.other().outbound(), answer.result),
+            Kind::PollIn => self.on_readable(key, side),
+            Kind::PollOut => self.on_writable(key, side),
+            Kind::Watch => self.on_watched(key, side, answer.result),
+            _ => self.on_connected(key, answer.result),
+        }
+        self.finish_close(key);
+    }
+
+    fn on_received(&mut self, key: SessionKey, side: Side, answer: Answer) {
+        let peer = &mut self.sessions[key.index()].sides[side.index()];
+        if !answer.more {
+            // Whatever the reason, it is armed again when the flow pulls and nothing is left.
+            peer.receive = Receive::Idle;
+        }
+        match (answer.buffer, answer.result.map(NonZeroU32::new)) {
+            (Some(buffer), Ok(Some(bytes))) => peer.inbox.push(buffer, bytes, &mut self.links),
+            (Some(buffer), _) => {
+                self.ring.give_back(buffer);
+                peer.end = Some(Outcome::EndOfStream);
+            }
+            (None, Ok(_)) => peer.end = Some(Outcome::EndOfStream),
+            (None, Err(Errno::ENOBUFS)) => self.means.stats.buffers_missed += 1,
+            (None, Err(Errno::ECANCELED)) => {}
+            (None, Err(errno)) => peer.end = Some(Outcome::Failed(errno)),
+        }
+        // The direct path may follow, and does not know what the ring has seen.
+        peer.ready.readable = true;
+        if self.sessions[key.index()].closing.is_some() {
+            return;
+        }
+        self.try_pull(key, side.outbound());
+        self.mind_what_is_not_pulled(key, side);
+    }
+
+    /// The flow does not pull: bounds what waits for it, and tells of a failure that no pull tells.
+    fn mind_what_is_not_pulled(&mut self, key: SessionKey, side: Side) {
+        let session = &mut self.sessions[key.index()];
+        let peer = &mut session.sides[side.index()];
+        if let Some(Outcome::Failed(errno)) = peer.end
+            && !session.flows[side.outbound().index()].pulling
+        {
+            peer.end = None;
+            self.done.push(Completion::Broken { session: key, side, errno });
+        } else if peer.receive == Receive::Armed && peer.inbox.len() >= INBOX_MAX {
+            self.end_receive(key, side);
+        } else if peer.receive == Receive::Idle {
+            self.watch(key, side);
+        }
+    }
+
+    fn on_sent(&mut self, key: SessionKey, flow: Flow, result: Result<u32, Errno>) {
+        let direction = &mut self.sessions[key.index()].flows[flow.index()];
+        direction.sending = false;
+        direction.pushing = false;
+        let outcome = match result.map(NonZeroU32::new) {
+            Ok(Some(bytes)) => {
+                self.means.stats.bytes[flow.index()][Path::Copied.index()] +=
+                    u64::from(bytes.get());
+                if let Some(held) = &mut direction.held {
+                    held.from += bytes.get();
+                    if held.from == held.to {
+                        self.ring.give_back(held.buffer);
+                        direction.held = None;
+                    }
+                }
+                Outcome::Moved(bytes)
+            }
+            Err(Errno::ECANCELED) => Outcome::Cancelled,
+            // EINTR: the kernel's retry was interrupted before a byte was taken.
+            Ok(None) | Err(Errno::EINTR | Errno::EAGAIN) => {
+                direction.pushing = true;
+                return self.try_push(key, flow);
+            }
+            Err(errno) => Outcome::Failed(errno),
+        };
+        self.complete(key, Slot::Push(flow), outcome);
+    }
+
+    fn on_readable(&mut self, key: SessionKey, side: Side) {
+        let session = &mut self.sessions[key.index()];
+        let peer = &mut session.sides[side.index()];
+        peer.polling_in = false;
+        peer.ready.readable = true;
+        peer.ready.fresh = true;
+        if session.closing.is_some() {
+            return;
+        }
+        self.try_pull(key, side.outbound());
+        self.watch(key, side);
+    }
+
+    fn on_writable(&mut self, key: SessionKey, side: Side) {
+        let session = &mut self.sessions[key.index()];
+        session.sides[side.index()].polling_out = false;
+        session.sides[side.index()].ready.writable = true;
+        if session.closing.is_none() {
+            self.try_push(key, side.other().outbound());
+        }
+    }
+
+    fn on_watched(&mut self, key: SessionKey, side: Side, events: Result<u32, Errno>) {
+        let session = &mut self.sessions[key.index()];
+        let peer = &mut session.sides[side.index()];
+        peer.watched = false;
+        let Some(socket) = &peer.socket else { return };
+        // A hang-up without an error is both directions' orderly end, and nothing to tell.
+        let failed = events.is_ok_and(|events| events & u32::from(POLLERR.cast_unsigned()) != 0);
+        if session.closing.is_some() || !failed {
+            return;
+        }
+        if let Some(errno) = socket::take_error(socket.as_fd()) {
+            self.done.push(Completion::Broken { session: key, side, errno });
+        }
+    }
+
+    fn on_connected(&mut self, key: SessionKey, result: Result<u32, Errno>) {
+        let session = &mut self.sessions[key.index()];
+        session.connecting = false;
+        let outcome = match result {
+            Ok(_) => Outcome::Done,
+            Err(Errno::ECANCELED) => Outcome::Cancelled,
+            Err(errno) => Outcome::Failed(errno),
+        };
+        if outcome != Outcome::Done {
+            session.sides[Side::Backend.index()] = Peer::default();
+        }
+        self.complete(key, Slot::Connect, outcome);
+    }
+
+    fn on_bell(&mut self, answer: Answer) {
+        self.bell.clear();
+        self.done.push(Completion::Woken);
+        if !answer.more {
+            let word = Kind::Bell.word(NOBODY, Side::Client);
+            self.ring.poll_all(self.bell.as_fd(), POLLIN, word);
+        }
+    }
+}
+
+impl Engine for Uring {
+    fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()> {
+        let number = usize::from(listener.0);
+        if number >= self.listeners.len() {
+            self.listeners.resize_with(number + 1, || None);
+        }
+        self.listeners[number] =
+            Some(Listener { socket, accepting: false, armed: false, ending: false });
+        Ok(())
+    }
+
+    fn accepting(&mut self, listener: ListenerId, on: bool) {
+        let number = usize::from(listener.0);
+        let Some(Some(state)) = self.listeners.get_mut(number) else { return };
+        state.accepting = on && !state.ending;
+        if state.armed && !on {
+            let key = SessionKey::new(listener.0.into(), 0);
+            let target = Kind::Accept.word(key, Side::Client);
+            self.ring.cancel(target, Kind::Other.word(key, Side::Client));
+        }
+        self.arm_accept(number);
+    }
+
+    fn unlisten(&mut self, listener: ListenerId) {
+        self.accepting(listener, false);
+        if let Some(slot) = self.listeners.get_mut(usize::from(listener.0))
+            && let Some(state) = slot
+        {
+            state.ending = true;
+            if !state.armed {
+                *slot = None;
+            }
+        }
+    }
+
+    fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
+        let socket = self.taken(socket);
+        if session.index() >= self.sessions.len() {
+            self.sessions.resize_with(session.index() + 1, SessionState::default);
+        }
+        let state = &mut self.sessions[session.index()];
+        state.generation = session.generation();
+        state.sides[Side::Client.index()] = Peer::of(socket);
+    }
+
+    fn refuse(&mut self, socket: AcceptedSocket) {
+        let socket = self.taken(socket);
+        let _ = socket::reset_on_close(socket.as_fd());
+    }
+
+    fn submit(&mut self, op: Op) {
+        match op {
+            Op::Connect { session, address, source } => self.connect(session, address, source),
+            Op::Pull { session, flow } => {
+                self.sessions[session.index()].flows[flow.index()].pulling = true;
+                self.try_pull(session, flow);
+            }
+            Op::Push { session, flow } => {
+                self.sessions[session.index()].flows[flow.index()].pushing = true;
+                self.try_push(session, flow);
+            }
+            Op::Discard { session, flow } => self.discard(session, flow),
+            Op::Shutdown { session, side } => {
+                if let Some(socket) = &self.sessions[session.index()].sides[side.index()].socket {
+                    // A connection that is gone says so in its next operation.
+                    let _ = socket::shutdown_write(socket.as_fd());
+                }
+            }
+            Op::Cancel { session, slot } => self.cancel(session, slot),
+            Op::Close { session, client, backend } => self.begin_close(session, [client, backend]),
+        }
+    }
+
+    fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
+        if self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
+            self.turns_without_enter = 0;
+            let patience = match until {
+                _ if !self.done.is_empty() => Some(Duration::ZERO),
+                None => None,
+                Some(until) => Some(until.since(now())),
+            };
+            let mut answers = std::mem::take(&mut self.answers);
+            self.ring.enter(patience, &mut answers)?;
+            for answer in answers.drain(..) {
+                self.on_answer(answer);
+            }
+            self.answers = answers;
+        } else {
+            self.turns_without_enter += 1;
+        }
+        completions.append(&mut self.done);
+        Ok(now())
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats {
+            pipes_open: self.means.pipes.open(),
+            pipes_used: self.means.pipes.used(),
+            pipes_missed: self.means.pipes.missed,
+            pipes_small: self.means.pipes.small,
+            buffers_used: self.means.buffers.used() + self.ring.buffers_lent(),
+            queue_overflows: self.ring.overflows(),
+            ..self.means.stats
+        }
+    }
+}
+
+fn now() -> Time {
+    Time::from_micros(process::monotonic_micros())
+}

@@ -1,0 +1,119 @@
+//! What the engine keeps of each listener and session, and the words that its requests carry.
+
+use std::os::fd::OwnedFd;
+
+use crate::engine::readiness::{FlowState, Readiness};
+use crate::op::{CloseHow, Outcome, SessionKey, Side};
+
+use super::inbox::Inbox;
+
+/// What a request was; its low bit is the side or the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Recv = 0,
+    Send = 2,
+    PollIn = 4,
+    PollOut = 6,
+    Watch = 8,
+    Connect = 10,
+    Accept = 12,
+    Bell = 14,
+    /// A cancellation or a close that failed, and is no session's affair.
+    Other = 16,
+}
+
+impl Kind {
+    pub(super) const fn of(tag: u8) -> Self {
+        match tag & !1 {
+            0 => Self::Recv,
+            2 => Self::Send,
+            4 => Self::PollIn,
+            6 => Self::PollOut,
+            8 => Self::Watch,
+            10 => Self::Connect,
+            12 => Self::Accept,
+            14 => Self::Bell,
+            _ => Self::Other,
+        }
+    }
+
+    pub(super) const fn word(self, key: SessionKey, side: Side) -> u64 {
+        key.pack(self as u8 | side as u8)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: OwnedFd,
+    pub(super) accepting: bool,
+    /// The ring has an accept for it.
+    pub(super) armed: bool,
+    /// It is closed when the accept has come back.
+    pub(super) ending: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct SessionState {
+    pub(super) generation: u32,
+    /// Requests that the kernel has not answered for the last time.
+    pub(super) in_flight: u16,
+    pub(super) connecting: bool,
+    pub(super) closing: Option<[CloseHow; 2]>,
+    pub(super) sides: [Peer; 2],
+    pub(super) flows: [Direction; 2],
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    pub(super) socket: Option<OwnedFd>,
+    /// For the direct path.
+    pub(super) ready: Readiness,
+    pub(super) receive: Receive,
+    /// Received and not pulled yet.
+    pub(super) inbox: Inbox,
+    /// What comes after the inbox.
+    pub(super) end: Option<Outcome>,
+    pub(super) polling_in: bool,
+    pub(super) polling_out: bool,
+    pub(super) watched: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Receive {
+    #[default]
+    Idle,
+    Armed,
+    Cancelling,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Direction {
+    /// What the direct path holds, and which path is due.
+    pub(super) state: FlowState,
+    /// What the ring's path holds: a part of a buffer.
+    pub(super) held: Option<Held>,
+    pub(super) pulling: bool,
+    pub(super) pushing: bool,
+    /// The push is a send in the ring.
+    pub(super) sending: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) buffer: u16,
+    pub(super) from: u32,
+    pub(super) to: u32,
+}
+
+impl Peer {
+    pub(super) fn of(socket: OwnedFd) -> Self {
+        // The direct path's first attempt costs one call at most.
+        let ready = Readiness { readable: true, writable: true, ..Readiness::default() };
+        Self { socket: Some(socket), ready, ..Self::default() }
+    }
+
+    pub(super) fn has_requests(&self) -> bool {
+        self.receive != Receive::Idle || self.polling_in || self.polling_out || self.watched
+    }
+}

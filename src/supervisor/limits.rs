@@ -1,0 +1,281 @@
+//! What the kernel's limits carry, and what to change when they do not carry what was asked.
+//!
+//! Each worker has a descriptor table of its own, so RLIMIT_NOFILE counts once a worker. Tables
+//! and pools are sized by the configuration: a limit only says yes or no.
+
+use std::io;
+use std::ops::RangeInclusive;
+
+use crate::config::{Config, SourcePorts};
+use crate::sys::process;
+
+use super::StartError;
+
+/// Descriptors of a worker that belong to no session: the standard three, the bell, a ring or an
+/// epoll instance with its waker, a connection being refused, and some to spare.
+const DESCRIPTORS_RESERVED: u64 = 16;
+/// A session's two sockets.
+const DESCRIPTORS_A_SESSION: u64 = 2;
+/// Both ends of a pipe.
+const DESCRIPTORS_A_PIPE: u64 = 2;
+/// Unless told otherwise, one pipe for this many descriptors: sessions come first, and a flow
+/// without a pipe copies.
+const DESCRIPTORS_TO_A_POOLED_PIPE: u64 = 64;
+const PIPES_MIN: u64 = 4;
+/// 256 MiB of pipes of 256 KiB in each worker; no machine has that many flows in bulk at once.
+const PIPES_MAX: u64 = 1024;
+/// More sessions than any descriptor table holds by default (`fs.nr_open` is 1,048,576).
+const SESSIONS_MAX: u64 = 1 << 20;
+
+/// Where source ports come from unless told otherwise: above what services register for themselves
+/// and below where the kernel chooses (measured: 15,300 connections/s for 25 s, no error).
+const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=32_767;
+/// A smaller range would not outlive a burst.
+const SOURCE_PORTS_MIN: usize = 1024;
+
+/// What was found on this host.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    /// Descriptors in one table: RLIMIT_NOFILE.
+    pub(super) descriptors: u64,
+    /// CPUs that the process may run on; at least one.
+    pub(super) processors: Vec<u16>,
+    /// Pages that an ordinary user's pipes may hold; `None` where that does not bind.
+    pub(super) pipe_pages: Option<u64>,
+    /// What the kernel chooses source ports from.
+    pub(super) local_ports: RangeInclusive<u16>,
+    /// What it is told not to choose.
+    pub(super) reserved_ports: Vec<RangeInclusive<u16>>,
+}
+
+impl Host {
+    /// Looks at the host, and raises the soft limit on descriptors to the hard one.
+    ///
+    /// # Errors
+    /// Where /proc is not what it should be.
+    pub(super) fn look() -> Result<Self, StartError> {
+        let cannot = |what| move |error: io::Error| StartError::Host { what, error };
+        let descriptors = process::raise_descriptor_limit()
+            .map_err(|errno| cannot("the descriptor limit")(errno.into()))?;
+        let processors = process::processors_allowed()
+            .map_err(|errno| cannot("which CPUs to use")(errno.into()))?;
+        // Root is not bound by it: see pipe(7), CAP_SYS_RESOURCE and CAP_SYS_ADMIN.
+        let pipe_pages = match process::pipe_pages_soft() {
+            Ok(0) => None,
+            Ok(_) if process::is_root() => None,
+            Ok(pages) => Some(pages),
+            Err(error) => return Err(cannot("the page limit of pipes")(error)),
+        };
+        Ok(Self {
+            descriptors,
+            processors: processors.into_iter().filter_map(|cpu| cpu.try_into().ok()).collect(),
+            pipe_pages,
+            local_ports: process::local_port_range()
+                .map_err(cannot("which ports the kernel chooses from"))?,
+            reserved_ports: process::reserved_ports()
+                .map_err(cannot("which ports are reserved"))?,
+        })
+    }
+
+    /// One worker a CPU.
+    fn workers(&self) -> u16 {
+        u16::try_from(self.processors.len()).unwrap_or(u16::MAX).max(1)
+    }
+}
+
+/// Numbers for people: `0, 1, 4`.
+pub(super) fn list(numbers: &[u16]) -> String {
+    numbers.iter().map(u16::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// How large everything is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    pub(super) workers: u16,
+    /// Sessions at one time in the process.
+    pub(super) sessions: u32,
+    /// Sessions at one time in one worker: connections do not spread evenly, so this is more than
+    /// the worker's share where the descriptors allow it.
+    pub(super) sessions_a_worker: u32,
+    pub(super) pipes_a_worker: u32,
+}
+
+impl Budget {
+    /// Works out what the configuration asks for.
+    ///
+    /// # Errors
+    /// When the host's limits do not carry it; the message has the remedy.
+    pub(super) fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
+        let workers = config.global.workers.unwrap_or_else(|| host.workers());
+        let carried = sessions_carried(config, host, workers);
+        let total = carried * u64::from(workers);
+        let asked = config.global.maxconn.map_or(total, u64::from);
+        if carried == 0 || asked > total {
+            return Err(StartError::Descriptors {
+                asked,
+                workers,
+                limit: host.descriptors,
+                carried: total,
+                needed: descriptors_needed(config, host, workers, asked),
+            });
+        }
+        Ok(Self {
+            workers,
+            sessions: clamp(asked),
+            sessions_a_worker: clamp(carried.min(asked)),
+            pipes_a_worker: clamp(pipes_a_worker(config, host, workers)),
+        })
+    }
+}
+
+/// Sessions for which one worker has descriptors.
+fn sessions_carried(config: &Config, host: &Host, workers: u16) -> u64 {
+    let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
+    let pipes = pipes_a_worker(config, host, workers);
+    let fixed = DESCRIPTORS_RESERVED + listeners as u64 + DESCRIPTORS_A_PIPE * pipes;
+    let sessions = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
+    sessions.min(SESSIONS_MAX)
+}
+
+/// The limit with which each worker would carry its share of `sessions`. The pool of pipes grows
+/// with the limit, so a first guess is raised by what it still lacks until it lacks nothing.
+fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: u64) -> u64 {
+    let share = sessions.max(1).div_ceil(u64::from(workers)).min(SESSIONS_MAX);
+    let mut host = Host { descriptors: DESCRIPTORS_A_SESSION * share, ..host.clone() };
+    loop {
+        let carried = sessions_carried(config, &host, workers);
+        if carried >= share {
+            return host.descriptors;
+        }
+        host.descriptors += DESCRIPTORS_A_SESSION * (share - carried);
+    }
+}
+
+fn pipes_a_worker(config: &Config, host: &Host, workers: u16) -> u64 {
+    if let Some(pipes) = config.global.pipes {
+        return u64::from(pipes).div_ceil(u64::from(workers));
+    }
+    let by_descriptors = (host.descriptors / DESCRIPTORS_TO_A_POOLED_PIPE).max(PIPES_MIN);
+    let by_pages = host.pipe_pages.map_or(u64::MAX, |pages| {
+        pages * 4096 / u64::from(config.global.pipe_bytes) / u64::from(workers)
+    });
+    by_descriptors.min(by_pages).min(PIPES_MAX)
+}
+
+/// The ports that connections to servers come from; `None` leaves the choice to the kernel.
+///
+/// # Errors
+/// When a configured range overlaps the kernel's own.
+pub(super) fn source_ports(
+    ports: SourcePorts,
+    host: &Host,
+) -> Result<Option<RangeInclusive<u16>>, StartError> {
+    match ports {
+        SourcePorts::Kernel => Ok(None),
+        SourcePorts::Auto => Ok(free_range(host)),
+        SourcePorts::Range { first, last } => {
+            if last >= *host.local_ports.start() && first <= *host.local_ports.end() {
+                return Err(StartError::SourcePorts {
+                    first,
+                    last,
+                    local: host.local_ports.clone(),
+                });
+            }
+            Ok(Some(first..=last))
+        }
+    }
+}
+
+/// The longest stretch of [`SOURCE_PORTS`] that neither the kernel chooses from nor an
+/// administrator has set aside.
+fn free_range(host: &Host) -> Option<RangeInclusive<u16>> {
+    let mut barred: Vec<_> = host.reserved_ports.clone();
+    barred.push(host.local_ports.clone());
+    barred.sort_by_key(|range| *range.start());
+    let (first, last) = (u32::from(*SOURCE_PORTS.start()), u32::from(*SOURCE_PORTS.end()));
+    let mut best = 0..0;
+    let mut from = first;
+    let end = u32::from(u16::MAX) + 1;
+    for (start, stop) in barred
+        .iter()
+        .map(|range| (u32::from(*range.start()), u32::from(*range.end()) + 1))
+        .chain([(end, end)])
+    {
+        let gap = from..start.min(last + 1);
+        if gap.len() > best.len() {
+            best = gap;
+        }
+        from = from.max(stop);
+    }
+    if best.len() < SOURCE_PORTS_MIN {
+        return None;
+    }
+    Some(u16::try_from(best.start).ok()?..=u16::try_from(best.end - 1).ok()?)
+}
+
+fn clamp(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    fn host(descriptors: u64) -> Host {
+        Host {
+            descriptors,
+            processors: vec![0, 1],
+            pipe_pages: None,
+            local_ports: 32_768..=60_999,
+            reserved_ports: Vec::new(),
+        }
+    }
+
+    fn config(text: &str) -> Config {
+        let text = format!(
+            "{text}\n[[listener]]\nbind = [\"127.0.0.1:3834\"]\n\
+             [[backend.b.server]]\naddress = \"192.0.2.1:443\"\n"
+        );
+        Config::from_text("test.toml".as_ref(), &text, &Overrides::default()).unwrap()
+    }
+
+    #[test]
+    fn four_workers_under_512_descriptors_have_room_for_800_uneven_sessions() {
+        let budget = Budget::new(&config("[global]\nworkers = 4"), &host(512)).unwrap();
+        // 200 each on average, with a standard deviation of 12: three of them upwards.
+        assert!(budget.sessions_a_worker >= 236, "{budget:?}");
+        assert!(budget.sessions >= 800);
+    }
+
+    #[test]
+    fn what_the_descriptors_do_not_carry_is_refused_with_the_number_that_would() {
+        let config = config("[global]\nworkers = 2\nmaxconn = 60000");
+        let Err(StartError::Descriptors { needed, carried, .. }) =
+            Budget::new(&config, &host(20_000))
+        else {
+            panic!("60,000 sessions fit into 2 x 20,000 descriptors");
+        };
+        assert!(carried < 20_000 && needed > 60_000);
+        let budget = Budget::new(&config, &host(needed)).unwrap();
+        assert_eq!(budget.sessions, 60_000);
+    }
+
+    #[test]
+    fn an_ordinary_user_has_no_more_pipes_than_pages() {
+        let host = Host { pipe_pages: Some(16_384), ..host(20_000) };
+        let budget = Budget::new(&config("[global]\nworkers = 2"), &host).unwrap();
+        assert_eq!(budget.pipes_a_worker, 128, "64 MiB in pipes of 256 KiB for two workers");
+    }
+
+    #[test]
+    fn source_ports_keep_off_what_is_not_ours() {
+        assert_eq!(free_range(&host(0)), Some(10_240..=32_767));
+        let reserved = Host { reserved_ports: vec![12_000..=12_000, 30_000..=30_010], ..host(0) };
+        assert_eq!(free_range(&reserved), Some(12_001..=29_999));
+        let wide = Host { local_ports: 1024..=65_535, ..host(0) };
+        assert_eq!(free_range(&wide), None);
+        let inside = SourcePorts::Range { first: 32_000, last: 40_000 };
+        assert!(source_ports(inside, &host(0)).is_err());
+    }
+}

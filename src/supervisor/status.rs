@@ -1,0 +1,86 @@
+//! What the relay says about itself.
+
+use crate::config::Server;
+use crate::control::{ListenerState, ListenerStatus, RelayStatus, ServerStatus, WorkerStatus};
+use crate::worker::plan::Route;
+
+use super::Supervisor;
+use super::thread::Thread;
+
+impl Supervisor {
+    pub(super) fn describe(&self) -> RelayStatus {
+        RelayStatus {
+            listeners: (0..self.config.listeners.len()).map(|n| self.listener(n)).collect(),
+            servers: self.servers(),
+            workers: self.threads.iter().map(|thread| self.worker(thread)).collect(),
+        }
+    }
+
+    fn listener(&self, number: usize) -> ListenerStatus {
+        let listener = &self.config.listeners[number];
+        let ours = self.addresses.iter().zip(&self.plan.routes);
+        let ours: Vec<_> = ours.filter(|((owner, _), _)| *owner == number).collect();
+        let quota = ours.first().map(|(_, Route { quota, .. })| quota);
+        let full = |quota: &crate::worker::admission::Quota| quota.taken() >= quota.limit();
+        let state = if self.sockets.is_empty() {
+            ListenerState::Ended
+        } else if full(&self.quota) || quota.is_some_and(|quota| full(quota)) {
+            ListenerState::Paused
+        } else {
+            ListenerState::Accepting
+        };
+        ListenerStatus {
+            name: listener.name.clone(),
+            addresses: ours.iter().map(|((_, address), _)| address.to_string()).collect(),
+            backend: self.config.backend_of(listener).name.clone(),
+            state,
+            sessions: quota.map_or(0, |quota| quota.taken().into()),
+            maxconn: listener.maxconn.map(u64::from),
+        }
+    }
+
+    fn servers(&self) -> Vec<ServerStatus> {
+        let mut statuses = Vec::new();
+        for (backend, planned) in self.config.backends.iter().zip(&self.plan.backends) {
+            for (server, member) in backend.servers.iter().zip(&planned.members) {
+                let board = &member.board;
+                let (to_server, from_server) = board.bytes();
+                statuses.push(ServerStatus {
+                    backend: backend.name.clone(),
+                    name: server.name.clone(),
+                    address: server.address.to_string(),
+                    resolved: member.addresses.iter().map(ToString::to_string).collect(),
+                    state: state(server).to_owned(),
+                    weight: server.weight,
+                    sessions: board.sessions().into(),
+                    sessions_total: board.sessions_total(),
+                    maxconn: server.maxconn.map(u64::from),
+                    connect_failures: board.connect_failures(),
+                    bytes_to_server: to_server,
+                    bytes_from_server: from_server,
+                });
+            }
+        }
+        statuses
+    }
+
+    fn worker(&self, thread: &Thread) -> WorkerStatus {
+        let (kind, why) = &self.engine;
+        WorkerStatus {
+            index: thread.index,
+            engine: kind.to_string(),
+            engine_why: why.clone(),
+            cpu: thread.processor,
+            counts: thread.counters.read(),
+        }
+    }
+}
+
+/// What its configuration makes of a server. Workers judge its health each for itself.
+const fn state(server: &Server) -> &'static str {
+    match server {
+        Server { weight: 0, .. } => "off (weight 0)",
+        Server { backup: true, .. } => "backup",
+        _ => "in use",
+    }
+}

@@ -1,0 +1,304 @@
+//! TCP sockets, IPv4 and IPv6.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage,
+    setsockopt, sockopt,
+};
+
+pub use nix::sys::socket::Shutdown;
+
+/// A listening socket that shares its address with the other workers' (`SO_REUSEPORT`). What
+/// accepted sockets inherit is set here, once, instead of on each of them: `TCP_NODELAY` (a relay
+/// passes on what it has) and `SO_OOBINLINE` (an urgent byte stays in its place in the stream).
+///
+/// # Errors
+/// As socket(2), bind(2) and listen(2) say: EADDRINUSE, EACCES, EADDRNOTAVAIL, EMFILE.
+pub fn listening(address: SocketAddr, backlog: u32) -> Result<OwnedFd, Errno> {
+    let socket = tcp(&address)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    setsockopt(&socket, sockopt::ReusePort, &true)?;
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(&socket, sockopt::OobInline, &true)?;
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    // The kernel caps it at net.core.somaxconn; nix knows the highest that listen(2) takes.
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXALLOWABLE);
+    socket::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// Whether `address` could be bound by someone who does not share: EADDRINUSE tells that another
+/// program, or another instance of this one, is serving it. `SO_REUSEADDR` is set so that mere
+/// TIME_WAIT leftovers do not count; a listener does all the same.
+///
+/// # Errors
+/// As bind(2) says.
+pub fn bind_alone(address: SocketAddr) -> Result<(), Errno> {
+    let socket = tcp(&address)?;
+    setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))
+}
+
+/// Takes a connection out of a listener's queue: a nonblocking socket and its peer's address.
+///
+/// # Errors
+/// EAGAIN when the queue is empty; else as accept(2) says.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> {
+    let mut address = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+    let mut bytes = socklen::<libc::sockaddr_storage>();
+    // SAFETY: `address` has room for `bytes` bytes, and both live through the call.
+    let fd = unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            address.as_mut_ptr().cast(),
+            &raw mut bytes,
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: the kernel wrote an address of `bytes` bytes there; the rest was zeroed.
+    let address = unsafe { SockaddrStorage::from_raw(address.as_ptr().cast(), Some(bytes)) };
+    let address = address.and_then(|address| to_std(&address)).ok_or(Errno::EAFNOSUPPORT)?;
+    Ok((socket, address))
+}
+
+/// Takes ownership of a descriptor that a ring's accept has put into this table.
+///
+/// # Errors
+/// EBADF if it is not an open descriptor.
+pub fn adopt(fd: i32) -> Result<OwnedFd, Errno> {
+    if fd < 0 {
+        return Err(Errno::EBADF);
+    }
+    // SAFETY: called once for each descriptor that an accept completion reports; the kernel made it
+    // for us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A nonblocking socket that can be connected to `address`, bound to `source` when one is given.
+/// `SO_REUSEADDR` lets an explicit source port be used again while an earlier pair with it is in
+/// TIME_WAIT towards the same peer; a source port of 0 is chosen by connect(2), which can share
+/// ports between destinations where bind(2) cannot.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOBUFS, ENOMEM; with a source also EADDRINUSE, EADDRNOTAVAIL, EACCES.
+pub fn outbound(address: &SocketAddr, source: Option<SocketAddr>) -> Result<OwnedFd, Errno> {
+    let socket = tcp(address)?;
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(&socket, sockopt::OobInline, &true)?;
+    if let Some(source) = source {
+        if source.port() == 0 {
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        }
+        socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
+    }
+    Ok(socket)
+}
+
+/// Begins to connect. On a nonblocking socket EINPROGRESS is the usual answer.
+///
+/// # Errors
+/// As connect(2) says.
+pub fn connect(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<(), Errno> {
+    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
+}
+
+/// Takes the socket's pending error away from it, if there is one.
+pub fn take_error(socket: BorrowedFd<'_>) -> Option<Errno> {
+    match socket::getsockopt(&socket, sockopt::SocketError) {
+        Ok(0) => None,
+        Ok(raw) => Some(Errno::from_raw(raw)),
+        Err(errno) => Some(errno),
+    }
+}
+
+/// Ends the writing half: a FIN after what was written.
+///
+/// # Errors
+/// ENOTCONN when the connection is gone already.
+pub fn shutdown_write(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    socket::shutdown(socket.as_raw_fd(), Shutdown::Write)
+}
+
+/// Makes the coming close(2) send a RST instead of a FIN, and drop what is unsent.
+///
+/// # Errors
+/// None that a TCP socket can give.
+pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&socket, sockopt::Linger, &at_once)
+}
+
+/// Reads what is there; 0 is the end of the stream.
+///
+/// # Errors
+/// EAGAIN when nothing is there; else as recv(2) says.
+pub fn recv(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
+    socket::recv(socket.as_raw_fd(), into, MsgFlags::empty())
+}
+
+/// Writes what fits. Never raises SIGPIPE.
+///
+/// # Errors
+/// EAGAIN when nothing fits; else as send(2) says.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
+    socket::send(socket.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL)
+}
+
+/// Moves up to `bytes` bytes from a socket into a pipe. 0 is the end of the stream, *or* an urgent
+/// byte at the head of a stream that has ended behind it: only [`recv`] tells which.
+///
+/// # Errors
+/// EAGAIN when the socket has nothing, when the pipe has no free slot, or at an urgent byte.
+pub fn splice_in(
+    socket: BorrowedFd<'_>,
+    pipe: BorrowedFd<'_>,
+    bytes: usize,
+) -> Result<usize, Errno> {
+    splice(socket, None, pipe, None, bytes, SPLICE)
+}
+
+/// Moves up to `bytes` bytes from a pipe to a socket. `bytes` must be exactly what is in the pipe:
+/// asked for more, the kernel may hold back the last segment for bytes that never come.
+///
+/// # Errors
+/// EAGAIN when the socket takes nothing; else as send(2) says.
+pub fn splice_out(
+    pipe: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    bytes: usize,
+) -> Result<usize, Errno> {
+    splice(pipe, None, socket, None, bytes, SPLICE)
+}
+
+/// `SPLICE_F_NONBLOCK` is for the pipe's end; the socket's own `O_NONBLOCK` is for the other.
+/// Never `SPLICE_F_MORE`: it holds a partial segment back for up to 200 ms.
+const SPLICE: SpliceFFlags = SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
+
+/// The address that a socket is bound to.
+///
+/// # Errors
+/// As getsockname(2) says.
+pub fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    let address: SockaddrStorage = socket::getsockname(socket.as_raw_fd())?;
+    to_std(&address).ok_or(Errno::EAFNOSUPPORT)
+}
+
+/// The address of a socket's peer.
+///
+/// # Errors
+/// ENOTCONN when the connection is gone already.
+pub fn peer_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    let address: SockaddrStorage = socket::getpeername(socket.as_raw_fd())?;
+    to_std(&address).ok_or(Errno::EAFNOSUPPORT)
+}
+
+/// Waits until `fd` is readable or `timeout` is over, to the nanosecond; for an epoll descriptor
+/// that means until it has an event to give.
+///
+/// # Errors
+/// EINTR, ENOMEM.
+pub fn wait_readable(fd: BorrowedFd<'_>, timeout: std::time::Duration) -> io::Result<()> {
+    use nix::poll::{PollFd, PollFlags, ppoll};
+    let mut polled = [PollFd::new(fd, PollFlags::POLLIN)];
+    ppoll(&mut polled, Some(timeout.into()), None)?;
+    Ok(())
+}
+
+/// A connected pair of nonblocking stream sockets.
+///
+/// # Errors
+/// EMFILE, ENFILE, ENOMEM.
+pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socket::socketpair(AddressFamily::Unix, SockType::Stream, None, FLAGS)
+}
+
+const FLAGS: SockFlag = SockFlag::SOCK_NONBLOCK.union(SockFlag::SOCK_CLOEXEC);
+
+fn tcp(address: &SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    socket::socket(family, SockType::Stream, FLAGS, None)
+}
+
+fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(v4) = address.as_sockaddr_in() {
+        return Some(SocketAddr::V4(SocketAddrV4::from(*v4)));
+    }
+    let v6 = address.as_sockaddr_in6()?;
+    Some(SocketAddr::V6(SocketAddrV6::from(*v6)))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the largest address is 128 bytes")]
+const fn socklen<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn an_accepted_socket_inherits_what_its_listener_was_given() {
+        let listener = listening(loopback(), 16).unwrap();
+        let address = local_address(listener.as_fd()).unwrap();
+        assert_eq!(accept(listener.as_fd()).unwrap_err(), Errno::EAGAIN);
+        let client = TcpStream::connect(address).unwrap();
+        let (accepted, peer) = accept(listener.as_fd()).unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        assert_eq!(peer_address(accepted.as_fd()).unwrap(), peer);
+        assert!(socket::getsockopt(&accepted, sockopt::TcpNoDelay).unwrap());
+        assert!(socket::getsockopt(&accepted, sockopt::OobInline).unwrap());
+    }
+
+    #[test]
+    fn ipv6_works_like_ipv4() {
+        let listener = listening("[::1]:0".parse().unwrap(), 16).unwrap();
+        let address = local_address(listener.as_fd()).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (_accepted, peer) = accept(listener.as_fd()).unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+    }
+
+    #[test]
+    fn a_second_instance_is_detected_though_the_port_is_shared() {
+        let first = listening(loopback(), 16).unwrap();
+        let address = local_address(first.as_fd()).unwrap();
+        listening(address, 16).expect("workers share the port");
+        assert_eq!(bind_alone(address), Err(Errno::EADDRINUSE));
+        drop(first);
+        assert_eq!(bind_alone(address), Ok(()));
+    }
+
+    #[test]
+    fn an_outbound_socket_keeps_the_source_it_was_given() {
+        let listener = listening(loopback(), 16).unwrap();
+        let address = local_address(listener.as_fd()).unwrap();
+        let probe = outbound(&address, Some(loopback())).unwrap();
+        assert_eq!(local_address(probe.as_fd()).unwrap().port(), 0);
+        let source = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
+        let bound = outbound(&address, Some(source)).unwrap();
+        assert_eq!(local_address(bound.as_fd()).unwrap(), source);
+    }
+}

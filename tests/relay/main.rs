@@ -1,0 +1,25 @@
+//! The real binary with real clients, end to end.
+//!
+//! Method: each test starts the relay it needs on a port of the kernel's choice, drives it with
+//! curl, wrk, iperf3 or plain sockets, and asserts what an operator or an agent would see. Nothing
+//! sleeps; conditions are awaited with a deadline.
+
+#![allow(
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    reason = "a program of its own, of small numbers"
+)]
+#![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests read the clock and poll"
+)]
+
+mod agents;
+mod clients;
+mod lifecycle;
+mod limits;
+mod ports;
+mod refusals;
+mod support;

@@ -1,0 +1,136 @@
+//! Servers and clients named by what they do.
+
+use std::io::{BufReader, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use super::PATIENCE;
+
+/// A server that treats each connection alike, on a thread of its own.
+#[derive(Clone)]
+pub struct Server {
+    pub address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Server {
+    pub fn new(treat: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        Self::on(TcpListener::bind("127.0.0.1:0").unwrap(), treat)
+    }
+
+    pub fn on(listener: TcpListener, treat: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let (count, treat) = (Arc::clone(&accepted), Arc::new(treat));
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                count.fetch_add(1, SeqCst);
+                let treat = Arc::clone(&treat);
+                // Small stacks: some tests have a thousand of these.
+                let small = thread::Builder::new().stack_size(64 * 1024);
+                small.spawn(move || treat(stream)).unwrap();
+            }
+        });
+        Self { address, accepted }
+    }
+
+    /// Connections so far.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(SeqCst)
+    }
+}
+
+/// Sends back what comes, and ends when the other side has.
+pub fn echo() -> Server {
+    Server::new(|mut stream| {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(n @ 1..) = stream.read(&mut buffer) {
+            if stream.write_all(&buffer[..n]).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Says its name to whoever connects, and ends.
+pub fn name(name: &'static str) -> Server {
+    Server::new(move |mut stream| {
+        let _ = stream.write_all(name.as_bytes());
+    })
+}
+
+/// A port of loopback where nobody listens.
+pub fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// HTTP/1.1 with kept connections: `/` is "hello", `/bytes/N` is N bytes of a known pattern.
+pub fn http() -> Server {
+    Server::new(|stream| {
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        while answer(&mut reader, &stream).is_some() {}
+    })
+}
+
+fn answer(reader: &mut impl std::io::BufRead, mut stream: &TcpStream) -> Option<()> {
+    let mut request = String::new();
+    reader.read_line(&mut request).ok().filter(|&n| n > 0)?;
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok().filter(|&n| n > 0)?;
+        let header = header.trim().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    std::io::copy(&mut reader.by_ref().take(length), &mut std::io::sink()).ok()?;
+    let path = request.split(' ').nth(1)?;
+    let size = path.strip_prefix("/bytes/").and_then(|size| size.parse().ok());
+    let length = size.unwrap_or(5);
+    write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").ok()?;
+    match size {
+        Some(size) => pattern(size, |bytes| stream.write_all(bytes).ok()),
+        None => stream.write_all(b"hello").ok(),
+    }
+}
+
+/// Bytes that a repeat, a gap or a swap would change: blocks that carry their own number.
+pub fn pattern(size: u64, mut take: impl FnMut(&[u8]) -> Option<()>) -> Option<()> {
+    const BLOCK: usize = 64 * 1024;
+    let mut block: Vec<u8> =
+        (0..BLOCK as u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let mut left = size;
+    let mut number: u64 = 0;
+    while left > 0 {
+        block[..8].copy_from_slice(&number.to_be_bytes());
+        let n = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK);
+        take(&block[..n])?;
+        left -= n as u64;
+        number += 1;
+    }
+    Some(())
+}
+
+/// A client's connection, with a time limit on everything it does.
+pub fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Sends, ends its stream, and returns everything that comes back.
+pub fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut stream = connect(address);
+    stream.write_all(bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
