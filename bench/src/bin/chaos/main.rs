@@ -156,8 +156,8 @@ impl Soak {
         for _ in 0..FLOODS {
             self.load.flood(2 * arguments.connections);
         }
-        self.rest()?;
         self.begun = Instant::now();
+        self.rest()?;
         let total = Duration::from_secs_f64(arguments.minutes * 60.0);
         let [quiet_min, quiet_max] = QUIET_INTERVALS;
         let quiet_interval = (total / 6).clamp(quiet_min, quiet_max);
