@@ -54,7 +54,7 @@ struct Arguments {
     #[arg(long, default_value_t = 64)]
     connections: u64,
     /// Connections begun a second
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 45)]
     rate: u64,
     /// What the dice are made of; without it, the clock
     #[arg(long)]
