@@ -40,6 +40,8 @@ pub struct Load {
     under_way: AtomicU64,
     results: Mutex<BTreeMap<String, u64>>,
     violations: Mutex<Vec<String>>,
+    /// How long exchanges took, in milliseconds.
+    exchanges: Mutex<Vec<u64>>,
 }
 
 impl Load {
@@ -54,6 +56,7 @@ impl Load {
             under_way: AtomicU64::new(0),
             results: Mutex::default(),
             violations: Mutex::default(),
+            exchanges: Mutex::default(),
         }
     }
 
@@ -88,6 +91,13 @@ impl Load {
     pub fn results(&self) -> (BTreeMap<String, u64>, Vec<String>) {
         let results = self.results.lock().expect("no holder panics").clone();
         (results, self.violations.lock().expect("no holder panics").clone())
+    }
+
+    /// What an exchange took, in the middle of all: the median.
+    pub fn exchange_milliseconds(&self) -> Option<u64> {
+        let mut all = self.exchanges.lock().expect("no holder panics").clone();
+        all.sort_unstable();
+        all.get(all.len() / 2).copied()
     }
 
     /// One client after the other, until all is over.
@@ -158,7 +168,13 @@ impl Load {
         // In between: the listener is just being closed.
         let closed = closings % 2 == 1 || self.desk.closings.load(SeqCst) != closings;
         match judge(plan, &client, server.as_ref(), closed) {
-            Ok(class) => self.count(plan.name, class),
+            Ok(class) => {
+                self.count(plan.name, class);
+                if plan.name == "exchange" {
+                    let milliseconds = client.lasted.as_millis() as u64;
+                    self.exchanges.lock().expect("no holder panics").push(milliseconds);
+                }
+            }
             Err(what) => {
                 let what = format!("{what}\n  client {client:?}\n  server {server:?}\n  {plan:?}");
                 self.violated(plan, Some(port), &what);

@@ -56,6 +56,13 @@ struct Arguments {
     /// Connections begun a second
     #[arg(long, default_value_t = 45)]
     rate: u64,
+    /// auto, always or never
+    #[arg(long, default_value = "auto")]
+    splice: String,
+    /// Times that all is flooded first, so that the relay's pools reach their bounds; with 0 its
+    /// memory is not judged
+    #[arg(long, default_value_t = 3)]
+    floods: u64,
     /// What the dice are made of; without it, the clock
     #[arg(long)]
     seed: Option<u64>,
@@ -72,7 +79,6 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(10);
 const QUIET_INTERVALS: [Duration; 2] = [Duration::from_secs(25), Duration::from_secs(60)];
 /// A reload's thread for looking names up stays for 10 s.
 const NO_RELOAD_BEFORE_QUIET: Duration = Duration::from_secs(13);
-const FLOODS: u64 = 3;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -99,7 +105,8 @@ fn run(arguments: &Arguments, seed: u64) -> io::Result<Outcome> {
     fs::create_dir_all(&folder)?;
     let desk = Arc::new(Desk::default());
     let servers = start_servers(&desk, seed)?;
-    let relay = Relay::start(&arguments.fanin, &folder, &arguments.engine, servers)?;
+    let engine = (arguments.engine.as_str(), arguments.splice.as_str());
+    let relay = Relay::start(&arguments.fanin, &folder, engine, servers)?;
     let load = Arc::new(Load::new(Arc::clone(&desk), relay.addresses, arguments.rate, seed));
     let mut soak = Soak {
         begun: Instant::now(),
@@ -112,7 +119,7 @@ fn run(arguments: &Arguments, seed: u64) -> io::Result<Outcome> {
     if let Err(error) = soak.go(arguments) {
         soak.outcome.failures.push(error.to_string());
     }
-    let outcome = soak.finish(&desk)?;
+    let outcome = soak.finish(&desk, arguments.floods > 0)?;
     outcome.write(&arguments.out)?;
     if outcome.failures.is_empty() {
         let _ = fs::remove_dir_all(&folder);
@@ -153,14 +160,14 @@ struct Soak {
 
 impl Soak {
     fn go(&mut self, arguments: &Arguments) -> io::Result<()> {
-        for _ in 0..FLOODS {
+        for _ in 0..arguments.floods {
             self.load.flood(2 * arguments.connections);
         }
         self.begun = Instant::now();
         self.rest()?;
         let total = Duration::from_secs_f64(arguments.minutes * 60.0);
         let [quiet_min, quiet_max] = QUIET_INTERVALS;
-        let quiet_interval = (total / 6).clamp(quiet_min, quiet_max);
+        let quiet_interval = (total / 6).clamp(quiet_min.min(total / 2), quiet_max);
         let connections = arguments.connections;
         for slot in 0..connections {
             let load = Arc::clone(&self.load);
@@ -218,7 +225,7 @@ impl Soak {
         Ok(())
     }
 
-    fn finish(mut self, desk: &Desk) -> io::Result<Outcome> {
+    fn finish(mut self, desk: &Desk, warm: bool) -> io::Result<Outcome> {
         self.load.stop();
         desk.over.store(true, SeqCst);
         let status = self.relay.status();
@@ -234,9 +241,10 @@ impl Soak {
             Err(error) => outcome.failures.push(error.to_string()),
         }
         outcome.failures.extend(desk.strange.lock().expect("no holder panics").drain(..));
-        outcome.check_samples(self.samples);
+        outcome.check_samples(self.samples, warm);
         let (counts, violations) = self.load.results();
         outcome.results = counts;
+        outcome.check_delay(self.load.exchange_milliseconds());
         outcome.failures.extend(violations);
         outcome.generator_seconds = relay::processor_seconds("/proc/self".as_ref())?;
         Ok(self.outcome)

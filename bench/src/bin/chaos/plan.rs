@@ -243,7 +243,7 @@ impl Plan {
         // The server keeps its end open meanwhile.
         let start = Start::AfterBytes(client.bytes);
         let server = Part { start, ..Part::sends(dice.size(64 * 1024)) };
-        Self { lasts: Duration::from_secs(9), ..Self::new("idle, then on", client, server) }
+        Self { lasts: Duration::from_secs(8), ..Self::new("idle, then on", client, server) }
     }
 
     fn silent(dice: &mut Dice) -> Self {

@@ -24,6 +24,7 @@ pub struct Relay {
     binary: PathBuf,
     folder: PathBuf,
     engine: String,
+    splice: String,
     servers: [SocketAddr; 3],
     reloads: u64,
     /// The main listener, and the one whose only server refuses now and then.
@@ -52,12 +53,12 @@ impl Relay {
     pub fn start(
         binary: &Path,
         folder: &Path,
-        engine: &str,
+        (engine, splice): (&str, &str),
         servers: [SocketAddr; 3],
     ) -> io::Result<Self> {
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let log = fs::File::create(folder.join("fanin.log"))?;
-        fs::write(folder.join("fanin.toml"), file(folder, engine, servers, 0))?;
+        fs::write(folder.join("fanin.toml"), file(folder, (engine, splice), servers, 0))?;
         let child = Command::new(binary)
             .arg("run")
             .arg("-c")
@@ -71,6 +72,7 @@ impl Relay {
             binary: binary.to_owned(),
             folder: folder.to_owned(),
             engine: engine.to_owned(),
+            splice: splice.to_owned(),
             servers,
             reloads: 0,
             addresses: [unknown; 2],
@@ -101,7 +103,8 @@ impl Relay {
     /// Another file and a SIGHUP. Every fourth file is bad and must change nothing.
     pub fn reload(&mut self) -> io::Result<()> {
         self.reloads += 1;
-        let text = file(&self.folder, &self.engine, self.servers, self.reloads);
+        let engine = (self.engine.as_str(), self.splice.as_str());
+        let text = file(&self.folder, engine, self.servers, self.reloads);
         fs::write(self.folder.join("fanin.toml"), text)?;
         self.signal("HUP")
     }
@@ -193,7 +196,12 @@ impl Drop for Relay {
 }
 
 /// Few pipes, so that the pool is empty now and then, and its bound is reached early.
-fn file(folder: &Path, engine: &str, servers: [SocketAddr; 3], number: u64) -> String {
+fn file(
+    folder: &Path,
+    (engine, splice): (&str, &str),
+    servers: [SocketAddr; 3],
+    number: u64,
+) -> String {
     let [steady, refusing, alone] = servers;
     let (idle, half) = (CLIENT_IDLE.as_secs(), HALF_CLOSED.as_secs());
     let socket = folder.join("control.sock");
@@ -207,6 +215,7 @@ fn file(folder: &Path, engine: &str, servers: [SocketAddr; 3], number: u64) -> S
 [global]
 workers = 2
 engine = "{engine}"
+splice = "{splice}"
 pipes = 16
 [[listener]]
 name = "main"

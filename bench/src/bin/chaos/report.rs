@@ -14,6 +14,9 @@ use super::relay::Sample;
 /// How much the relay may have grown between the first and the last sample at rest that count.
 const GROWTH_KIB_MAX: u64 = 1024;
 const DESCRIPTORS_MAX: u64 = 1;
+/// A relay that holds bytes back for more to come adds 40 ms (delayed acknowledgement) or 200 ms
+/// (`MSG_MORE`) to each way of an exchange; without, it takes a few.
+const EXCHANGE_MILLISECONDS_MAX: u64 = 75;
 /// The samples that count: the last so many seconds, or two thirds of a shorter run.
 const WINDOW_SECONDS: f64 = 20.0 * 60.0;
 
@@ -35,6 +38,8 @@ pub struct Outcome {
     pub resident_kib_range: [u64; 2],
     pub descriptors: [u64; 2],
     pub threads: [u64; 2],
+    /// Half of the exchanges took no longer.
+    pub exchange_milliseconds: Option<u64>,
     pub relay_seconds: f64,
     pub generator_seconds: f64,
     /// The relay's own counts at the end.
@@ -66,7 +71,20 @@ impl Outcome {
         self.counts = counts;
     }
 
-    pub fn check_samples(&mut self, samples: Vec<Sample>) {
+    /// Bytes must not be held back.
+    pub fn check_delay(&mut self, milliseconds: Option<u64>) {
+        self.exchange_milliseconds = milliseconds;
+        match milliseconds {
+            None => self.failures.push("no exchange was made".to_owned()),
+            Some(median) if median > EXCHANGE_MILLISECONDS_MAX => {
+                self.failures.push(format!("half of the exchanges took more than {median} ms"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// `warm`: all pools had reached their bounds before.
+    pub fn check_samples(&mut self, samples: Vec<Sample>, warm: bool) {
         self.seconds = samples.last().map_or(0.0, |sample| sample.seconds);
         self.connections = samples.last().map_or(0, |sample| sample.sessions_total);
         self.relay_seconds = samples.last().map_or(0.0, |sample| sample.processor_seconds);
@@ -81,7 +99,7 @@ impl Outcome {
             self.threads = [first.threads, last.threads];
             let all = || counted.iter().map(|sample| sample.resident_kib);
             self.resident_kib_range = [all().min().unwrap_or(0), all().max().unwrap_or(0)];
-            self.check_growth();
+            self.check_growth(warm);
         } else {
             self.failures.push("too few samples at rest to compare".to_owned());
         }
@@ -92,9 +110,9 @@ impl Outcome {
         self.samples = samples;
     }
 
-    fn check_growth(&mut self) {
+    fn check_growth(&mut self, warm: bool) {
         let [first, last] = self.resident_kib;
-        if last > first + GROWTH_KIB_MAX {
+        if warm && last > first + GROWTH_KIB_MAX {
             self.failures.push(format!("resident memory grew from {first} to {last} KiB"));
         }
         let [first, last] = self.descriptors;
@@ -102,7 +120,7 @@ impl Outcome {
             self.failures.push(format!("descriptors grew from {first} to {last}"));
         }
         let [first, last] = self.threads;
-        if last > first {
+        if warm && last > first {
             self.failures.push(format!("threads grew from {first} to {last}"));
         }
     }
@@ -124,6 +142,9 @@ impl Outcome {
         let (first, last) = (self.descriptors[0], self.descriptors[1]);
         let _ = writeln!(out, "descriptors        {first} to {last}");
         let _ = writeln!(out, "threads            {} to {}", self.threads[0], self.threads[1]);
+        if let Some(median) = self.exchange_milliseconds {
+            let _ = writeln!(out, "exchanges          {median} ms in the median");
+        }
         let per_second = |seconds: f64| 100.0 * seconds / self.seconds.max(1.0);
         let _ = writeln!(
             out,
