@@ -1,9 +1,12 @@
 //! What the tests stand on.
 
+pub mod dice;
 pub mod oracle;
 pub mod peers;
 pub mod relay;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up on it.
@@ -61,4 +64,19 @@ pub fn await_rest(what: &str, window: Duration, mut count: impl FnMut() -> u64) 
         }
         (since.elapsed() >= window).then_some(last)
     })
+}
+
+/// Shut until somebody opens it; all who wait go through then.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.store(true, SeqCst);
+    }
+
+    #[track_caller]
+    pub fn wait(&self) {
+        await_that("a gate opens", || self.0.load(SeqCst));
+    }
 }

@@ -174,13 +174,54 @@ pub fn judge_both_whole(client: Talk, server: Talk) -> Total {
 /// A server that answers every byte with a byte of its own, as they come, and ends when it is told
 /// the end.
 pub fn answering() -> Server<Talk> {
-    Server::new(|number, stream| {
+    Server::new(answer)
+}
+
+/// What [`answering`] does.
+pub fn answer(number: u64, stream: &TcpStream) -> Talk {
+    let (mut sender, mut receiver) = server(stream, number);
+    sender.send(HELLO_BYTES);
+    while let Some(bytes) = receiver.receive_once(usize::MAX) {
+        sender.send(bytes as u64);
+    }
+    let got = receiver.to_the_end();
+    (sender.finish(), got)
+}
+
+/// A server that sends `bytes` and the end while it receives to the end.
+pub fn bulk(bytes: u64) -> Server<Talk> {
+    Server::new(move |number, stream| {
         let (mut sender, mut receiver) = server(stream, number);
-        sender.send(HELLO_BYTES);
-        while let Some(bytes) = receiver.receive_once(usize::MAX) {
-            sender.send(bytes as u64);
-        }
-        let got = receiver.to_the_end();
-        (sender.finish(), got)
+        talk(
+            move || {
+                sender.send(bytes);
+                sender.finish()
+            },
+            move || receiver.to_the_end(),
+        )
+    })
+}
+
+/// A listener with so small socket buffers.
+pub fn small_listener(bytes: usize) -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    shrink(&listener, bytes);
+    listener
+}
+
+/// Runs clients `0..count`, each on a thread of its own, and adds up what they came to.
+pub fn all(count: u64, one: impl Fn(u64) -> Total + Sync) -> Total {
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..count)
+            .map(|number| {
+                let one = &one;
+                let builder = Builder::new().stack_size(STACK_BYTES);
+                builder.spawn_scoped(scope, move || one(number)).unwrap()
+            })
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap_or_else(|panic| resume_unwind(panic)))
+            .sum()
     })
 }
