@@ -135,7 +135,7 @@ impl FlowState {
             },
             Err(Errno::EAGAIN) => {
                 means.pipes.give_back(pipe, 0);
-                if ready.fresh {
+                if ready.fresh || ready.suspect {
                     // Said to be readable, and an empty pipe takes nothing: splice stops at an
                     // urgent byte, recv does not.
                     return self.pull_into_buffer(source, ready, means);

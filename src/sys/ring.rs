@@ -158,7 +158,10 @@ impl Ring {
         self.push(entry.build(), word);
     }
 
-    /// Bytes `from..to` of a picked buffer to a socket.
+    /// Bytes `from..to` of a picked buffer to a socket, or EAGAIN when it takes none. The kernel
+    /// must not wait by itself (`MSG_DONTWAIT`): its poll always asks for POLLRDHUP too
+    /// (`IO_POLL_UNMASK`), so that a peer which has half-closed and reads slowly looks ready for
+    /// ever, and after 128 tries the send blocks a kernel worker thread (seen on 6.18).
     ///
     /// # Panics
     /// If the bytes are not all in the buffer.
@@ -167,7 +170,7 @@ impl Ring {
         assert!(from <= to && bytes.end <= BUFFER_BYTES);
         let start = self.start_of(buffer).wrapping_add(bytes.start);
         let entry = opcode::Send::new(Fd(socket.as_raw_fd()), start, to - from);
-        self.push(entry.flags(libc::MSG_NOSIGNAL).build(), word);
+        self.push(entry.flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT).build(), word);
     }
 
     /// A connection of a fresh socket.
