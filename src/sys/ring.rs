@@ -238,7 +238,10 @@ impl Ring {
                 _ => return Err(error),
             },
         }
-        self.addresses.clear();
+        if self.ring.submission().is_empty() {
+            // Else the kernel has not read some of them yet: it ran out of memory for requests.
+            self.addresses.clear();
+        }
         let completion = self.ring.completion();
         self.overflows = completion.overflow().into();
         for entry in completion {
