@@ -160,12 +160,13 @@ impl FlowState {
         let Some(mut pages) = means.buffers.borrow() else {
             return Attempt::Ended(Outcome::Failed(Errno::ENOMEM));
         };
-        let result = again(|| socket::recv(source, &mut pages));
+        let room = means.buffers.room();
+        let result = again(|| socket::recv(source, &mut pages[..room]));
         if let Ok(bytes) = result
             && let Some(bytes) = moved(bytes)
         {
             // A short read has emptied the queue, and what comes later is signalled again.
-            ready.readable = ready.suspect || bytes.get() as usize == pages.len();
+            ready.readable = ready.suspect || bytes.get() as usize == room;
             ready.fresh = false;
             self.policy.on_pulled(bytes.get());
             self.store = Store::Buffer { pages, from: 0, to: bytes.get() };
