@@ -585,3 +585,32 @@ impl Engine for Uring {
 fn now() -> Time {
     Time::from_micros(process::monotonic_micros())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// A drain looks at its listeners in this way, and so does a turn that has work at hand.
+    #[test]
+    fn a_look_without_waiting_sees_what_has_come() {
+        let limits = EngineLimits {
+            sessions_max: 1,
+            pipes_max: 0,
+            pipe_bytes: 0,
+            splice: crate::op::SpliceMode::Never,
+        };
+        let mut engine = Uring::new(limits, Arc::new(Bell::new().unwrap())).unwrap();
+        let socket = socket::listening(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();
+        let address = socket::local_address(socket.as_fd()).unwrap();
+        engine.listen(ListenerId(0), socket).unwrap();
+        engine.accepting(ListenerId(0), true);
+        let mut completions = Vec::new();
+        // Asks for the accept: the connection that follows comes by deferred work alone.
+        engine.wait(Some(Time::default()), &mut completions).unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        engine.wait(Some(Time::default()), &mut completions).unwrap();
+        assert!(matches!(completions[..], [Completion::Accepted { .. }]), "{completions:?}");
+    }
+}

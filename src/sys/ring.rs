@@ -72,6 +72,9 @@ impl Ring {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            // Says in the ring that deferred work waits: without it an enter that waits for nothing
+            // would submit, and run none of it.
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .setup_clamp()
@@ -238,7 +241,10 @@ impl Ring {
                 _ => return Err(error),
             },
         }
-        self.addresses.clear();
+        if self.ring.submission().is_empty() {
+            // Else the kernel has not read some of them yet: it ran out of memory for requests.
+            self.addresses.clear();
+        }
         let completion = self.ring.completion();
         self.overflows = completion.overflow().into();
         for entry in completion {
