@@ -188,9 +188,17 @@ impl Uring {
             direction.pushing = false;
             return self.complete(key, Slot::Push(flow), outcome);
         }
+        self.await_writable(key, flow);
+    }
+
+    /// The sink takes nothing now: the push goes on when it does.
+    fn await_writable(&mut self, key: SessionKey, flow: Flow) {
+        let session = &mut self.sessions[key.index()];
+        let sink = &mut session.sides[flow.sink().index()];
+        let Some(socket) = &sink.socket else { return };
         sink.polling_out = true;
         session.in_flight += 1;
-        self.ring.poll(fd, POLLOUT, Kind::PollOut.word(key, flow.sink()));
+        self.ring.poll(socket.as_fd(), POLLOUT, Kind::PollOut.word(key, flow.sink()));
         self.watch(key, flow.source());
     }
 
@@ -229,6 +237,7 @@ impl Uring {
                 self.ring.cancel(target, Kind::Other.word(key, Side::Backend));
             }
             Slot::Push(flow) if session.flows[flow.index()].sending => {
+                session.flows[flow.index()].unwanted = true;
                 let target = Kind::Send.word(key, flow.sink());
                 self.ring.cancel(target, Kind::Other.word(key, flow.sink()));
             }
@@ -379,6 +388,7 @@ impl Uring {
         let direction = &mut self.sessions[key.index()].flows[flow.index()];
         direction.sending = false;
         direction.pushing = false;
+        let unwanted = std::mem::take(&mut direction.unwanted);
         let outcome = match result.map(NonZeroU32::new) {
             Ok(Some(bytes)) => {
                 self.means.stats.bytes[flow.index()][Path::Copied.index()] +=
@@ -393,8 +403,13 @@ impl Uring {
                 Outcome::Moved(bytes)
             }
             Err(Errno::ECANCELED) => Outcome::Cancelled,
-            // EINTR: the kernel's retry was interrupted before a byte was taken.
-            Ok(None) | Err(Errno::EINTR | Errno::EAGAIN) => {
+            // It came back before its cancellation found it.
+            Ok(None) | Err(Errno::EAGAIN | Errno::EINTR) if unwanted => Outcome::Cancelled,
+            Err(Errno::EAGAIN) => {
+                direction.pushing = true;
+                return self.await_writable(key, flow);
+            }
+            Ok(None) | Err(Errno::EINTR) => {
                 direction.pushing = true;
                 return self.try_push(key, flow);
             }

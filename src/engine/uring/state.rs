@@ -97,6 +97,8 @@ pub(super) struct Direction {
     pub(super) pushing: bool,
     /// The push is a send in the ring.
     pub(super) sending: bool,
+    /// Its cancellation has been asked for.
+    pub(super) unwanted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
