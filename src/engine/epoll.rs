@@ -184,16 +184,13 @@ impl Epoll {
         Ok(())
     }
 
-    /// The backend's socket was signalled while it was being connected.
-    fn finish_connect(&mut self, key: SessionKey) {
+    /// The backend's socket was signalled while it was being connected: it is, or that failed.
+    /// tcp_poll() reports nothing at all of a socket in SYN_SENT, so there is no third.
+    fn finish_connect(&mut self, key: SessionKey, failed: bool) {
         let session = &mut self.sessions[key.index()];
         let backend = &mut session.sides[Side::Backend.index()];
         let Some(socket) = &backend.socket else { return };
-        let error = socket::take_error(socket.as_fd());
-        if error.is_none() && socket::peer_address(socket.as_fd()).is_err() {
-            // Signalled without being connected: a HUP of the fresh socket.
-            return;
-        }
+        let error = if failed { socket::take_error(socket.as_fd()) } else { None };
         session.connecting = false;
         let outcome = match error {
             None => {
@@ -260,7 +257,7 @@ impl Epoll {
         ready.suspect |= event.suspect;
         if session.connecting && side == Side::Backend {
             if event.writable {
-                self.finish_connect(key);
+                self.finish_connect(key, event.error);
             }
             return;
         }

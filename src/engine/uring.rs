@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc::{POLLIN, POLLOUT, POLLRDHUP};
+use nix::libc::{POLLERR, POLLIN, POLLOUT, POLLRDHUP};
 
 use crate::op::{
     AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side,
@@ -336,7 +336,7 @@ impl Uring {
             Kind::Send => self.on_sent(key, side.other().outbound(), answer.result),
             Kind::PollIn => self.on_readable(key, side),
             Kind::PollOut => self.on_writable(key, side),
-            Kind::Watch => self.on_watched(key, side),
+            Kind::Watch => self.on_watched(key, side, answer.result),
             _ => self.on_connected(key, answer.result),
         }
         self.finish_close(key);
@@ -440,15 +440,16 @@ impl Uring {
         }
     }
 
-    fn on_watched(&mut self, key: SessionKey, side: Side) {
+    fn on_watched(&mut self, key: SessionKey, side: Side, events: Result<u32, Errno>) {
         let session = &mut self.sessions[key.index()];
         let peer = &mut session.sides[side.index()];
         peer.watched = false;
         let Some(socket) = &peer.socket else { return };
-        if session.closing.is_some() {
+        // A hang-up without an error is both directions' orderly end, and nothing to tell.
+        let failed = events.is_ok_and(|events| events & u32::from(POLLERR.cast_unsigned()) != 0);
+        if session.closing.is_some() || !failed {
             return;
         }
-        // A hang-up without an error is both directions' orderly end, and nothing to tell.
         if let Some(errno) = socket::take_error(socket.as_fd()) {
             self.done.push(Completion::Broken { session: key, side, errno });
         }

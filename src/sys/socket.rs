@@ -297,8 +297,7 @@ mod tests {
         let address = local_address(listener.as_fd()).unwrap();
         let probe = outbound(&address, Some(loopback())).unwrap();
         assert_eq!(local_address(probe.as_fd()).unwrap().port(), 0);
-        let source = std::net::TcpListener::bind(loopback()).unwrap();
-        let source = source.local_addr().unwrap();
+        let source = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
         let bound = outbound(&address, Some(source)).unwrap();
         assert_eq!(local_address(bound.as_fd()).unwrap(), source);
     }

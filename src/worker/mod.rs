@@ -7,6 +7,8 @@ pub mod admission;
 mod dial;
 pub mod plan;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod timers;
 
 use std::collections::VecDeque;
@@ -350,7 +352,8 @@ impl<E: Engine> Worker<E> {
 
     /// Gives places that have come free to those who wait, and listens again where there is room.
     fn let_in(&mut self) {
-        for _ in 0..self.waiting.len() {
+        let waiting = if self.admission.has_room() { self.waiting.len() } else { 0 };
+        for _ in 0..waiting {
             let Some((listener, socket, peer)) = self.waiting.pop_front() else { break };
             if self.admission.enter(listener, self.now) {
                 self.open(listener, socket, peer);
