@@ -72,6 +72,9 @@ impl Ring {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            // Says in the ring that deferred work waits: without it an enter that waits for nothing
+            // would submit, and run none of it.
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .setup_clamp()
@@ -158,10 +161,10 @@ impl Ring {
         self.push(entry.build(), word);
     }
 
-    /// Bytes `from..to` of a picked buffer to a socket. The answer is EAGAIN when it takes nothing:
-    /// left to wait by itself, the kernel would also wait for `POLLPRI`, find it at once for as long
-    /// as an urgent byte lies unread in the other direction, and after 128 vain attempts hand the
-    /// request to a thread of its own (seen with 6.18: `io_uring_queue_async_work`, opcode SEND).
+    /// Bytes `from..to` of a picked buffer to a socket, or EAGAIN when it takes none. The kernel
+    /// must not wait by itself (`MSG_DONTWAIT`): its poll always asks for POLLRDHUP too
+    /// (`IO_POLL_UNMASK`), so that a peer which has half-closed and reads slowly looks ready for
+    /// ever, and after 128 tries the send blocks a kernel worker thread (seen on 6.18).
     ///
     /// # Panics
     /// If the bytes are not all in the buffer.
@@ -238,7 +241,10 @@ impl Ring {
                 _ => return Err(error),
             },
         }
-        self.addresses.clear();
+        if self.ring.submission().is_empty() {
+            // Else the kernel has not read some of them yet: it ran out of memory for requests.
+            self.addresses.clear();
+        }
         let completion = self.ring.completion();
         self.overflows = completion.overflow().into();
         for entry in completion {

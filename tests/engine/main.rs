@@ -58,4 +58,5 @@ macro_rules! on_every_engine {
 }
 
 mod delivery;
+mod pressure;
 mod support;

@@ -14,13 +14,12 @@ pub(super) enum Kind {
     Recv = 0,
     Send = 2,
     PollIn = 4,
-    PollOut = 6,
-    Watch = 8,
-    Connect = 10,
-    Accept = 12,
-    Bell = 14,
+    Watch = 6,
+    Connect = 8,
+    Accept = 10,
+    Bell = 12,
     /// A cancellation or a close that failed, and is no session's affair.
-    Other = 16,
+    Other = 14,
 }
 
 impl Kind {
@@ -29,11 +28,10 @@ impl Kind {
             0 => Self::Recv,
             2 => Self::Send,
             4 => Self::PollIn,
-            6 => Self::PollOut,
-            8 => Self::Watch,
-            10 => Self::Connect,
-            12 => Self::Accept,
-            14 => Self::Bell,
+            6 => Self::Watch,
+            8 => Self::Connect,
+            10 => Self::Accept,
+            12 => Self::Bell,
             _ => Self::Other,
         }
     }
@@ -67,7 +65,7 @@ pub(super) struct SessionState {
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     pub(super) socket: Option<OwnedFd>,
-    /// For the direct path.
+    /// What direct calls and sends have to go by.
     pub(super) ready: Readiness,
     pub(super) receive: Receive,
     /// Received and not pulled yet.
@@ -75,7 +73,7 @@ pub(super) struct Peer {
     /// What comes after the inbox.
     pub(super) end: Option<Outcome>,
     pub(super) polling_in: bool,
-    pub(super) polling_out: bool,
+    /// The ring tells each time that it becomes writable or fails.
     pub(super) watched: bool,
 }
 
@@ -95,10 +93,8 @@ pub(super) struct Direction {
     pub(super) held: Option<Held>,
     pub(super) pulling: bool,
     pub(super) pushing: bool,
-    /// The push is a send in the ring.
+    /// The push is a send in the ring; if `pushing` is not set any more, it was cancelled.
     pub(super) sending: bool,
-    /// Its cancellation has been asked for.
-    pub(super) unwanted: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -116,6 +112,6 @@ impl Peer {
     }
 
     pub(super) fn has_requests(&self) -> bool {
-        self.receive != Receive::Idle || self.polling_in || self.polling_out || self.watched
+        self.receive != Receive::Idle || self.polling_in || self.watched
     }
 }

@@ -174,7 +174,14 @@ impl<'a> Receiver<'a> {
         }
         let most = most.clamp(1, BLOCK);
         self.block.resize(most.max(self.block.len()), 0);
-        match self.stream.read(&mut self.block[..most]) {
+        let read = loop {
+            match self.stream.read(&mut self.block[..most]) {
+                // A ring that ends elsewhere in this process interrupts waits.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        match read {
             Ok(0) => self.end = Some(End::Whole),
             Ok(bytes) => {
                 self.check(bytes);

@@ -131,10 +131,7 @@ pub fn reset_on_close(stream: &TcpStream) {
 pub type Talk = (Sent, Got);
 
 /// Sends and receives at the same time.
-pub fn talk(
-    send: impl FnOnce() -> Sent + Send,
-    receive: impl FnOnce() -> Got + Send,
-) -> Talk {
+pub fn talk(send: impl FnOnce() -> Sent + Send, receive: impl FnOnce() -> Got + Send) -> Talk {
     thread::scope(|scope| {
         let builder = Builder::new().stack_size(STACK_BYTES);
         let sending = builder.spawn_scoped(scope, send).unwrap();
@@ -145,10 +142,7 @@ pub fn talk(
 
 /// A client's mouth and ear.
 pub fn client(stream: &TcpStream, number: u64) -> (Sender<'_>, Receiver<'_>) {
-    (
-        Sender::new(stream, number, Flow::ToBackend),
-        Receiver::new(stream, number, Flow::ToClient, 0),
-    )
+    (Sender::new(stream, number, Flow::ToBackend), Receiver::new(stream, number, Flow::ToClient, 0))
 }
 
 /// A server's mouth and ear; the number has been read.
