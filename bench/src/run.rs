@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
 
-use crate::clock::within;
 use crate::cli;
+use crate::clock::within;
 use crate::error::Error;
 use crate::load::Outcome;
 use crate::manifest::Manifest;

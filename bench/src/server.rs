@@ -156,12 +156,7 @@ fn flow(buffers: &mut Buffers, connection: &mut Connection, kind: Kind) -> Went 
 
 /// Edge triggered, so one receive is enough unless it was full or the end may have come with
 /// the bytes.
-fn answer(
-    buffers: &mut Buffers,
-    connection: &mut Connection,
-    work: &Work,
-    closed: bool,
-) -> Went {
+fn answer(buffers: &mut Buffers, connection: &mut Connection, work: &Work, closed: bool) -> Went {
     loop {
         match buffers.discard(&connection.stream) {
             Ok(None) => break,

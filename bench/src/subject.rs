@@ -87,9 +87,8 @@ pub(crate) fn chosen(all: Vec<Subject>, only: &[String]) -> Result<Vec<Subject>,
         let names = names.join(", ");
         return Err(Error(format!("--only {word}: no subject begins so; there are {names}")));
     }
-    let wanted = |subject: &Subject| {
-        only.is_empty() || only.iter().any(|word| takes(word, &subject.name))
-    };
+    let wanted =
+        |subject: &Subject| only.is_empty() || only.iter().any(|word| takes(word, &subject.name));
     Ok(all.into_iter().filter(wanted).collect())
 }
 
@@ -167,20 +166,24 @@ impl Subject {
             ("@engine@", engine.to_owned()),
             ("@splice@", splice.to_owned()),
             ("@fanin_binds@", binds.join(", ")),
-            ("@fanin_servers@", each(place.servers, &|_, to| {
-                format!("[[backend.servers.server]]\naddress = \"{to}\"\n")
-            })),
+            (
+                "@fanin_servers@",
+                each(place.servers, &|_, to| {
+                    format!("[[backend.servers.server]]\naddress = \"{to}\"\n")
+                }),
+            ),
             ("@haproxy_binds@", each(place.listens, &|_, at| format!("    bind {at}"))),
             ("@haproxy_servers@", each(place.servers, &|n, to| format!("    server s{n} {to}"))),
             ("@nginx_load_module@", module),
-            ("@nginx_listens@", each(place.listens, &|_, at| {
-                format!("        listen {at} backlog=4096;")
-            })),
+            (
+                "@nginx_listens@",
+                each(place.listens, &|_, at| format!("        listen {at} backlog=4096;")),
+            ),
             ("@nginx_servers@", each(place.servers, &|_, to| format!("        server {to};"))),
         ];
-        fields.iter().fold(self.template.to_owned(), |text, (field, value)| {
-            text.replace(field, value)
-        })
+        fields
+            .iter()
+            .fold(self.template.to_owned(), |text, (field, value)| text.replace(field, value))
     }
 }
 

@@ -53,25 +53,30 @@ struct Load<'a> {
 
 pub(super) fn run(work: &Work, targets: &[SocketAddr], meter: Meter) -> Result<Outcome, Error> {
     let mut load = Load::new(work, targets, meter)?;
+    let waits = Error::at("load");
     match work.kind {
-        Kind::Idle => load.exchange_once_and_rest(),
-        _ => load.exchange_until_shut(),
+        Kind::Idle => {
+            load.open(work.connections / 4)?;
+            load.exchange_once().map_err(Error::at("load"))?;
+            load.meter.quarter = Some(load.meter.pids.read());
+            load.open(work.connections - work.connections / 4)?;
+            load.exchange_once().and_then(|()| load.rest()).map_err(waits)
+        }
+        Kind::Churn => load.exchange_until_shut().map_err(waits),
+        _ => {
+            load.open(work.connections)?;
+            load.exchange_until_shut().map_err(waits)
+        }
     }
-    .map_err(Error::at("load"))
 }
 
 impl<'a> Load<'a> {
     fn new(work: &'a Work, targets: &'a [SocketAddr], meter: Meter) -> Result<Self, Error> {
-        let streams = connect(work, targets)?;
-        let mut lanes: Vec<Lane> = streams.into_iter().map(|stream| Lane::new(Some(stream))).collect();
-        lanes.resize_with(work.connections, || Lane::new(None));
-        let poll = Poll::new().map_err(Error::at("epoll"))?;
-        for (index, lane) in lanes.iter_mut().enumerate() {
-            if let Some(stream) = &mut lane.stream {
-                let both = Interest::READABLE | Interest::WRITABLE;
-                poll.registry().register(stream, Token(index), both).map_err(Error::at("epoll"))?;
-            }
+        let mut lanes = Vec::new();
+        if work.kind == Kind::Churn {
+            lanes.resize_with(work.connections, || Lane::new(None));
         }
+        let poll = Poll::new().map_err(Error::at("epoll"))?;
         Ok(Self {
             work,
             targets,
@@ -126,10 +131,24 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn exchange_once_and_rest(&mut self) -> std::io::Result<Outcome> {
+    /// Makes further connections that are kept.
+    fn open(&mut self, count: usize) -> Result<(), Error> {
+        for mut stream in connect(count, self.targets)? {
+            let token = Token(self.lanes.len());
+            let both = Interest::READABLE | Interest::WRITABLE;
+            let registered = self.poll.registry().register(&mut stream, token, both);
+            registered.map_err(Error::at("epoll"))?;
+            self.lanes.push(Lane::new(Some(stream)));
+        }
+        Ok(())
+    }
+
+    /// Every connection that has had none has one exchange.
+    fn exchange_once(&mut self) -> std::io::Result<()> {
         let mut events = Events::with_capacity(1024);
         let begun = self.meter.clock.now();
-        for lane in 0..self.lanes.len() {
+        let done = usize::try_from(self.exchanges + self.failures).unwrap_or(usize::MAX);
+        for lane in done..self.lanes.len() {
             self.begin(lane, begun);
         }
         while self.exchanges + self.failures < self.lanes.len() as u64
@@ -140,6 +159,11 @@ impl<'a> Load<'a> {
                 self.turn(event.token().0, Some(event));
             }
         }
+        Ok(())
+    }
+
+    /// Silence until the window has shut.
+    fn rest(&mut self) -> std::io::Result<Outcome> {
         self.meter.begin();
         loop {
             std::thread::park_timeout(PATIENCE);

@@ -14,12 +14,8 @@ use crate::stream::{Buffers, Went};
 /// Longest wait, so that the window opens and shuts in time.
 const PATIENCE: Duration = Duration::from_millis(5);
 
-pub(super) fn run(
-    work: &Work,
-    targets: &[SocketAddr],
-    mut meter: Meter,
-) -> Result<Outcome, Error> {
-    let mut streams = connect(work, targets)?;
+pub(super) fn run(work: &Work, targets: &[SocketAddr], mut meter: Meter) -> Result<Outcome, Error> {
+    let mut streams = connect(work.connections, targets)?;
     let mut poll = Poll::new().map_err(Error::at("epoll"))?;
     for (index, stream) in streams.iter_mut().enumerate() {
         let both = Interest::READABLE | Interest::WRITABLE;

@@ -15,7 +15,6 @@ use crate::account::{Usage, machine_busy_s, soft_interrupt_threads, soft_interru
 use crate::cli;
 use crate::clock::{Clock, MILLISECOND, SECOND, float};
 use crate::error::Error;
-use crate::scenario::{Kind, Work};
 
 /// How long the first connections may take, each.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -43,6 +42,8 @@ pub(crate) struct Outcome {
     pub(crate) relay: Option<Usage>,
     /// What the relay holds at the window's end more than before the first connection.
     pub(crate) relay_grown: Option<Usage>,
+    /// What it holds more than when the first quarter of the sessions rested (kind idle only).
+    pub(crate) relay_grown_later: Option<Usage>,
     pub(crate) server: Usage,
     pub(crate) load: Usage,
     /// What the kernel's soft interrupt threads used, for whomever.
@@ -79,6 +80,8 @@ struct Meter {
     clock: Clock,
     pids: Pids,
     base: Reading,
+    /// When the first quarter of the sessions rested.
+    quarter: Option<Reading>,
     opened: Option<(u64, Reading)>,
     opens: u64,
     shuts: u64,
@@ -127,6 +130,7 @@ impl Meter {
             clock: Clock::start(),
             base: pids.read(),
             pids,
+            quarter: None,
             opened: None,
             opens: u64::MAX,
             shuts: u64::MAX,
@@ -167,6 +171,10 @@ impl Meter {
             window_s: float(ended - began) / float(SECOND),
             relay: between(&last.relay, &first.relay),
             relay_grown: between(&last.relay, &self.base.relay),
+            relay_grown_later: self
+                .quarter
+                .as_ref()
+                .and_then(|quarter| between(&last.relay, &quarter.relay)),
             server: last.server.since(&first.server),
             load: last.load.since(&first.load),
             soft_interrupts_s: last.soft_interrupts_s - first.soft_interrupts_s,
@@ -204,9 +212,8 @@ fn latency(histogram: &Histogram<u64>) -> Option<Latency> {
     })
 }
 
-/// Makes the connections that are kept, one after the other, to the targets in turn.
-fn connect(work: &Work, targets: &[SocketAddr]) -> Result<Vec<TcpStream>, Error> {
-    let count = if work.kind == Kind::Churn { 0 } else { work.connections };
+/// Makes `count` connections that are kept, one after the other, to the targets in turn.
+fn connect(count: usize, targets: &[SocketAddr]) -> Result<Vec<TcpStream>, Error> {
     let one = |target: &SocketAddr| {
         let stream = Blocking::connect_timeout(target, CONNECT)?;
         stream.set_nodelay(true)?;

@@ -18,7 +18,7 @@ pub(super) struct Figure {
     pub(super) key: &'static str,
     /// Over a column, with its unit.
     pub(super) head: &'static str,
-    /// Whether a round's line tells it.
+    /// Whether it is printed; the files have all.
     pub(super) in_line: bool,
     pub(super) of: fn(&Outcome) -> Option<f64>,
 }
@@ -49,6 +49,10 @@ pub(super) fn of(kind: Kind) -> Vec<Figure> {
     let figure = |key, head, in_line, of| Figure { key, head, in_line, of };
     if kind == Kind::Idle {
         return vec![
+            // What is held however many there are (warm buffers, say) falls out.
+            figure("further_per_session", "B/further session", true, |o| {
+                Some(o.relay_grown_later?.pss_bytes / (float(o.sessions) * 0.75))
+            }),
             figure("pss_per_session", "Pss B/session", true, |o| {
                 per_session(o, o.relay_grown?.pss_bytes)
             }),
@@ -69,7 +73,7 @@ pub(super) fn of(kind: Kind) -> Vec<Figure> {
             figure("relay_cpu", "relay CPU s/GB", true, |o| Some(o.relay?.cpu_s / gigabytes(o)?)),
             figure("path_cpu", "path CPU s/GB", true, |o| Some(path_s(o) / gigabytes(o)?)),
             figure("rate", "GB/s", true, |o| Some(gigabytes(o)? / o.window_s)),
-            figure("switches", "switches/GB", false, |o| Some(switches(o)? / gigabytes(o)?)),
+            figure("switches", "switches/GB", true, |o| Some(switches(o)? / gigabytes(o)?)),
         ]
     } else {
         vec![
@@ -81,7 +85,7 @@ pub(super) fn of(kind: Kind) -> Vec<Figure> {
             figure("p50_us", "p50 us", true, |o| Some(o.latency_us?.p50)),
             figure("p99_us", "p99 us", true, |o| Some(o.latency_us?.p99)),
             figure("p999_us", "p99.9 us", true, |o| Some(o.latency_us?.p999)),
-            figure("switches", "switches", false, |o| Some(switches(o)? / exchanges(o)?)),
+            figure("switches", "switches", true, |o| Some(switches(o)? / exchanges(o)?)),
         ]
     };
     if kind == Kind::Paced {
@@ -117,10 +121,7 @@ pub(super) fn rows(figures: &[Figure], measured: &[Measured]) -> Vec<Row> {
         .map(|measured| Row {
             name: measured.subject.name.clone(),
             role: measured.subject.role,
-            summaries: figures
-                .iter()
-                .map(|figure| summary(&values(measured, figure)))
-                .collect(),
+            summaries: figures.iter().map(|figure| summary(&values(measured, figure))).collect(),
             to_peer: peer.and_then(|peer| ratio(measured, peer, &figures[0])),
             to_direct: path.and_then(|path| ratio(measured, direct?, path)),
             failures: measured.outcomes.iter().map(|(_, outcome)| outcome.failures).sum(),
@@ -238,8 +239,10 @@ mod tests {
     #[test]
     fn a_round_that_did_nothing_has_no_cost() {
         let idle = Outcome { window_s: 1.0, ..Outcome::default() };
-        assert!(of(Kind::Churn).iter().all(|figure| {
-            (figure.of)(&idle).is_none_or(|value| value == 0.0)
-        }));
+        assert!(
+            of(Kind::Churn)
+                .iter()
+                .all(|figure| { (figure.of)(&idle).is_none_or(|value| value == 0.0) })
+        );
     }
 }

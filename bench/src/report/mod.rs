@@ -18,12 +18,11 @@ use figures::{Figure, Row};
 
 /// One round of one subject in a line.
 pub(crate) fn line(outcome: &Outcome, work: &Work) -> String {
-    let words = figures::of(work.kind).into_iter().filter(|figure| figure.in_line).filter_map(
-        |figure| {
+    let words =
+        figures::of(work.kind).into_iter().filter(|figure| figure.in_line).filter_map(|figure| {
             let value = (figure.of)(outcome)?;
             Some(format!("{} {}", figures::number(value), figure.head))
-        },
-    );
+        });
     let mut line = words.collect::<Vec<_>>().join(", ");
     if outcome.failures > 0 {
         line.push_str(&format!(", {} FAILURES", outcome.failures));
@@ -43,8 +42,8 @@ pub(crate) fn write(
 ) -> Result<(), Error> {
     let figures = figures::of(scenario.work.kind);
     let rows = figures::rows(&figures, measured);
-    let table = table::markdown(&figures, &rows);
-    println!("\n{table}");
+    let table = table::markdown(&figures, &rows, false);
+    println!("\n{}", table::markdown(&figures, &rows, true));
     fs::create_dir_all(folder).map_err(Error::at(format!("{}", folder.display())))?;
     let put = |ending: &str, text: String| {
         let path = folder.join(format!("{}.{ending}", scenario.name));

@@ -10,25 +10,23 @@ use crate::scenario::Scenario;
 /// From here the ends' CPUs are what limits the rate.
 const ENDS_FULL: f64 = 0.95;
 
-/// Columns padded, so that it reads as it is.
-pub(super) fn markdown(figures: &[Figure], rows: &[Row]) -> String {
-    let mut head = vec!["subject".to_owned(), figures[0].head.to_owned(), "to best peer".to_owned()];
-    let with_path = figures.iter().any(|figure| figure.key == "path_cpu");
-    for figure in &figures[1..] {
+/// Columns padded, so that it reads as it is; all figures, or only those that are printed.
+pub(super) fn markdown(figures: &[Figure], rows: &[Row], brief: bool) -> String {
+    let shown = |figure: &&Figure| figure.in_line || !brief;
+    let mut head = vec!["subject".to_owned()];
+    for (place, figure) in figures.iter().filter(shown).enumerate() {
         head.push(figure.head.to_owned());
-        if figure.key == "path_cpu" {
-            head.push("to direct".to_owned());
-        }
+        head.extend((place == 0).then(|| "to best peer".to_owned()));
+        head.extend((figure.key == "path_cpu").then(|| "to direct".to_owned()));
     }
     let mut lines = vec![head];
     for row in rows {
-        let mut cells = vec![row.name.clone(), cell(row.summaries[0].as_ref())];
-        cells.push(ratio(row.to_peer.as_ref()));
-        for (figure, summary) in figures.iter().zip(&row.summaries).skip(1) {
+        let mut cells = vec![row.name.clone()];
+        let summaries = figures.iter().zip(&row.summaries);
+        for (place, (figure, summary)) in summaries.filter(|(f, _)| shown(f)).enumerate() {
             cells.push(cell(summary.as_ref()));
-            if with_path && figure.key == "path_cpu" {
-                cells.push(ratio(row.to_direct.as_ref()));
-            }
+            cells.extend((place == 0).then(|| ratio(row.to_peer.as_ref())));
+            cells.extend((figure.key == "path_cpu").then(|| ratio(row.to_direct.as_ref())));
         }
         lines.push(cells);
     }
@@ -124,10 +122,8 @@ fn cell(summary: Option<&Summary>) -> String {
 }
 
 fn ratio(summary: Option<&Summary>) -> String {
-    summary.map_or_else(
-        || "-".to_owned(),
-        |s| format!("{:.2} ({:.2}-{:.2})", s.median, s.min, s.max),
-    )
+    summary
+        .map_or_else(|| "-".to_owned(), |s| format!("{:.2} ({:.2}-{:.2})", s.median, s.min, s.max))
 }
 
 fn or_unknown(text: &str) -> String {
