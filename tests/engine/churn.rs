@@ -9,10 +9,11 @@ use fanin::session::CloseReason;
 use nix::sys::socket::{MsgFlags, send};
 
 use crate::support::dice::{Dice, seed};
-use crate::support::oracle::{End, Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge, judge_whole};
+use crate::support::oracle::{
+    End, Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge, judge_whole,
+};
 use crate::support::peers::{
-    Server, all, answering, client, connect, judge_both_whole, reset_on_close, server, shrink,
-    talk,
+    Server, all, answering, client, connect, judge_both_whole, reset_on_close, server, shrink, talk,
 };
 use crate::support::relay::{Options, Relay, Variant};
 
@@ -113,18 +114,15 @@ fn send_all(sender: &mut Sender<'_>, mut dice: Dice, bytes: u64) {
         let next = (target - sender.offset()).min(3 * piece as u64);
         sender.send_in(next, || dice.size(piece));
         if urgent && dice.one_in(4) {
-            sender
-                .send_one(1, |stream, bytes| Ok(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB)?));
+            sender.send_one(1, |stream, bytes| {
+                Ok(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB)?)
+            });
         }
     }
 }
 
 /// Judges the streams that somebody listened to.
-fn judge_heard(
-    script: &Script,
-    client: (Sent, Option<Got>),
-    server: (Sent, Option<Got>),
-) -> Total {
+fn judge_heard(script: &Script, client: (Sent, Option<Got>), server: (Sent, Option<Got>)) -> Total {
     let one = |sent: Sent, got: Option<Got>| match got {
         Some(got) if script.resets() => judge(sent, got),
         Some(got) => judge_whole(sent, got),

@@ -23,9 +23,8 @@ on_every_engine![
 const REST: Duration = Duration::from_millis(150);
 
 fn urgent(sender: &mut Sender<'_>) {
-    let out_of_band = |stream: &TcpStream, bytes: &[u8]| {
-        Ok(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB)?)
-    };
+    let out_of_band =
+        |stream: &TcpStream, bytes: &[u8]| Ok(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB)?);
     assert_eq!(sender.send_one(1, out_of_band), 1);
 }
 
@@ -113,9 +112,7 @@ fn fill(stream: &TcpStream, sender: &mut Sender<'_>, relay: &Relay) {
 
 /// Nothing may be left standing until the end of the stream drives it out.
 fn await_all(relay: &Relay, bytes: u64) {
-    await_that("all of it has gone on", || {
-        relay.counts().engine.bytes_to_backend.total() == bytes
-    });
+    await_that("all of it has gone on", || relay.counts().engine.bytes_to_backend.total() == bytes);
 }
 
 fn an_urgent_byte_at_the_end_arrives_before_it(variant: Variant) {
