@@ -17,8 +17,12 @@
 )]
 
 mod clients;
+mod connecting;
+mod exhaustion;
+mod injection;
 mod lifecycle;
 mod limits;
 mod ports;
 mod refusals;
 mod support;
+mod surroundings;
