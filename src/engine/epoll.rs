@@ -70,12 +70,23 @@ struct SessionState {
     sides: [Peer; 2],
     flows: [Direction; 2],
     connecting: bool,
+    /// The connect under way may meet its own socket.
+    may_meet_itself: bool,
 }
 
 #[derive(Debug, Default)]
 struct Peer {
     socket: Option<OwnedFd>,
     ready: Readiness,
+}
+
+impl Peer {
+    /// Gives a connect up. Whoever has answered it meanwhile sees a reset, not an empty stream.
+    fn abandon(&mut self) {
+        if let Some(socket) = std::mem::take(self).socket {
+            socket::reset_on_close(socket.as_fd());
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -161,7 +172,11 @@ impl Epoll {
     fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
         let begun = self.begin_connect(key, address, source);
         match begun {
-            Ok(()) => self.session(key).connecting = true,
+            Ok(()) => {
+                let session = self.session(key);
+                session.connecting = true;
+                session.may_meet_itself = socket::may_meet_itself(&address, source);
+            }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
         }
     }
@@ -189,19 +204,19 @@ impl Epoll {
         let session = &mut self.sessions[key.index()];
         let backend = &mut session.sides[Side::Backend.index()];
         let Some(socket) = &backend.socket else { return };
-        let error = socket::take_error(socket.as_fd());
-        if error.is_none() && socket::peer_address(socket.as_fd()).is_err() {
-            // Signalled without being connected: a HUP of the fresh socket.
-            return;
+        let Some(mut result) = socket::connected(socket.as_fd()) else { return };
+        if result.is_ok() && session.may_meet_itself && socket::has_met_itself(socket.as_fd()) {
+            // Nobody listens there.
+            result = Err(Errno::ECONNREFUSED);
         }
         session.connecting = false;
-        let outcome = match error {
-            None => {
+        let outcome = match result {
+            Ok(()) => {
                 backend.ready.writable = true;
                 Outcome::Done
             }
-            Some(errno) => {
-                *backend = Peer::default();
+            Err(errno) => {
+                backend.abandon();
                 Outcome::Failed(errno)
             }
         };
@@ -214,7 +229,7 @@ impl Epoll {
             Slot::Connect => {
                 let found = std::mem::take(&mut session.connecting);
                 if found {
-                    session.sides[Side::Backend.index()] = Peer::default();
+                    session.sides[Side::Backend.index()].abandon();
                 }
                 found
             }
@@ -236,8 +251,7 @@ impl Epoll {
         }
         for (peer, how) in session.sides.iter().zip(how) {
             if let (Some(socket), CloseHow::Reset) = (&peer.socket, how) {
-                // It can fail only on what is no TCP socket.
-                let _ = socket::reset_on_close(socket.as_fd());
+                socket::reset_on_close(socket.as_fd());
             }
         }
         let generation = session.generation.wrapping_add(1);
@@ -296,12 +310,11 @@ impl Epoll {
                     self.done.push(Completion::Accepted { listener: id, socket, peer });
                 }
                 Err(Errno::EAGAIN) => state.ready = false,
-                Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
+                Err(errno) if socket::is_of_one_connection(errno) => {}
+                Err(errno) => {
                     state.accepting = false;
                     self.done.push(Completion::AcceptFailed { listener: id, errno });
                 }
-                // The connection was gone before it was taken: accept(2) says to go on.
-                Err(_) => {}
             }
         }
     }
@@ -403,7 +416,7 @@ impl Engine for Epoll {
 
     fn refuse(&mut self, socket: AcceptedSocket) {
         let socket = self.taken(socket);
-        let _ = socket::reset_on_close(socket.as_fd());
+        socket::reset_on_close(socket.as_fd());
     }
 
     fn submit(&mut self, op: Op) {

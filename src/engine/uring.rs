@@ -215,6 +215,7 @@ impl Uring {
                 let session = &mut self.sessions[key.index()];
                 session.sides[Side::Backend.index()] = Peer::of(socket);
                 session.connecting = true;
+                session.may_meet_itself = socket::may_meet_itself(&address, source);
                 session.in_flight += 1;
             }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
@@ -293,8 +294,7 @@ impl Uring {
         for (peer, how) in ended.sides.into_iter().zip(how) {
             let Some(socket) = peer.socket else { continue };
             if how == CloseHow::Reset {
-                // It can fail only on what is no TCP socket.
-                let _ = socket::reset_on_close(socket.as_fd());
+                socket::reset_on_close(socket.as_fd());
             }
             self.ring.close(socket, Kind::Other.word(key, Side::Client));
         }
@@ -442,13 +442,18 @@ impl Uring {
     fn on_connected(&mut self, key: SessionKey, result: Result<u32, Errno>) {
         let session = &mut self.sessions[key.index()];
         session.connecting = false;
+        let backend = &mut session.sides[Side::Backend.index()];
+        let met_itself = session.may_meet_itself
+            && backend.socket.as_ref().is_some_and(|socket| socket::has_met_itself(socket.as_fd()));
         let outcome = match result {
+            // Nobody listens there.
+            Ok(_) if met_itself => Outcome::Failed(Errno::ECONNREFUSED),
             Ok(_) => Outcome::Done,
             Err(Errno::ECANCELED) => Outcome::Cancelled,
             Err(errno) => Outcome::Failed(errno),
         };
         if outcome != Outcome::Done {
-            session.sides[Side::Backend.index()] = Peer::default();
+            backend.abandon();
         }
         self.complete(key, Slot::Connect, outcome);
     }
@@ -510,7 +515,7 @@ impl Engine for Uring {
 
     fn refuse(&mut self, socket: AcceptedSocket) {
         let socket = self.taken(socket);
-        let _ = socket::reset_on_close(socket.as_fd());
+        socket::reset_on_close(socket.as_fd());
     }
 
     fn submit(&mut self, op: Op) {

@@ -235,7 +235,10 @@ impl Ring {
                 _ => return Err(error),
             },
         }
-        self.addresses.clear();
+        if self.ring.submission().is_empty() {
+            // What an error has left in the queue is submitted next time, address and all.
+            self.addresses.clear();
+        }
         let completion = self.ring.completion();
         self.overflows = completion.overflow().into();
         for entry in completion {

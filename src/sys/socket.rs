@@ -71,6 +71,27 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
     Ok((socket, address))
 }
 
+/// Whether an error of accept(2) is about one connection, which was gone before it was taken
+/// (accept(2) lists these), so that the next can be accepted at once. Any other would only come
+/// again, be it for want of something or because a filter forbids it.
+pub const fn is_of_one_connection(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ECONNABORTED
+            | Errno::ECONNRESET
+            | Errno::EINTR
+            | Errno::EPROTO
+            | Errno::ENETDOWN
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH
+            | Errno::ETIMEDOUT
+    )
+}
+
 /// Takes ownership of a descriptor that a ring's accept has put into this table.
 ///
 /// # Errors
@@ -114,6 +135,35 @@ pub fn connect(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<(), Errno
     socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
 }
 
+/// How a connect went whose socket has been signalled; `None` while it is still under way, since a
+/// fresh socket is signalled (as hung up) before it is connected.
+pub fn connected(socket: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
+    if let Some(errno) = take_error(socket) {
+        return Some(Err(errno));
+    }
+    match peer_address(socket) {
+        Ok(_) => Some(Ok(())),
+        Err(Errno::ENOTCONN) => None,
+        Err(errno) => Some(Err(errno)),
+    }
+}
+
+/// Whether a connect to `address` could meet the very socket that makes it: a port of this host
+/// where nobody listens, chosen by the kernel as the source port too (TCP's simultaneous open).
+/// What the relay binds itself can be that port only if it is told so. No ephemeral range reaches
+/// below 1024, so that for most servers nothing need be asked.
+pub const fn may_meet_itself(address: &SocketAddr, source: Option<SocketAddr>) -> bool {
+    match source {
+        Some(source) if source.port() != 0 => source.port() == address.port(),
+        _ => address.port() >= 1024,
+    }
+}
+
+/// Whether a connected socket is its own peer.
+pub fn has_met_itself(socket: BorrowedFd<'_>) -> bool {
+    local_address(socket).is_ok_and(|local| peer_address(socket) == Ok(local))
+}
+
 /// Takes the socket's pending error away from it, if there is one.
 pub fn take_error(socket: BorrowedFd<'_>) -> Option<Errno> {
     match socket::getsockopt(&socket, sockopt::SocketError) {
@@ -131,13 +181,23 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     socket::shutdown(socket.as_raw_fd(), Shutdown::Write)
 }
 
-/// Makes the coming close(2) send a RST instead of a FIN, and drop what is unsent.
-///
-/// # Errors
-/// None that a TCP socket can give.
-pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Makes the coming close(2) send a RST instead of a FIN, and drop what is unsent. Where a filter
+/// bars the option the connection is dissolved at once, which sends the RST too.
+pub fn reset_on_close(socket: BorrowedFd<'_>) {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    setsockopt(&socket, sockopt::Linger, &at_once)
+    if setsockopt(&socket, sockopt::Linger, &at_once).is_err() {
+        dissolve(socket);
+    }
+}
+
+/// connect(2) to no address: the connection is dissolved. It fails only where there is none.
+fn dissolve(socket: BorrowedFd<'_>) {
+    // SAFETY: an all-zero sockaddr is a valid one; its family is AF_UNSPEC.
+    let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: `nowhere` is as long as is said, and lives through the call.
+    unsafe {
+        libc::connect(socket.as_raw_fd(), &raw const nowhere, socklen::<libc::sockaddr>());
+    }
 }
 
 /// Reads what is there; 0 is the end of the stream.
@@ -292,13 +352,40 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_can_be_dissolved_without_any_option() {
+        use std::io::Read as _;
+        let listener = listening(loopback(), 16).unwrap();
+        let address = local_address(listener.as_fd()).unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (accepted, _) = accept(listener.as_fd()).unwrap();
+        dissolve(accepted.as_fd());
+        drop(accepted);
+        let error = client.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_socket_that_met_itself_is_recognised() {
+        let address = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
+        assert!(may_meet_itself(&address, None) && may_meet_itself(&address, Some(address)));
+        let other = SocketAddr::from(([127, 0, 0, 1], address.port() ^ 1));
+        assert!(!may_meet_itself(&address, Some(other)));
+        let itself = outbound(&address, Some(address)).unwrap();
+        assert_eq!(connect(itself.as_fd(), &address), Err(Errno::EINPROGRESS));
+        assert_eq!(connected(itself.as_fd()), Some(Ok(())));
+        assert!(has_met_itself(itself.as_fd()));
+        let listener = listening(loopback(), 16).unwrap();
+        let client = TcpStream::connect(local_address(listener.as_fd()).unwrap()).unwrap();
+        assert!(!has_met_itself(client.as_fd()));
+    }
+
+    #[test]
     fn an_outbound_socket_keeps_the_source_it_was_given() {
         let listener = listening(loopback(), 16).unwrap();
         let address = local_address(listener.as_fd()).unwrap();
         let probe = outbound(&address, Some(loopback())).unwrap();
         assert_eq!(local_address(probe.as_fd()).unwrap().port(), 0);
-        let source = std::net::TcpListener::bind(loopback()).unwrap();
-        let source = source.local_addr().unwrap();
+        let source = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
         let bound = outbound(&address, Some(source)).unwrap();
         assert_eq!(local_address(bound.as_fd()).unwrap(), source);
     }

@@ -452,6 +452,7 @@ const fn is_ours(errno: Errno) -> bool {
             | Errno::ENFILE
             | Errno::ENOMEM
             | Errno::ENOBUFS
+            | Errno::ENOSPC
             | Errno::EADDRNOTAVAIL
             | Errno::EADDRINUSE
     )

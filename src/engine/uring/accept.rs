@@ -25,14 +25,13 @@ impl Uring {
         let id = ListenerId(u16::try_from(number).unwrap_or(u16::MAX));
         match answer.result {
             Ok(fd) => self.on_accepted(id, fd),
-            Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
+            Err(errno) if errno == Errno::ECANCELED || socket::is_of_one_connection(errno) => {}
+            Err(errno) => {
                 if let Some(Some(listener)) = self.listeners.get_mut(number) {
                     listener.accepting = false;
                 }
                 self.done.push(Completion::AcceptFailed { listener: id, errno });
             }
-            // Cancelled, or the connection was gone before it was taken.
-            Err(_) => {}
         }
         if answer.more {
             return;
@@ -50,8 +49,10 @@ impl Uring {
 
     pub(super) fn on_accepted(&mut self, listener: ListenerId, fd: u32) {
         let Ok(socket) = socket::adopt(fd.cast_signed()) else { return };
-        // A client that is gone already has no address any more.
-        let Ok(peer) = socket::peer_address(socket.as_fd()) else { return };
+        let Ok(peer) = socket::peer_address(socket.as_fd()) else {
+            // A client that is gone already has no address any more.
+            return socket::reset_on_close(socket.as_fd());
+        };
         let number = usize::try_from(socket.as_raw_fd()).unwrap_or_default();
         if number >= self.accepted.len() {
             self.accepted.resize_with(number + 1, || None);

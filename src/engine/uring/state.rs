@@ -1,9 +1,10 @@
 //! What the engine keeps of each listener and session, and the words that its requests carry.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::engine::readiness::{FlowState, Readiness};
 use crate::op::{CloseHow, Outcome, SessionKey, Side};
+use crate::sys::socket;
 
 use super::inbox::Inbox;
 
@@ -59,6 +60,8 @@ pub(super) struct SessionState {
     /// Requests that the kernel has not answered for the last time.
     pub(super) in_flight: u16,
     pub(super) connecting: bool,
+    /// The connect under way may meet its own socket.
+    pub(super) may_meet_itself: bool,
     pub(super) closing: Option<[CloseHow; 2]>,
     pub(super) sides: [Peer; 2],
     pub(super) flows: [Direction; 2],
@@ -111,6 +114,13 @@ impl Peer {
         // The direct path's first attempt costs one call at most.
         let ready = Readiness { readable: true, writable: true, ..Readiness::default() };
         Self { socket: Some(socket), ready, ..Self::default() }
+    }
+
+    /// Gives a connect up. Whoever has answered it meanwhile sees a reset, not an empty stream.
+    pub(super) fn abandon(&mut self) {
+        if let Some(socket) = std::mem::take(self).socket {
+            socket::reset_on_close(socket.as_fd());
+        }
     }
 
     pub(super) fn has_requests(&self) -> bool {

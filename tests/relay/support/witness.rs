@@ -91,6 +91,10 @@ impl Witness {
     #[track_caller]
     pub fn run_beside(&self, relay: SocketAddr, sessions: usize, load: Load) -> Tally {
         let ends = Self::sessions(relay, sessions, load);
+        await_that("the servers see the end of these", || {
+            let seen = self.ledger.ends.lock().unwrap();
+            ends.iter().all(|(key, end)| *end != Ok(End::Whole) || seen.contains_key(key))
+        });
         self.judge(ends)
     }
 
@@ -155,8 +159,10 @@ impl Ledger {
 
 /// One session as the client sees it.
 pub fn session(relay: SocketAddr, key: u64, load: Load) -> Result<End, String> {
-    let stream = peers::connect(relay);
-    converse(&stream, key, load)
+    match peers::try_connect(relay) {
+        Ok(stream) => converse(&stream, key, load),
+        Err(error) => cut_by(&error),
+    }
 }
 
 /// The same on a connection that is there.
