@@ -48,11 +48,12 @@ impl Health {
         }
     }
 
-    /// It is being tried after its rest: others wait for the outcome.
+    /// It is being tried, after its rest or as the last resort: others wait for the outcome.
     pub(super) fn on_trial(&mut self, now: u64) {
-        if self.failures >= FAILURES_MAX && now >= self.rest_until {
-            self.on_trial = true;
-            self.rest_until = now + u64::try_from(REST_MIN.as_micros()).unwrap_or(0);
+        if self.failures >= FAILURES_MAX {
+            self.on_trial |= now >= self.rest_until;
+            let outcome_by = now + u64::try_from(REST_MIN.as_micros()).unwrap_or(0);
+            self.rest_until = self.rest_until.max(outcome_by);
         }
     }
 }
@@ -96,6 +97,16 @@ mod tests {
         health.on_success();
         health.on_failure(0, 0);
         assert!(health.is_good(0));
+    }
+
+    #[test]
+    fn being_the_last_resort_does_not_shorten_its_rest() {
+        let mut health = Health::default();
+        for _ in 0..8 {
+            health.on_failure(0, 0);
+        }
+        health.on_trial(0);
+        assert!(!health.is_good(29 * SECOND) && health.is_good(30 * SECOND));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +24,13 @@ use crate::sys::process::{self, Bell};
 use crate::sys::socket;
 
 use super::buffers::Buffers;
+use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
-use super::{Engine, EngineLimits, EngineStats};
+use super::{Engine, EngineLimits, EngineStats, LOOKS_MORE, was_kept};
 
 /// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
 const EVENTS_MAX: usize = 128;
-/// Connections taken from a listener in one turn; the rest comes in the next.
-const ACCEPTS_MAX: usize = 32;
 /// Turns that live on completions at hand before the sockets are looked at again.
 const TURNS_WITHOUT_POLL: u32 = 8;
 
@@ -45,22 +45,12 @@ pub struct Epoll {
     poll: Poll,
     events: Events,
     bell: Arc<Bell>,
-    listeners: Vec<Option<Listener>>,
-    /// Accepted and not adopted yet, by descriptor number.
-    accepted: Vec<Option<OwnedFd>>,
+    listeners: Listeners,
     sessions: Vec<SessionState>,
     means: Means,
     /// What has completed since the last wait.
     done: Vec<Completion>,
     turns_without_poll: u32,
-}
-
-#[derive(Debug)]
-struct Listener {
-    socket: OwnedFd,
-    accepting: bool,
-    /// Its queue may hold connections.
-    ready: bool,
 }
 
 /// A session's sockets and what it has asked for.
@@ -70,8 +60,8 @@ struct SessionState {
     sides: [Peer; 2],
     flows: [Direction; 2],
     connecting: bool,
-    /// The connect under way may meet its own socket.
-    may_meet_itself: bool,
+    /// See [`socket::port_to_doubt`].
+    port_to_doubt: Option<NonZeroU16>,
 }
 
 #[derive(Debug, Default)]
@@ -111,8 +101,7 @@ impl Epoll {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             bell,
-            listeners: Vec::new(),
-            accepted: Vec::new(),
+            listeners: Listeners::new(limits.sessions_max),
             sessions: Vec::new(),
             means: Means {
                 mode: limits.splice,
@@ -175,7 +164,7 @@ impl Epoll {
             Ok(()) => {
                 let session = self.session(key);
                 session.connecting = true;
-                session.may_meet_itself = socket::may_meet_itself(&address, source);
+                session.port_to_doubt = socket::port_to_doubt(&address, source);
             }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
         }
@@ -192,30 +181,34 @@ impl Epoll {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
-        register(self.poll.registry(), &socket, key, Side::Backend)?;
+        let registered = register(self.poll.registry(), &socket, key, Side::Backend);
         // Nothing can be there to read before it is connected, and then it is signalled.
-        let peer = Peer { socket: Some(socket), ready: Readiness::default() };
+        let mut peer = Peer { socket: Some(socket), ready: Readiness::default() };
+        if registered.is_err() {
+            peer.abandon();
+        }
         self.session(key).sides[Side::Backend.index()] = peer;
-        Ok(())
+        registered
     }
 
-    /// The backend's socket was signalled while it was being connected.
-    fn finish_connect(&mut self, key: SessionKey) {
+    /// The backend's socket was signalled while it was being connected: it is, or that failed.
+    /// tcp_poll() reports nothing at all of a socket in SYN_SENT, so there is no third.
+    fn finish_connect(&mut self, key: SessionKey, failed: bool) {
         let session = &mut self.sessions[key.index()];
         let backend = &mut session.sides[Side::Backend.index()];
         let Some(socket) = &backend.socket else { return };
-        let Some(mut result) = socket::connected(socket.as_fd()) else { return };
-        if result.is_ok() && session.may_meet_itself && socket::has_met_itself(socket.as_fd()) {
+        let mut error = if failed { socket::take_error(socket.as_fd()) } else { None };
+        if error.is_none() && socket::has_met_itself(socket.as_fd(), session.port_to_doubt) {
             // Nobody listens there.
-            result = Err(Errno::ECONNREFUSED);
+            error = Some(Errno::ECONNREFUSED);
         }
         session.connecting = false;
-        let outcome = match result {
-            Ok(()) => {
+        let outcome = match error {
+            None => {
                 backend.ready.writable = true;
                 Outcome::Done
             }
-            Err(errno) => {
+            Some(errno) => {
                 backend.abandon();
                 Outcome::Failed(errno)
             }
@@ -256,6 +249,7 @@ impl Epoll {
         }
         let generation = session.generation.wrapping_add(1);
         *session = SessionState { generation, ..SessionState::default() };
+        self.listeners.leave();
         self.complete(key, Slot::Close, Outcome::Done);
     }
 
@@ -274,7 +268,7 @@ impl Epoll {
         ready.suspect |= event.suspect;
         if session.connecting && side == Side::Backend {
             if event.writable {
-                self.finish_connect(key);
+                self.finish_connect(key, event.error);
             }
             return;
         }
@@ -297,53 +291,19 @@ impl Epoll {
         }
     }
 
-    fn accept(&mut self, listener: usize) {
-        for _ in 0..ACCEPTS_MAX {
-            let Some(Some(state)) = self.listeners.get_mut(listener) else { return };
-            if !state.accepting || !state.ready {
-                return;
-            }
-            let id = ListenerId(u16::try_from(listener).unwrap_or(u16::MAX));
-            match socket::accept(state.socket.as_fd()) {
-                Ok((socket, peer)) => {
-                    let socket = self.keep(socket);
-                    self.done.push(Completion::Accepted { listener: id, socket, peer });
-                }
-                Err(Errno::EAGAIN) => state.ready = false,
-                Err(errno) if socket::is_of_one_connection(errno) => {}
-                Err(errno) => {
-                    state.accepting = false;
-                    self.done.push(Completion::AcceptFailed { listener: id, errno });
-                }
-            }
+    /// How long it may wait for something to happen.
+    fn patience(&self, until: Option<Time>) -> Option<Duration> {
+        if self.listeners.has_backlog() || !self.done.is_empty() {
+            return Some(Duration::ZERO);
         }
+        // mio rounds up to milliseconds, so that the wait never ends just before `until`.
+        until.map(|until| until.since(now()))
     }
 
-    fn keep(&mut self, socket: OwnedFd) -> AcceptedSocket {
-        let number = usize::try_from(socket.as_raw_fd()).unwrap_or_default();
-        if number >= self.accepted.len() {
-            self.accepted.resize_with(number + 1, || None);
-        }
-        self.accepted[number] = Some(socket);
-        AcceptedSocket::from_engine(u32::try_from(number).unwrap_or_default())
-    }
-
-    fn taken(&mut self, socket: AcceptedSocket) -> OwnedFd {
-        let kept = self.accepted[socket.into_engine() as usize].take();
-        kept.expect("an accepted socket is adopted or refused once")
-    }
-
-    /// Looks at the sockets, waiting until `until` at the longest.
-    fn poll(&mut self, until: Option<Time>) -> io::Result<()> {
-        let backlog = self.listeners.iter().flatten().any(|state| state.accepting && state.ready);
-        let patience = match until {
-            _ if backlog || !self.done.is_empty() => Some(Duration::ZERO),
-            None => None,
-            // mio rounds up to milliseconds, so that the wait never ends just before `until`.
-            Some(until) => Some(until.since(now())),
-        };
+    /// Looks at the sockets. Whether there may be more to see at once.
+    fn poll(&mut self, patience: Option<Duration>) -> io::Result<bool> {
         match self.poll.poll(&mut self.events, patience) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
             polled => polled?,
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
@@ -352,52 +312,39 @@ impl Epoll {
             match tag {
                 TAG_CLIENT => self.on_side_event(key, Side::Client, &Signal::from(event)),
                 TAG_BACKEND => self.on_side_event(key, Side::Backend, &Signal::from(event)),
-                TAG_LISTENER => {
-                    if let Some(Some(listener)) = self.listeners.get_mut(key.index()) {
-                        listener.ready = true;
-                    }
-                }
+                TAG_LISTENER => self.listeners.on_ready(key.index()),
                 _ => {
                     self.bell.clear();
                     self.done.push(Completion::Woken);
                 }
             }
         }
+        let count = events.iter().count();
         self.events = events;
-        for listener in 0..self.listeners.len() {
-            self.accept(listener);
-        }
-        Ok(())
+        self.listeners.accept(&mut self.done);
+        Ok(count == EVENTS_MAX)
     }
 }
 
 impl Engine for Epoll {
     fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()> {
-        let number = usize::from(listener.0);
         let token = token(SessionKey::new(listener.0.into(), 0), TAG_LISTENER);
         let registry = self.poll.registry();
         registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-        if number >= self.listeners.len() {
-            self.listeners.resize_with(number + 1, || None);
-        }
-        self.listeners[number] = Some(Listener { socket, accepting: false, ready: true });
+        self.listeners.add(listener, socket);
         Ok(())
     }
 
     fn accepting(&mut self, listener: ListenerId, on: bool) {
-        if let Some(Some(state)) = self.listeners.get_mut(usize::from(listener.0)) {
-            state.accepting = on;
-        }
+        self.listeners.accepting(listener, on);
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
-        if let Some(state) = self.listeners.get_mut(usize::from(listener.0)) {
-            *state = None;
-        }
+        self.listeners.remove(listener);
     }
 
     fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
-        let socket = self.taken(socket);
+        let socket = self.listeners.take(socket);
         if session.index() >= self.sessions.len() {
             self.sessions.resize_with(session.index() + 1, SessionState::default);
         }
@@ -415,7 +362,8 @@ impl Engine for Epoll {
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {
-        let socket = self.taken(socket);
+        let socket = self.listeners.take(socket);
+        self.listeners.leave();
         socket::reset_on_close(socket.as_fd());
     }
 
@@ -447,7 +395,15 @@ impl Engine for Epoll {
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
         if self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
             self.turns_without_poll = 0;
-            self.poll(until)?;
+            let mut more = self.poll(self.patience(until))?;
+            if was_kept(until, now()) {
+                let looks_max = self.sessions.len() / EVENTS_MAX + LOOKS_MORE;
+                for _ in 0..looks_max {
+                    if more {
+                        more = self.poll(Some(Duration::ZERO))?;
+                    }
+                }
+            }
         } else {
             self.turns_without_poll += 1;
         }

@@ -12,7 +12,6 @@
 //! A session's sockets are closed when none of its requests is in the kernel any more: a request
 //! holds a reference to its file, so that close(2) alone would not even send the FIN.
 
-mod accept;
 mod inbox;
 mod probe;
 mod state;
@@ -25,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc::{POLLIN, POLLOUT, POLLRDHUP};
+use nix::libc::{POLLERR, POLLIN, POLLOUT, POLLRDHUP};
 
 use crate::op::{
     AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side,
@@ -36,13 +35,14 @@ use crate::sys::ring::{Answer, Ring};
 use crate::sys::socket;
 
 use super::buffers::Buffers;
+use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
-use super::{Engine, EngineLimits, EngineStats};
+use super::{Engine, EngineLimits, EngineStats, LOOKS_MORE, was_kept};
 
 use inbox::Links;
 pub use probe::{Unfit, probe};
-use state::{Held, Kind, Listener, Peer, Receive, SessionState};
+use state::{Held, Kind, Peer, Receive, SessionState};
 
 /// Received buffers that a side may have waiting while its flow does not pull; then the receive is
 /// ended, the kernel's window closes, and the sender waits.
@@ -52,6 +52,9 @@ const BUFFERS_LOW: u16 = 64;
 /// Turns that live on completions at hand before the ring is entered again.
 const TURNS_WITHOUT_ENTER: u32 = 8;
 
+/// The kernel runs so many pieces of deferred work at one time (`IO_LOCAL_TW_DEFAULT_MAX`).
+const ANSWERS_A_LOOK: usize = 20;
+
 const NOBODY: SessionKey = SessionKey::new(0, 0);
 
 /// The engine.
@@ -59,9 +62,9 @@ const NOBODY: SessionKey = SessionKey::new(0, 0);
 pub struct Uring {
     ring: Ring,
     bell: Arc<Bell>,
-    listeners: Vec<Option<Listener>>,
-    /// Accepted and not adopted yet, by descriptor number.
-    accepted: Vec<Option<OwnedFd>>,
+    listeners: Listeners,
+    /// Sessions whose descriptors are closed with the next submission.
+    leaving: u32,
     sessions: Vec<SessionState>,
     links: Links,
     means: Means,
@@ -81,8 +84,8 @@ impl Uring {
         Ok(Self {
             ring,
             bell,
-            listeners: Vec::new(),
-            accepted: Vec::new(),
+            listeners: Listeners::new(limits.sessions_max),
+            leaving: 0,
             sessions: Vec::new(),
             links: Links::default(),
             means: Means {
@@ -215,7 +218,7 @@ impl Uring {
                 let session = &mut self.sessions[key.index()];
                 session.sides[Side::Backend.index()] = Peer::of(socket);
                 session.connecting = true;
-                session.may_meet_itself = socket::may_meet_itself(&address, source);
+                session.port_to_doubt = socket::port_to_doubt(&address, source);
                 session.in_flight += 1;
             }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
@@ -298,6 +301,7 @@ impl Uring {
             }
             self.ring.close(socket, Kind::Other.word(key, Side::Client));
         }
+        self.leaving += 1;
         self.complete(key, Slot::Close, Outcome::Done);
     }
 
@@ -305,7 +309,7 @@ impl Uring {
         let (key, tag) = SessionKey::unpack(answer.word);
         let side = Side::ALL[usize::from(tag & 1)];
         match Kind::of(tag) {
-            Kind::Accept => return self.on_accept(key.index(), answer),
+            Kind::Listener => return self.on_listener(key.index(), answer),
             Kind::Bell => return self.on_bell(answer),
             Kind::Other => return,
             _ => {}
@@ -327,7 +331,7 @@ impl Uring {
             Kind::Send => self.on_sent(key, side.other().outbound(), answer.result),
             Kind::PollIn => self.on_readable(key, side),
             Kind::PollOut => self.on_writable(key, side),
-            Kind::Watch => self.on_watched(key, side),
+            Kind::Watch => self.on_watched(key, side, answer.result),
             _ => self.on_connected(key, answer.result),
         }
         self.finish_close(key);
@@ -425,15 +429,16 @@ impl Uring {
         }
     }
 
-    fn on_watched(&mut self, key: SessionKey, side: Side) {
+    fn on_watched(&mut self, key: SessionKey, side: Side, events: Result<u32, Errno>) {
         let session = &mut self.sessions[key.index()];
         let peer = &mut session.sides[side.index()];
         peer.watched = false;
         let Some(socket) = &peer.socket else { return };
-        if session.closing.is_some() {
+        // A hang-up without an error is both directions' orderly end, and nothing to tell.
+        let failed = events.is_ok_and(|events| events & u32::from(POLLERR.cast_unsigned()) != 0);
+        if session.closing.is_some() || !failed {
             return;
         }
-        // A hang-up without an error is both directions' orderly end, and nothing to tell.
         if let Some(errno) = socket::take_error(socket.as_fd()) {
             self.done.push(Completion::Broken { session: key, side, errno });
         }
@@ -443,11 +448,13 @@ impl Uring {
         let session = &mut self.sessions[key.index()];
         session.connecting = false;
         let backend = &mut session.sides[Side::Backend.index()];
-        let met_itself = session.may_meet_itself
-            && backend.socket.as_ref().is_some_and(|socket| socket::has_met_itself(socket.as_fd()));
+        let doubted = session.port_to_doubt;
+        let met_itself = |socket: &OwnedFd| socket::has_met_itself(socket.as_fd(), doubted);
         let outcome = match result {
             // Nobody listens there.
-            Ok(_) if met_itself => Outcome::Failed(Errno::ECONNREFUSED),
+            Ok(_) if backend.socket.as_ref().is_some_and(met_itself) => {
+                Outcome::Failed(Errno::ECONNREFUSED)
+            }
             Ok(_) => Outcome::Done,
             Err(Errno::ECANCELED) => Outcome::Cancelled,
             Err(errno) => Outcome::Failed(errno),
@@ -456,6 +463,36 @@ impl Uring {
             backend.abandon();
         }
         self.complete(key, Slot::Connect, outcome);
+    }
+
+    /// Submits, waits and hears what has come back. Whether there may be more to hear at once.
+    fn enter(&mut self, patience: Option<Duration>) -> io::Result<bool> {
+        let mut answers = std::mem::take(&mut self.answers);
+        let interrupted = !self.ring.enter(patience, &mut answers)?;
+        for _ in 0..std::mem::take(&mut self.leaving) {
+            self.listeners.leave();
+        }
+        let more = interrupted || !answers.is_empty();
+        for answer in answers.drain(..) {
+            self.on_answer(answer);
+        }
+        self.answers = answers;
+        self.listeners.accept(&mut self.done);
+        Ok(more)
+    }
+
+    /// Somebody has come, or the poll must be asked for anew.
+    fn on_listener(&mut self, number: usize, answer: Answer) {
+        self.listeners.on_ready(number);
+        if !answer.more {
+            self.poll_listener(number);
+        }
+    }
+
+    fn poll_listener(&mut self, number: usize) {
+        let Some(socket) = self.listeners.socket(number) else { return };
+        let key = SessionKey::new(u32::try_from(number).unwrap_or_default(), 0);
+        self.ring.poll_all(socket.as_fd(), POLLIN, Kind::Listener.word(key, Side::Client));
     }
 
     fn on_bell(&mut self, answer: Answer) {
@@ -470,41 +507,23 @@ impl Uring {
 
 impl Engine for Uring {
     fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()> {
-        let number = usize::from(listener.0);
-        if number >= self.listeners.len() {
-            self.listeners.resize_with(number + 1, || None);
-        }
-        self.listeners[number] =
-            Some(Listener { socket, accepting: false, armed: false, ending: false });
+        self.listeners.add(listener, socket);
+        self.poll_listener(usize::from(listener.0));
         Ok(())
     }
 
     fn accepting(&mut self, listener: ListenerId, on: bool) {
-        let number = usize::from(listener.0);
-        let Some(Some(state)) = self.listeners.get_mut(number) else { return };
-        state.accepting = on && !state.ending;
-        if state.armed && !on {
-            let key = SessionKey::new(listener.0.into(), 0);
-            let target = Kind::Accept.word(key, Side::Client);
-            self.ring.cancel(target, Kind::Other.word(key, Side::Client));
-        }
-        self.arm_accept(number);
+        self.listeners.accepting(listener, on);
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
-        self.accepting(listener, false);
-        if let Some(slot) = self.listeners.get_mut(usize::from(listener.0))
-            && let Some(state) = slot
-        {
-            state.ending = true;
-            if !state.armed {
-                *slot = None;
-            }
-        }
+        let target = Kind::Listener.word(SessionKey::new(listener.0.into(), 0), Side::Client);
+        self.ring.cancel(target, Kind::Other.word(NOBODY, Side::Client));
+        self.listeners.remove(listener);
     }
 
     fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
-        let socket = self.taken(socket);
+        let socket = self.listeners.take(socket);
         if session.index() >= self.sessions.len() {
             self.sessions.resize_with(session.index() + 1, SessionState::default);
         }
@@ -514,7 +533,8 @@ impl Engine for Uring {
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {
-        let socket = self.taken(socket);
+        let socket = self.listeners.take(socket);
+        self.listeners.leave();
         socket::reset_on_close(socket.as_fd());
     }
 
@@ -545,16 +565,19 @@ impl Engine for Uring {
         if self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
             self.turns_without_enter = 0;
             let patience = match until {
-                _ if !self.done.is_empty() => Some(Duration::ZERO),
+                _ if self.listeners.has_backlog() || !self.done.is_empty() => Some(Duration::ZERO),
                 None => None,
                 Some(until) => Some(until.since(now())),
             };
-            let mut answers = std::mem::take(&mut self.answers);
-            self.ring.enter(patience, &mut answers)?;
-            for answer in answers.drain(..) {
-                self.on_answer(answer);
+            let mut more = self.enter(patience)?;
+            if was_kept(until, now()) {
+                let looks_max = self.sessions.len() / ANSWERS_A_LOOK + LOOKS_MORE;
+                for _ in 0..looks_max {
+                    if more {
+                        more = self.enter(Some(Duration::ZERO))?;
+                    }
+                }
             }
-            self.answers = answers;
         } else {
             self.turns_without_enter += 1;
         }

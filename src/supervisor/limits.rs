@@ -107,30 +107,47 @@ impl Budget {
     /// When the host's limits do not carry it; the message has the remedy.
     pub(super) fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
         let workers = config.global.workers.unwrap_or_else(|| host.workers());
-        let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
-        let reserved = DESCRIPTORS_RESERVED + listeners as u64;
-        let pipes = pipes_a_worker(config, host, workers);
-        let fixed = reserved + DESCRIPTORS_A_PIPE * pipes;
-        let carried = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
-        let carried = carried.min(SESSIONS_MAX);
+        let carried = sessions_carried(config, host, workers);
         let total = carried * u64::from(workers);
         let asked = config.global.maxconn.map_or(total, u64::from);
         if carried == 0 || asked > total {
-            let share = asked.max(1).div_ceil(u64::from(workers));
             return Err(StartError::Descriptors {
                 asked,
                 workers,
                 limit: host.descriptors,
                 carried: total,
-                needed: fixed + DESCRIPTORS_A_SESSION * share,
+                needed: descriptors_needed(config, host, workers, asked),
             });
         }
         Ok(Self {
             workers,
             sessions: clamp(asked),
             sessions_a_worker: clamp(carried.min(asked)),
-            pipes_a_worker: clamp(pipes),
+            pipes_a_worker: clamp(pipes_a_worker(config, host, workers)),
         })
+    }
+}
+
+/// Sessions for which one worker has descriptors.
+fn sessions_carried(config: &Config, host: &Host, workers: u16) -> u64 {
+    let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
+    let pipes = pipes_a_worker(config, host, workers);
+    let fixed = DESCRIPTORS_RESERVED + listeners as u64 + DESCRIPTORS_A_PIPE * pipes;
+    let sessions = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
+    sessions.min(SESSIONS_MAX)
+}
+
+/// The limit with which each worker would carry its share of `sessions`. The pool of pipes grows
+/// with the limit, so a first guess is raised by what it still lacks until it lacks nothing.
+fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: u64) -> u64 {
+    let share = sessions.max(1).div_ceil(u64::from(workers)).min(SESSIONS_MAX);
+    let mut host = Host { descriptors: DESCRIPTORS_A_SESSION * share, ..host.clone() };
+    loop {
+        let carried = sessions_carried(config, &host, workers);
+        if carried >= share {
+            return host.descriptors;
+        }
+        host.descriptors += DESCRIPTORS_A_SESSION * (share - carried);
     }
 }
 

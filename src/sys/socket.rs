@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -92,19 +93,6 @@ pub const fn is_of_one_connection(errno: Errno) -> bool {
     )
 }
 
-/// Takes ownership of a descriptor that a ring's accept has put into this table.
-///
-/// # Errors
-/// EBADF if it is not an open descriptor.
-pub fn adopt(fd: i32) -> Result<OwnedFd, Errno> {
-    if fd < 0 {
-        return Err(Errno::EBADF);
-    }
-    // SAFETY: called once for each descriptor that an accept completion reports; the kernel made it
-    // for us and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 /// A nonblocking socket that can be connected to `address`, bound to `source` when one is given.
 /// `SO_REUSEADDR` lets an explicit source port be used again while an earlier pair with it is in
 /// TIME_WAIT towards the same peer; a source port of 0 is chosen by connect(2), which can share
@@ -135,33 +123,24 @@ pub fn connect(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<(), Errno
     socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
 }
 
-/// How a connect went whose socket has been signalled; `None` while it is still under way, since a
-/// fresh socket is signalled (as hung up) before it is connected.
-pub fn connected(socket: BorrowedFd<'_>) -> Option<Result<(), Errno>> {
-    if let Some(errno) = take_error(socket) {
-        return Some(Err(errno));
-    }
-    match peer_address(socket) {
-        Ok(_) => Some(Ok(())),
-        Err(Errno::ENOTCONN) => None,
-        Err(errno) => Some(Err(errno)),
-    }
+/// The port at which a connect to `address` could meet the very socket that makes it: one of this
+/// host where nobody listens, which the kernel chooses as the source port too (TCP's simultaneous
+/// open). What the relay binds itself can be that port only if it is told so, and no ephemeral range
+/// reaches below 1024: for most servers there is nothing to doubt, and nothing to ask.
+pub fn port_to_doubt(address: &SocketAddr, source: Option<SocketAddr>) -> Option<NonZeroU16> {
+    let port = NonZeroU16::new(address.port())?;
+    let possible = match source.and_then(|source| NonZeroU16::new(source.port())) {
+        Some(bound) => bound == port,
+        None => port.get() >= 1024,
+    };
+    possible.then_some(port)
 }
 
-/// Whether a connect to `address` could meet the very socket that makes it: a port of this host
-/// where nobody listens, chosen by the kernel as the source port too (TCP's simultaneous open).
-/// What the relay binds itself can be that port only if it is told so. No ephemeral range reaches
-/// below 1024, so that for most servers nothing need be asked.
-pub const fn may_meet_itself(address: &SocketAddr, source: Option<SocketAddr>) -> bool {
-    match source {
-        Some(source) if source.port() != 0 => source.port() == address.port(),
-        _ => address.port() >= 1024,
-    }
-}
-
-/// Whether a connected socket is its own peer.
-pub fn has_met_itself(socket: BorrowedFd<'_>) -> bool {
-    local_address(socket).is_ok_and(|local| peer_address(socket) == Ok(local))
+/// Whether a connected socket is its own peer; `doubted` is what [`port_to_doubt`] said.
+pub fn has_met_itself(socket: BorrowedFd<'_>, doubted: Option<NonZeroU16>) -> bool {
+    let Some(port) = doubted else { return false };
+    let local = local_address(socket).ok().filter(|local| local.port() == port.get());
+    local.is_some_and(|local| peer_address(socket) == Ok(local))
 }
 
 /// Takes the socket's pending error away from it, if there is one.
@@ -367,16 +346,18 @@ mod tests {
     #[test]
     fn a_socket_that_met_itself_is_recognised() {
         let address = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
-        assert!(may_meet_itself(&address, None) && may_meet_itself(&address, Some(address)));
+        let doubted = port_to_doubt(&address, None);
+        assert_eq!(doubted, port_to_doubt(&address, Some(address)));
         let other = SocketAddr::from(([127, 0, 0, 1], address.port() ^ 1));
-        assert!(!may_meet_itself(&address, Some(other)));
+        assert_eq!(port_to_doubt(&address, Some(other)), None);
         let itself = outbound(&address, Some(address)).unwrap();
         assert_eq!(connect(itself.as_fd(), &address), Err(Errno::EINPROGRESS));
-        assert_eq!(connected(itself.as_fd()), Some(Ok(())));
-        assert!(has_met_itself(itself.as_fd()));
+        assert_eq!(peer_address(itself.as_fd()), Ok(address));
+        assert!(has_met_itself(itself.as_fd(), doubted));
         let listener = listening(loopback(), 16).unwrap();
-        let client = TcpStream::connect(local_address(listener.as_fd()).unwrap()).unwrap();
-        assert!(!has_met_itself(client.as_fd()));
+        let address = local_address(listener.as_fd()).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        assert!(!has_met_itself(client.as_fd(), port_to_doubt(&address, None)));
     }
 
     #[test]

@@ -7,6 +7,8 @@ pub mod admission;
 mod dial;
 pub mod plan;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod timers;
 
 use std::collections::VecDeque;

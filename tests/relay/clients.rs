@@ -56,6 +56,7 @@ fn iperf3_runs_in_every_direction(engine: &str, splice: &str) {
     let mut server = Command::new("iperf3")
         .args(["-s", "-B", "127.0.0.1", "-p", &port.to_string()])
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));

@@ -16,6 +16,7 @@
     reason = "tests read the clock and poll"
 )]
 
+mod agents;
 mod clients;
 mod connecting;
 mod exhaustion;

@@ -146,6 +146,10 @@ impl Network {
         self.listeners[usize::from(listener.0)].accepting
     }
 
+    pub(crate) fn all_accepting(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.accepting)
+    }
+
     pub(crate) fn set_accepting(&mut self, listener: ListenerId, on: bool) {
         let to = &mut self.listeners[usize::from(listener.0)];
         to.accepting = on && !to.ended;

@@ -298,7 +298,9 @@ pub(crate) const fn reason_of_connect(errno: Errno) -> CloseReason {
         Errno::ECONNREFUSED => CloseReason::ConnectRefused,
         Errno::ETIMEDOUT => CloseReason::ConnectTimeout,
         Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => CloseReason::NoPort,
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS => CloseReason::NoResources,
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::ENOSPC => {
+            CloseReason::NoResources
+        }
         _ => CloseReason::ConnectFailed,
     }
 }

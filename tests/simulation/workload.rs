@@ -107,6 +107,11 @@ impl Scenario {
         }
     }
 
+    /// The process's, then those of the listeners.
+    pub(crate) fn all_quotas(&self) -> impl Iterator<Item = &Quota> {
+        std::iter::once(&self.quota).chain(&self.quotas).map(|quota| &**quota)
+    }
+
     /// The mail of one worker, with the moment of each.
     pub(crate) fn mail(&self, random: &mut Random, faults: &mut Faults) -> Vec<(u64, Mail)> {
         let span = self.calm_at - self.start;

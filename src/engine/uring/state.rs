@@ -1,5 +1,6 @@
 //! What the engine keeps of each listener and session, and the words that its requests carry.
 
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::engine::readiness::{FlowState, Readiness};
@@ -18,7 +19,8 @@ pub(super) enum Kind {
     PollOut = 6,
     Watch = 8,
     Connect = 10,
-    Accept = 12,
+    /// A listener that is polled.
+    Listener = 12,
     Bell = 14,
     /// A cancellation or a close that failed, and is no session's affair.
     Other = 16,
@@ -33,7 +35,7 @@ impl Kind {
             6 => Self::PollOut,
             8 => Self::Watch,
             10 => Self::Connect,
-            12 => Self::Accept,
+            12 => Self::Listener,
             14 => Self::Bell,
             _ => Self::Other,
         }
@@ -44,24 +46,14 @@ impl Kind {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Listener {
-    pub(super) socket: OwnedFd,
-    pub(super) accepting: bool,
-    /// The ring has an accept for it.
-    pub(super) armed: bool,
-    /// It is closed when the accept has come back.
-    pub(super) ending: bool,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
     pub(super) generation: u32,
     /// Requests that the kernel has not answered for the last time.
     pub(super) in_flight: u16,
     pub(super) connecting: bool,
-    /// The connect under way may meet its own socket.
-    pub(super) may_meet_itself: bool,
+    /// See [`socket::port_to_doubt`].
+    pub(super) port_to_doubt: Option<NonZeroU16>,
     pub(super) closing: Option<[CloseHow; 2]>,
     pub(super) sides: [Peer; 2],
     pub(super) flows: [Direction; 2],
