@@ -102,11 +102,13 @@ mod tests {
     #[test]
     fn being_the_last_resort_does_not_shorten_its_rest() {
         let mut health = Health::default();
-        for _ in 0..8 {
-            health.on_failure(0, 0);
+        // Each failure after the rest before it.
+        for minute in 0..8 {
+            health.on_failure(minute * 60 * SECOND, 0);
         }
-        health.on_trial(0);
-        assert!(!health.is_good(29 * SECOND) && health.is_good(30 * SECOND));
+        let last = 7 * 60 * SECOND;
+        health.on_trial(last);
+        assert!(!health.is_good(last + 29 * SECOND) && health.is_good(last + 30 * SECOND));
     }
 
     #[test]

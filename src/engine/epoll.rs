@@ -27,7 +27,7 @@ use super::buffers::Buffers;
 use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
-use super::{Engine, EngineLimits, EngineStats, LOOKS_MORE, was_kept};
+use super::{Engine, EngineLimits, EngineStats};
 
 /// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
 const EVENTS_MAX: usize = 128;
@@ -300,11 +300,17 @@ impl Epoll {
         until.map(|until| until.since(now()))
     }
 
-    /// Looks at the sockets. Whether there may be more to see at once.
-    fn poll(&mut self, patience: Option<Duration>) -> io::Result<bool> {
-        match self.poll.poll(&mut self.events, patience) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
-            polled => polled?,
+    /// Looks at the sockets, waiting until `until` at the longest.
+    fn poll(&mut self, until: Option<Time>) -> io::Result<()> {
+        let mut patience = self.patience(until);
+        loop {
+            match self.poll.poll(&mut self.events, patience) {
+                // Whoever was stopped and goes on is told this first; what came is there all the same.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    patience = Some(Duration::ZERO);
+                }
+                polled => break polled?,
+            }
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
@@ -319,10 +325,9 @@ impl Epoll {
                 }
             }
         }
-        let count = events.iter().count();
         self.events = events;
         self.listeners.accept(&mut self.done);
-        Ok(count == EVENTS_MAX)
+        Ok(())
     }
 }
 
@@ -395,15 +400,7 @@ impl Engine for Epoll {
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
         if self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
             self.turns_without_poll = 0;
-            let mut more = self.poll(self.patience(until))?;
-            if was_kept(until, now()) {
-                let looks_max = self.sessions.len() / EVENTS_MAX + LOOKS_MORE;
-                for _ in 0..looks_max {
-                    if more {
-                        more = self.poll(Some(Duration::ZERO))?;
-                    }
-                }
-            }
+            self.poll(until)?;
         } else {
             self.turns_without_poll += 1;
         }

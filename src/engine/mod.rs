@@ -13,7 +13,6 @@ pub mod uring;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
 use crate::op::{
     AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, SpliceMode, Time,
@@ -45,9 +44,7 @@ pub trait Engine {
 
     /// Appends what has completed to `completions`, waiting for at least one thing to happen until
     /// `until` (for ever when `None`; a moment in the past only looks). Returns the time after the
-    /// wait: the only clock that a worker has. `completions` may stay empty. When the thread was kept
-    /// from running meanwhile, what came before that time is among them, so that no deadline
-    /// overtakes the bytes that would have moved it.
+    /// wait: the only clock that a worker has. `completions` may stay empty.
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
 
     /// What it has done so far and holds now.
@@ -91,17 +88,6 @@ pub struct EngineStats {
     pub completions_stale: u64,
     /// Times the completion queue overflowed (io_uring only).
     pub queue_overflows: u64,
-}
-
-/// Woken so much later than it was to, a thread was kept from running: stopped, starved, its machine
-/// suspended. The kernel has more for it then than one look brings.
-const STALL: Duration = Duration::from_millis(100);
-/// Looks beyond those that the number of sessions asks for; there may be more while work comes in
-/// faster than it is done, and deadlines must not wait for the end of that.
-const LOOKS_MORE: usize = 8;
-
-fn was_kept(until: Option<Time>, now: Time) -> bool {
-    until.is_some_and(|until| now.since(until) > STALL)
 }
 
 /// A pipe that holds less does not pay: past `fs.pipe-user-pages-soft` an ordinary user is given

@@ -38,7 +38,7 @@ use super::buffers::Buffers;
 use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
-use super::{Engine, EngineLimits, EngineStats, LOOKS_MORE, was_kept};
+use super::{Engine, EngineLimits, EngineStats};
 
 use inbox::Links;
 pub use probe::{Unfit, probe};
@@ -51,9 +51,6 @@ const INBOX_MAX: u16 = 4;
 const BUFFERS_LOW: u16 = 64;
 /// Turns that live on completions at hand before the ring is entered again.
 const TURNS_WITHOUT_ENTER: u32 = 8;
-
-/// The kernel runs so many pieces of deferred work at one time (`IO_LOCAL_TW_DEFAULT_MAX`).
-const ANSWERS_A_LOOK: usize = 20;
 
 const NOBODY: SessionKey = SessionKey::new(0, 0);
 
@@ -465,20 +462,22 @@ impl Uring {
         self.complete(key, Slot::Connect, outcome);
     }
 
-    /// Submits, waits and hears what has come back. Whether there may be more to hear at once.
-    fn enter(&mut self, patience: Option<Duration>) -> io::Result<bool> {
+    /// Submits, waits and hears what has come back.
+    fn enter(&mut self, patience: Option<Duration>) -> io::Result<()> {
         let mut answers = std::mem::take(&mut self.answers);
-        let interrupted = !self.ring.enter(patience, &mut answers)?;
+        // Whoever was stopped and goes on is told of an interruption first.
+        if !self.ring.enter(patience, &mut answers)? && answers.is_empty() {
+            self.ring.enter(Some(Duration::ZERO), &mut answers)?;
+        }
         for _ in 0..std::mem::take(&mut self.leaving) {
             self.listeners.leave();
         }
-        let more = interrupted || !answers.is_empty();
         for answer in answers.drain(..) {
             self.on_answer(answer);
         }
         self.answers = answers;
         self.listeners.accept(&mut self.done);
-        Ok(more)
+        Ok(())
     }
 
     /// Somebody has come, or the poll must be asked for anew.
@@ -569,15 +568,7 @@ impl Engine for Uring {
                 None => None,
                 Some(until) => Some(until.since(now())),
             };
-            let mut more = self.enter(patience)?;
-            if was_kept(until, now()) {
-                let looks_max = self.sessions.len() / ANSWERS_A_LOOK + LOOKS_MORE;
-                for _ in 0..looks_max {
-                    if more {
-                        more = self.enter(Some(Duration::ZERO))?;
-                    }
-                }
-            }
+            self.enter(patience)?;
         } else {
             self.turns_without_enter += 1;
         }

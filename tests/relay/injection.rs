@@ -346,7 +346,8 @@ fn interrupted_calls_are_made_again() {
         let tally = witness.run(relay.address(), 30, Load { up: 300_000, down: 500_000 });
         let struck = strace.end();
         assert!(struck > 100, "{engine} {splice}: {struck}");
-        assert_eq!((tally.whole, tally.cut), (30, 0), "{engine} {splice}");
+        let ended = &relay.status()["total"]["ended"];
+        assert_eq!((tally.whole, tally.cut), (30, 0), "{engine} {splice}: {ended}");
         relay.await_rest(before);
     }
 }

@@ -59,6 +59,16 @@ impl Hosts {
         });
     }
 
+    /// Bounds what each socket of the host `relay` may hold.
+    pub fn socket_buffers_of_at_most(&self, bytes: u32) {
+        Self::on(&self.relay, || {
+            for name in ["tcp_rmem", "tcp_wmem"] {
+                let sizes = format!("4096 16384 {bytes}");
+                std::fs::write(format!("/proc/sys/net/ipv4/{name}"), sizes).unwrap();
+            }
+        });
+    }
+
     /// Does something with a host's network: what is opened there stays there.
     pub fn on<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{host}")).unwrap();
