@@ -51,6 +51,8 @@ pub struct Epoll {
     /// What has completed since the last wait.
     done: Vec<Completion>,
     turns_without_poll: u32,
+    /// The time that was told last.
+    told: Time,
 }
 
 /// A session's sockets and what it has asked for.
@@ -111,6 +113,7 @@ impl Epoll {
             },
             done: Vec::new(),
             turns_without_poll: 0,
+            told: Time::default(),
         })
     }
 
@@ -398,14 +401,17 @@ impl Engine for Epoll {
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
-        if self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
+        // Who asks for a moment that is past wants to know what is there now.
+        let look = until.is_some_and(|until| until <= self.told);
+        if look || self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
             self.turns_without_poll = 0;
             self.poll(until)?;
         } else {
             self.turns_without_poll += 1;
         }
         completions.append(&mut self.done);
-        Ok(now())
+        self.told = now();
+        Ok(self.told)
     }
 
     fn stats(&self) -> EngineStats {

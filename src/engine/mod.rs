@@ -43,8 +43,10 @@ pub trait Engine {
     fn submit(&mut self, op: Op);
 
     /// Appends what has completed to `completions`, waiting for at least one thing to happen until
-    /// `until` (for ever when `None`; a moment in the past only looks). Returns the time after the
-    /// wait: the only clock that a worker has. `completions` may stay empty.
+    /// `until` (for ever when `None`). What is at hand may be given without a look at the sockets,
+    /// unless `until` is not after the time returned last: then they are looked at, and nothing is
+    /// waited for. Returns the time after the wait: the only clock that a worker has. `completions`
+    /// may stay empty.
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
 
     /// What it has done so far and holds now.

@@ -68,6 +68,8 @@ pub struct Uring {
     done: Vec<Completion>,
     answers: Vec<Answer>,
     turns_without_enter: u32,
+    /// The time that was told last.
+    told: Time,
 }
 
 impl Uring {
@@ -94,6 +96,7 @@ impl Uring {
             done: Vec::new(),
             answers: Vec::new(),
             turns_without_enter: 0,
+            told: Time::default(),
         })
     }
 
@@ -172,40 +175,51 @@ impl Uring {
         if !direction.pushing || direction.sending {
             return;
         }
+        if !sink.ready.writable {
+            return self.await_room(key, flow);
+        }
+        let fd = socket.as_fd();
         if let Some(Held { buffer, from, to }) = direction.held {
             direction.sending = true;
             session.in_flight += 1;
-            let word = Kind::Send.word(key, flow.sink());
-            return self.ring.send(socket.as_fd(), buffer, from, to, word);
+            return self.ring.send(fd, buffer, from, to, Kind::Send.word(key, flow.sink()));
         }
-        if sink.polling_out {
-            return;
+        match direction.state.push(flow, fd, &mut sink.ready, &mut self.means) {
+            Attempt::Ended(outcome) => {
+                direction.pushing = false;
+                self.complete(key, Slot::Push(flow), outcome);
+            }
+            Attempt::WouldBlock => self.await_room(key, flow),
         }
-        let fd = socket.as_fd();
-        if let Attempt::Ended(outcome) =
-            direction.state.push(flow, fd, &mut sink.ready, &mut self.means)
-        {
-            direction.pushing = false;
-            return self.complete(key, Slot::Push(flow), outcome);
-        }
-        sink.polling_out = true;
-        session.in_flight += 1;
-        self.ring.poll(fd, POLLOUT, Kind::PollOut.word(key, flow.sink()));
-        self.watch(key, flow.source());
     }
 
-    /// Sees to it that a reset of this side is noticed although nothing is being read from it.
+    /// The sink takes nothing now.
+    fn await_room(&mut self, key: SessionKey, flow: Flow) {
+        self.watch(key, flow.sink());
+        self.watch_unread(key, flow.source());
+    }
+
+    /// Sees to it that a failure of this side is noticed although nothing is being read from it.
+    fn watch_unread(&mut self, key: SessionKey, side: Side) {
+        let peer = &self.sessions[key.index()].sides[side.index()];
+        if !peer.polling_in && peer.receive == Receive::Idle {
+            self.watch(key, side);
+        }
+    }
+
+    /// Sees to it that the ring tells each time that this side becomes writable or fails. Once for
+    /// the life of the socket: a single poll would be answered at once, again and again, when the
+    /// peer has half-closed, since io_uring always asks for POLLRDHUP too (`IO_POLL_UNMASK`).
     fn watch(&mut self, key: SessionKey, side: Side) {
         let session = &mut self.sessions[key.index()];
         let peer = &mut session.sides[side.index()];
-        let Some(socket) = &peer.socket else { return };
-        if peer.watched || peer.polling_in || peer.receive != Receive::Idle {
-            return;
+        if let Some(socket) = &peer.socket
+            && !peer.watched
+        {
+            peer.watched = true;
+            session.in_flight += 1;
+            self.ring.poll_all(socket.as_fd(), POLLOUT, Kind::Watch.word(key, side));
         }
-        peer.watched = true;
-        session.in_flight += 1;
-        // No events: poll(2) reports errors and hang-ups all the same.
-        self.ring.poll(socket.as_fd(), 0, Kind::Watch.word(key, side));
     }
 
     fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
@@ -229,17 +243,15 @@ impl Uring {
                 let target = Kind::Connect.word(key, Side::Backend);
                 self.ring.cancel(target, Kind::Other.word(key, Side::Backend));
             }
-            Slot::Push(flow) if session.flows[flow.index()].sending => {
-                let target = Kind::Send.word(key, flow.sink());
-                self.ring.cancel(target, Kind::Other.word(key, flow.sink()));
-            }
             Slot::Pull(flow) => {
                 if std::mem::take(&mut session.flows[flow.index()].pulling) {
                     self.complete(key, slot, Outcome::Cancelled);
                 }
             }
             Slot::Push(flow) => {
-                if std::mem::take(&mut session.flows[flow.index()].pushing) {
+                let direction = &mut session.flows[flow.index()];
+                // A send never waits: it is answered with what it came to.
+                if std::mem::take(&mut direction.pushing) && !direction.sending {
                     self.complete(key, slot, Outcome::Cancelled);
                 }
             }
@@ -327,8 +339,7 @@ impl Uring {
             Kind::Recv => self.on_received(key, side, answer),
             Kind::Send => self.on_sent(key, side.other().outbound(), answer.result),
             Kind::PollIn => self.on_readable(key, side),
-            Kind::PollOut => self.on_writable(key, side),
-            Kind::Watch => self.on_watched(key, side, answer.result),
+            Kind::Watch => self.on_watched(key, side, answer),
             _ => self.on_connected(key, answer.result),
         }
         self.finish_close(key);
@@ -340,16 +351,19 @@ impl Uring {
             // Whatever the reason, it is armed again when the flow pulls and nothing is left.
             peer.receive = Receive::Idle;
         }
-        match (answer.buffer, answer.result.map(NonZeroU32::new)) {
-            (Some(buffer), Ok(Some(bytes))) => peer.inbox.push(buffer, bytes, &mut self.links),
-            (Some(buffer), _) => {
-                self.ring.give_back(buffer);
-                peer.end = Some(Outcome::EndOfStream);
+        match (answer.result.map(NonZeroU32::new), answer.buffer) {
+            (Ok(Some(bytes)), Some(buffer)) => peer.inbox.push(buffer, bytes, &mut self.links),
+            (other, unused) => {
+                if let Some(buffer) = unused {
+                    self.ring.give_back(buffer);
+                }
+                match other {
+                    Ok(_) => peer.end = Some(Outcome::EndOfStream),
+                    Err(Errno::ENOBUFS) => self.means.stats.buffers_missed += 1,
+                    Err(Errno::ECANCELED) => {}
+                    Err(errno) => peer.end = Some(Outcome::Failed(errno)),
+                }
             }
-            (None, Ok(_)) => peer.end = Some(Outcome::EndOfStream),
-            (None, Err(Errno::ENOBUFS)) => self.means.stats.buffers_missed += 1,
-            (None, Err(Errno::ECANCELED)) => {}
-            (None, Err(errno)) => peer.end = Some(Outcome::Failed(errno)),
         }
         // The direct path may follow, and does not know what the ring has seen.
         peer.ready.readable = true;
@@ -371,36 +385,41 @@ impl Uring {
             self.done.push(Completion::Broken { session: key, side, errno });
         } else if peer.receive == Receive::Armed && peer.inbox.len() >= INBOX_MAX {
             self.end_receive(key, side);
-        } else if peer.receive == Receive::Idle {
-            self.watch(key, side);
+        } else {
+            self.watch_unread(key, side);
         }
     }
 
     fn on_sent(&mut self, key: SessionKey, flow: Flow, result: Result<u32, Errno>) {
-        let direction = &mut self.sessions[key.index()].flows[flow.index()];
+        let session = &mut self.sessions[key.index()];
+        let direction = &mut session.flows[flow.index()];
+        let ready = &mut session.sides[flow.sink().index()].ready;
         direction.sending = false;
-        direction.pushing = false;
         let outcome = match result.map(NonZeroU32::new) {
             Ok(Some(bytes)) => {
                 self.means.stats.bytes[flow.index()][Path::Copied.index()] +=
                     u64::from(bytes.get());
+                ready.writable = false;
                 if let Some(held) = &mut direction.held {
                     held.from += bytes.get();
                     if held.from == held.to {
+                        ready.writable = true;
                         self.ring.give_back(held.buffer);
                         direction.held = None;
                     }
                 }
                 Outcome::Moved(bytes)
             }
-            Err(Errno::ECANCELED) => Outcome::Cancelled,
-            // EINTR: the kernel's retry was interrupted before a byte was taken.
-            Ok(None) | Err(Errno::EINTR | Errno::EAGAIN) => {
-                direction.pushing = true;
-                return self.try_push(key, flow);
+            Ok(None) | Err(Errno::EAGAIN) => {
+                ready.writable = false;
+                if direction.pushing {
+                    return self.try_push(key, flow);
+                }
+                Outcome::Cancelled
             }
             Err(errno) => Outcome::Failed(errno),
         };
+        direction.pushing = false;
         self.complete(key, Slot::Push(flow), outcome);
     }
 
@@ -414,31 +433,26 @@ impl Uring {
             return;
         }
         self.try_pull(key, side.outbound());
-        self.watch(key, side);
+        self.watch_unread(key, side);
     }
 
-    fn on_writable(&mut self, key: SessionKey, side: Side) {
-        let session = &mut self.sessions[key.index()];
-        session.sides[side.index()].polling_out = false;
-        session.sides[side.index()].ready.writable = true;
-        if session.closing.is_none() {
-            self.try_push(key, side.other().outbound());
-        }
-    }
-
-    fn on_watched(&mut self, key: SessionKey, side: Side, events: Result<u32, Errno>) {
+    fn on_watched(&mut self, key: SessionKey, side: Side, answer: Answer) {
         let session = &mut self.sessions[key.index()];
         let peer = &mut session.sides[side.index()];
-        peer.watched = false;
+        peer.watched = answer.more;
+        peer.ready.writable = true;
         let Some(socket) = &peer.socket else { return };
-        // A hang-up without an error is both directions' orderly end, and nothing to tell.
-        let failed = events.is_ok_and(|events| events & u32::from(POLLERR.cast_unsigned()) != 0);
-        if session.closing.is_some() || !failed {
+        if session.closing.is_some() {
             return;
         }
-        if let Some(errno) = socket::take_error(socket.as_fd()) {
+        // A hang-up without an error is both directions' orderly end, and nothing to tell.
+        let failed = |events: u32| events & u32::from(POLLERR.cast_unsigned()) != 0;
+        if answer.result.is_ok_and(failed)
+            && let Some(errno) = socket::take_error(socket.as_fd())
+        {
             self.done.push(Completion::Broken { session: key, side, errno });
         }
+        self.try_push(key, side.other().outbound());
     }
 
     fn on_connected(&mut self, key: SessionKey, result: Result<u32, Errno>) {
@@ -561,7 +575,9 @@ impl Engine for Uring {
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
-        if self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
+        // Who asks for a moment that is past wants to know what is there now.
+        let look = until.is_some_and(|until| until <= self.told);
+        if look || self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
             self.turns_without_enter = 0;
             let patience = match until {
                 _ if self.listeners.has_backlog() || !self.done.is_empty() => Some(Duration::ZERO),
@@ -573,7 +589,8 @@ impl Engine for Uring {
             self.turns_without_enter += 1;
         }
         completions.append(&mut self.done);
-        Ok(now())
+        self.told = now();
+        Ok(self.told)
     }
 
     fn stats(&self) -> EngineStats {
@@ -591,4 +608,33 @@ impl Engine for Uring {
 
 fn now() -> Time {
     Time::from_micros(process::monotonic_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// A drain looks at its listeners in this way, and so does a turn that has work at hand.
+    #[test]
+    fn a_look_without_waiting_sees_what_has_come() {
+        let limits = EngineLimits {
+            sessions_max: 1,
+            pipes_max: 0,
+            pipe_bytes: 0,
+            splice: crate::op::SpliceMode::Never,
+        };
+        let mut engine = Uring::new(limits, Arc::new(Bell::new().unwrap())).unwrap();
+        let socket = socket::listening(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();
+        let address = socket::local_address(socket.as_fd()).unwrap();
+        engine.listen(ListenerId(0), socket).unwrap();
+        engine.accepting(ListenerId(0), true);
+        let mut completions = Vec::new();
+        // Asks for the accept: the connection that follows comes by deferred work alone.
+        engine.wait(Some(Time::default()), &mut completions).unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        engine.wait(Some(Time::default()), &mut completions).unwrap();
+        assert!(matches!(completions[..], [Completion::Accepted { .. }]), "{completions:?}");
+    }
 }

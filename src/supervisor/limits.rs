@@ -95,7 +95,8 @@ pub(super) struct Budget {
     /// Sessions at one time in the process.
     pub(super) sessions: u32,
     /// Sessions at one time in one worker: connections do not spread evenly, so this is more than
-    /// the worker's share where the descriptors allow it.
+    /// the worker's share where the descriptors allow it, and a reload may raise `maxconn` to it.
+    /// Costs nothing: the tables grow as sessions come.
     pub(super) sessions_a_worker: u32,
     pub(super) pipes_a_worker: u32,
 }
@@ -122,7 +123,7 @@ impl Budget {
         Ok(Self {
             workers,
             sessions: clamp(asked),
-            sessions_a_worker: clamp(carried.min(asked)),
+            sessions_a_worker: clamp(carried),
             pipes_a_worker: clamp(pipes_a_worker(config, host, workers)),
         })
     }
@@ -259,6 +260,15 @@ mod tests {
         assert!(carried < 20_000 && needed > 60_000);
         let budget = Budget::new(&config, &host(needed)).unwrap();
         assert_eq!(budget.sessions, 60_000);
+    }
+
+    /// A worker's table is made once, and a reload may raise `maxconn`.
+    #[test]
+    fn a_small_maxconn_does_not_make_small_tables() {
+        let small = Budget::new(&config("[global]\nmaxconn = 10"), &host(20_000)).unwrap();
+        let large = Budget::new(&config("[global]\nmaxconn = 10000"), &host(20_000)).unwrap();
+        assert_eq!((small.sessions, large.sessions), (10, 10_000));
+        assert_eq!(small.sessions_a_worker, large.sessions_a_worker);
     }
 
     #[test]

@@ -72,6 +72,9 @@ impl Ring {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            // Says in the ring that deferred work waits: without it an enter that waits for nothing
+            // would submit, and run none of it.
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .setup_clamp()
@@ -151,7 +154,10 @@ impl Ring {
         self.push(entry.build(), word);
     }
 
-    /// Bytes `from..to` of a picked buffer to a socket.
+    /// Bytes `from..to` of a picked buffer to a socket, or EAGAIN when it takes none. The kernel
+    /// must not wait by itself (`MSG_DONTWAIT`): its poll always asks for POLLRDHUP too
+    /// (`IO_POLL_UNMASK`), so that a peer which has half-closed and reads slowly looks ready for
+    /// ever, and after 128 tries the send blocks a kernel worker thread (seen on 6.18).
     ///
     /// # Panics
     /// If the bytes are not all in the buffer.
@@ -160,7 +166,7 @@ impl Ring {
         assert!(from <= to && bytes.end <= BUFFER_BYTES);
         let start = self.start_of(buffer).wrapping_add(bytes.start);
         let entry = opcode::Send::new(Fd(socket.as_raw_fd()), start, to - from);
-        self.push(entry.flags(libc::MSG_NOSIGNAL).build(), word);
+        self.push(entry.flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT).build(), word);
     }
 
     /// A connection of a fresh socket.
@@ -232,7 +238,7 @@ impl Ring {
             },
         };
         if self.ring.submission().is_empty() {
-            // What an error has left in the queue is submitted next time, address and all.
+            // Else the kernel has not read some of them yet: it ran out of memory for requests.
             self.addresses.clear();
         }
         let completion = self.ring.completion();

@@ -301,16 +301,19 @@ impl<E: Engine> Worker<E> {
     fn on_accepted(&mut self, listener: ListenerId, socket: AcceptedSocket, peer: SocketAddr) {
         // One that was on its way up when its listener was given up is served if there is room, but
         // nobody waits any more, and nothing begins after a stop.
-        let (welcome, may_wait) = match self.phase {
-            Phase::Serving | Phase::Unlistening { .. } => (true, self.waiting.len() < WAITING_MAX),
+        let (welcome, listens) = match self.phase {
+            Phase::Serving | Phase::Unlistening { .. } => (true, true),
             Phase::Draining { .. } => (true, false),
             Phase::Stopping { .. } => (false, false),
         };
         let others_wait = self.waiting.iter().any(|(other, ..)| *other == listener);
         if welcome && !others_wait && self.admission.enter(listener, self.now) {
-            self.open(listener, socket, peer);
-        } else if may_wait {
+            return self.open(listener, socket, peer);
+        }
+        if listens {
             self.engine.accepting(listener, false);
+        }
+        if listens && self.waiting.len() < WAITING_MAX {
             self.waiting.push_back((listener, socket, peer));
         } else {
             self.counters.refused.add(1);
@@ -377,7 +380,8 @@ impl<E: Engine> Worker<E> {
 
     /// Gives places that have come free to those who wait, and listens again where there is room.
     fn let_in(&mut self) {
-        for _ in 0..self.waiting.len() {
+        let waiting = if self.admission.has_room() { self.waiting.len() } else { 0 };
+        for _ in 0..waiting {
             let Some((listener, socket, peer)) = self.waiting.pop_front() else { break };
             if self.admission.enter(listener, self.now) {
                 self.open(listener, socket, peer);

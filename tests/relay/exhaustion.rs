@@ -264,7 +264,10 @@ fn starve(hosts: &Hosts) {
             (client, key)
         })
         .collect();
-    await_that("the ring's buffers are held", || relay.total("buffers_used") > 900);
+    await_that("the ring's buffers are held", || {
+        eprintln!("{} of {}", relay.total("buffers_used"), relay.sessions());
+        relay.total("buffers_used") > 900
+    });
     // Small ones, and bulk both ways.
     for (sessions, load) in [(20, Load { up: 500, down: 500 }), (2, Load { up: 5_000_000, ..load })]
     {

@@ -75,6 +75,8 @@ pub(crate) struct Totals {
     pub(crate) adopted: u64,
     pub(crate) attempts: u64,
     pub(crate) connect_failures: u64,
+    pub(crate) retries: u64,
+    pub(crate) redispatches: u64,
     pub(crate) port_conflicts: u64,
     pub(crate) established: u64,
     pub(crate) ended: u64,

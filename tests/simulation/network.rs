@@ -146,6 +146,12 @@ impl Network {
         self.listeners[usize::from(listener.0)].accepting
     }
 
+    /// Listeners that accept nothing, and have not been given up.
+    pub(crate) fn paused(&self) -> u64 {
+        let paused = |listener: &&Listener| !listener.accepting && !listener.ended;
+        self.listeners.iter().filter(paused).count() as u64
+    }
+
     pub(crate) fn all_accepting(&self) -> bool {
         self.listeners.iter().all(|listener| listener.accepting)
     }

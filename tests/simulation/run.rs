@@ -318,20 +318,21 @@ impl Station {
         let totals = &checker.totals;
         assert_eq!(sessions, checker.sessions());
         assert!(sessions <= scenario.sessions_max as usize, "{sessions} sessions");
-        assert_eq!(counters.sessions.value(), sessions as u64);
-        assert_eq!(counters.accepted.value(), totals.accepted);
-        assert_eq!(counters.accept_failures.value(), totals.accept_failures);
-        assert_eq!(counters.refused.value(), totals.refused);
-        assert_eq!(counters.sessions_total.value(), totals.adopted);
-        assert_eq!(counters.connect_attempts.value(), totals.attempts);
-        assert_eq!(counters.connect_failures.value(), totals.connect_failures);
-        assert_eq!(counters.port_conflicts.value(), totals.port_conflicts);
-        let ended: u64 = counters.ended.iter().map(|count| count.value()).sum();
-        assert_eq!(ended, totals.ended);
-        if counters.records_dropped.value() == 0 {
-            let by_reason = counters.ended.iter().map(|count| count.value());
-            assert!(by_reason.eq(self.reasons), "the counters disagree with the records");
-        }
+        let counts = counters.read();
+        assert_eq!(counts.sessions, sessions as u64, "sessions");
+        assert_eq!(counts.accepted, totals.accepted, "accepted");
+        assert_eq!(counts.accept_failures, totals.accept_failures, "accept failures");
+        assert_eq!(counts.refused, totals.refused, "refused");
+        assert_eq!(counts.sessions_total, totals.adopted, "sessions so far");
+        assert_eq!(counts.connect_attempts, totals.attempts, "attempts");
+        assert_eq!(counts.connect_failures, totals.connect_failures, "failed attempts");
+        assert_eq!(counts.retries, totals.retries, "retries");
+        assert_eq!(counts.redispatches, totals.redispatches, "redispatches");
+        assert_eq!(counts.port_conflicts, totals.port_conflicts, "port conflicts");
+        assert_eq!(counts.listeners_paused, engine.network.paused(), "paused listeners");
+        assert_eq!(counts.ended.iter().sum::<u64>(), totals.ended, "ended");
+        let all_told = counts.records_dropped == 0;
+        assert!(!all_told || counts.ended == self.reasons, "counters and records disagree");
         let room = sessions < scenario.sessions_max as usize
             && scenario.quota.taken() < scenario.quota.limit();
         let now = engine.now();

@@ -212,6 +212,13 @@ fn member(random: &mut Random, boards: &[Arc<Board>], n: u64) -> Member {
     }
 }
 
+/// Which server has an address.
+pub(crate) fn server_of(address: SocketAddr) -> u8 {
+    let IpAddr::V4(ip) = address.ip() else { unreachable!("all servers are IPv4") };
+    let [.., last] = ip.octets();
+    if last >= 100 { last - 100 } else { last - 10 }
+}
+
 /// None, or one of two ranges that do not overlap.
 fn ports(random: &mut Random, more: u16) -> Option<RangeInclusive<u16>> {
     let first = random.pick(&[10_240, 20_480]);

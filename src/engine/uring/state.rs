@@ -16,14 +16,13 @@ pub(super) enum Kind {
     Recv = 0,
     Send = 2,
     PollIn = 4,
-    PollOut = 6,
-    Watch = 8,
-    Connect = 10,
+    Watch = 6,
+    Connect = 8,
     /// A listener that is polled.
-    Listener = 12,
-    Bell = 14,
+    Listener = 10,
+    Bell = 12,
     /// A cancellation or a close that failed, and is no session's affair.
-    Other = 16,
+    Other = 14,
 }
 
 impl Kind {
@@ -32,11 +31,10 @@ impl Kind {
             0 => Self::Recv,
             2 => Self::Send,
             4 => Self::PollIn,
-            6 => Self::PollOut,
-            8 => Self::Watch,
-            10 => Self::Connect,
-            12 => Self::Listener,
-            14 => Self::Bell,
+            6 => Self::Watch,
+            8 => Self::Connect,
+            10 => Self::Listener,
+            12 => Self::Bell,
             _ => Self::Other,
         }
     }
@@ -62,7 +60,7 @@ pub(super) struct SessionState {
 #[derive(Debug, Default)]
 pub(super) struct Peer {
     pub(super) socket: Option<OwnedFd>,
-    /// For the direct path.
+    /// What direct calls and sends have to go by.
     pub(super) ready: Readiness,
     pub(super) receive: Receive,
     /// Received and not pulled yet.
@@ -70,7 +68,7 @@ pub(super) struct Peer {
     /// What comes after the inbox.
     pub(super) end: Option<Outcome>,
     pub(super) polling_in: bool,
-    pub(super) polling_out: bool,
+    /// The ring tells each time that it becomes writable or fails.
     pub(super) watched: bool,
 }
 
@@ -90,7 +88,7 @@ pub(super) struct Direction {
     pub(super) held: Option<Held>,
     pub(super) pulling: bool,
     pub(super) pushing: bool,
-    /// The push is a send in the ring.
+    /// The push is a send in the ring; if `pushing` is not set any more, it was cancelled.
     pub(super) sending: bool,
 }
 
@@ -116,6 +114,6 @@ impl Peer {
     }
 
     pub(super) fn has_requests(&self) -> bool {
-        self.receive != Receive::Idle || self.polling_in || self.polling_out || self.watched
+        self.receive != Receive::Idle || self.polling_in || self.watched
     }
 }

@@ -11,6 +11,7 @@ use fanin::worker::plan::Plan;
 use super::{Checker, PAUSE_MIN, PORTS_TRIED_MAX};
 use crate::faults::Sight;
 use crate::shadow::{Dial, Shadow, micros, route, slot_index};
+use crate::workload::server_of;
 
 impl Checker {
     pub(crate) fn on_submit(&mut self, op: &Op) {
@@ -78,6 +79,12 @@ impl Checker {
         shadow.address = Some(to);
         shadow.ports_tried = 0;
         shadow.attempts += 1;
+        let retry = shadow.attempts > 1;
+        let failed = shadow.failed.map(|(address, _)| server_of(address));
+        self.totals.retries += u64::from(retry);
+        let elsewhere = failed.is_some_and(|failed| failed != server_of(to));
+        self.totals.redispatches += u64::from(elsewhere);
+        let shadow = self.shadow(key);
         shadow.at_server = true;
         self.totals.attempts += 1;
     }
