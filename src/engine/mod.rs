@@ -6,6 +6,7 @@
 
 mod buffers;
 pub mod epoll;
+mod listeners;
 mod pipes;
 mod readiness;
 pub mod uring;
@@ -55,7 +56,8 @@ pub trait Engine {
 /// The bounds an engine works within; all memory and descriptors follow from them.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineLimits {
-    /// Sessions alive at one time; keys' indices stay below it.
+    /// Sessions alive at one time; keys' indices stay below it. No more connections are taken from
+    /// the listeners' queues than this, those included that have no session yet.
     pub sessions_max: u32,
     /// Pipes that exist at one time, two descriptors each. None means that all is copied.
     pub pipes_max: u32,
