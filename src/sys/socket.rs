@@ -17,7 +17,8 @@ pub use nix::sys::socket::Shutdown;
 
 /// A listening socket that shares its address with the other workers' (`SO_REUSEPORT`). What
 /// accepted sockets inherit is set here, once, instead of on each of them: `TCP_NODELAY` (a relay
-/// passes on what it has) and `SO_OOBINLINE` (an urgent byte stays in its place in the stream).
+/// passes on what it has), `SO_OOBINLINE` (an urgent byte stays in its place in the stream) and
+/// `TCP_NOTSENT_LOWAT` (see [`UNSENT_BYTES_MAX`]).
 ///
 /// # Errors
 /// As socket(2), bind(2) and listen(2) say: EADDRINUSE, EACCES, EADDRNOTAVAIL, EMFILE.
@@ -27,6 +28,7 @@ pub fn listening(address: SocketAddr, backlog: u32) -> Result<OwnedFd, Errno> {
     setsockopt(&socket, sockopt::ReusePort, &true)?;
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::OobInline, &true)?;
+    bound_unsent(&socket)?;
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     // The kernel caps it at net.core.somaxconn; nix knows the highest that listen(2) takes.
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
@@ -104,6 +106,7 @@ pub fn outbound(address: &SocketAddr, source: Option<SocketAddr>) -> Result<Owne
     let socket = tcp(address)?;
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::OobInline, &true)?;
+    bound_unsent(&socket)?;
     if let Some(source) = source {
         if source.port() == 0 {
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
@@ -261,6 +264,29 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: std::time::Duration) -> io::Re
 /// EMFILE, ENFILE, ENOMEM.
 pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socket::socketpair(AddressFamily::Unix, SockType::Stream, None, FLAGS)
+}
+
+/// Bytes that a socket may hold beyond what its peer's window has room for. The kernel's own bound is
+/// `tcp_wmem`, 4 MiB, and it says "writable" again only when a third of that is free: a slow reader
+/// that takes 40 s for it looks dead all the while to whoever counts bytes (found by the soak, as
+/// time-outs of readers that were at work), and thousands of them take gigabytes. What is on its way
+/// to the peer does not count, so that no throughput is lost on a long path.
+pub const UNSENT_BYTES_MAX: u32 = 512 * 1024;
+
+/// Sets `TCP_NOTSENT_LOWAT` (tcp(7), Linux 3.12), which accepted sockets inherit.
+fn bound_unsent(socket: &OwnedFd) -> Result<(), Errno> {
+    let bytes = UNSENT_BYTES_MAX;
+    // SAFETY: the value lives through the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            socklen::<u32>(),
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 const FLAGS: SockFlag = SockFlag::SOCK_NONBLOCK.union(SockFlag::SOCK_CLOEXEC);
