@@ -180,7 +180,8 @@ impl Relay {
     #[track_caller]
     pub fn descriptors(&self) -> u64 {
         let open: u64 = self.workers().iter().map(Task::descriptors).sum();
-        open - 2 * self.total("pipes_open")
+        // A pipe may be opened between the two looks.
+        open.saturating_sub(2 * self.total("pipes_open"))
     }
 
     /// Waits until nothing of any session is left, and the workers have as many descriptors as
