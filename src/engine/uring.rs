@@ -12,7 +12,6 @@
 //! A session's sockets are closed when none of its requests is in the kernel any more: a request
 //! holds a reference to its file, so that close(2) alone would not even send the FIN.
 
-mod accept;
 mod inbox;
 mod probe;
 mod state;
@@ -36,13 +35,14 @@ use crate::sys::ring::{Answer, Ring};
 use crate::sys::socket;
 
 use super::buffers::Buffers;
+use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
 use super::{Engine, EngineLimits, EngineStats};
 
 use inbox::Links;
 pub use probe::{Unfit, probe};
-use state::{Held, Kind, Listener, Peer, Receive, SessionState};
+use state::{Held, Kind, Peer, Receive, SessionState};
 
 /// Received buffers that a side may have waiting while its flow does not pull; then the receive is
 /// ended, the kernel's window closes, and the sender waits.
@@ -59,15 +59,17 @@ const NOBODY: SessionKey = SessionKey::new(0, 0);
 pub struct Uring {
     ring: Ring,
     bell: Arc<Bell>,
-    listeners: Vec<Option<Listener>>,
-    /// Accepted and not adopted yet, by descriptor number.
-    accepted: Vec<Option<OwnedFd>>,
+    listeners: Listeners,
+    /// Sessions whose descriptors are closed with the next submission.
+    leaving: u32,
     sessions: Vec<SessionState>,
     links: Links,
     means: Means,
     done: Vec<Completion>,
     answers: Vec<Answer>,
     turns_without_enter: u32,
+    /// The time that was told last.
+    told: Time,
 }
 
 impl Uring {
@@ -81,8 +83,8 @@ impl Uring {
         Ok(Self {
             ring,
             bell,
-            listeners: Vec::new(),
-            accepted: Vec::new(),
+            listeners: Listeners::new(limits.sessions_max),
+            leaving: 0,
             sessions: Vec::new(),
             links: Links::default(),
             means: Means {
@@ -94,6 +96,7 @@ impl Uring {
             done: Vec::new(),
             answers: Vec::new(),
             turns_without_enter: 0,
+            told: Time::default(),
         })
     }
 
@@ -226,6 +229,7 @@ impl Uring {
                 let session = &mut self.sessions[key.index()];
                 session.sides[Side::Backend.index()] = Peer::of(socket);
                 session.connecting = true;
+                session.port_to_doubt = socket::port_to_doubt(&address, source);
                 session.in_flight += 1;
             }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
@@ -302,11 +306,11 @@ impl Uring {
         for (peer, how) in ended.sides.into_iter().zip(how) {
             let Some(socket) = peer.socket else { continue };
             if how == CloseHow::Reset {
-                // It can fail only on what is no TCP socket.
-                let _ = socket::reset_on_close(socket.as_fd());
+                socket::reset_on_close(socket.as_fd());
             }
             self.ring.close(socket, Kind::Other.word(key, Side::Client));
         }
+        self.leaving += 1;
         self.complete(key, Slot::Close, Outcome::Done);
     }
 
@@ -314,7 +318,7 @@ impl Uring {
         let (key, tag) = SessionKey::unpack(answer.word);
         let side = Side::ALL[usize::from(tag & 1)];
         match Kind::of(tag) {
-            Kind::Accept => return self.on_accept(key.index(), answer),
+            Kind::Listener => return self.on_listener(key.index(), answer),
             Kind::Bell => return self.on_bell(answer),
             Kind::Other => return,
             _ => {}
@@ -454,15 +458,54 @@ impl Uring {
     fn on_connected(&mut self, key: SessionKey, result: Result<u32, Errno>) {
         let session = &mut self.sessions[key.index()];
         session.connecting = false;
+        let backend = &mut session.sides[Side::Backend.index()];
+        let doubted = session.port_to_doubt;
+        let met_itself = |socket: &OwnedFd| socket::has_met_itself(socket.as_fd(), doubted);
         let outcome = match result {
+            // Nobody listens there.
+            Ok(_) if backend.socket.as_ref().is_some_and(met_itself) => {
+                Outcome::Failed(Errno::ECONNREFUSED)
+            }
             Ok(_) => Outcome::Done,
             Err(Errno::ECANCELED) => Outcome::Cancelled,
             Err(errno) => Outcome::Failed(errno),
         };
         if outcome != Outcome::Done {
-            session.sides[Side::Backend.index()] = Peer::default();
+            backend.abandon();
         }
         self.complete(key, Slot::Connect, outcome);
+    }
+
+    /// Submits, waits and hears what has come back.
+    fn enter(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        let mut answers = std::mem::take(&mut self.answers);
+        // Whoever was stopped and goes on is told of an interruption first.
+        if !self.ring.enter(patience, &mut answers)? && answers.is_empty() {
+            self.ring.enter(Some(Duration::ZERO), &mut answers)?;
+        }
+        for _ in 0..std::mem::take(&mut self.leaving) {
+            self.listeners.leave();
+        }
+        for answer in answers.drain(..) {
+            self.on_answer(answer);
+        }
+        self.answers = answers;
+        self.listeners.accept(&mut self.done);
+        Ok(())
+    }
+
+    /// Somebody has come, or the poll must be asked for anew.
+    fn on_listener(&mut self, number: usize, answer: Answer) {
+        self.listeners.on_ready(number);
+        if !answer.more {
+            self.poll_listener(number);
+        }
+    }
+
+    fn poll_listener(&mut self, number: usize) {
+        let Some(socket) = self.listeners.socket(number) else { return };
+        let key = SessionKey::new(u32::try_from(number).unwrap_or_default(), 0);
+        self.ring.poll_all(socket.as_fd(), POLLIN, Kind::Listener.word(key, Side::Client));
     }
 
     fn on_bell(&mut self, answer: Answer) {
@@ -477,41 +520,23 @@ impl Uring {
 
 impl Engine for Uring {
     fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()> {
-        let number = usize::from(listener.0);
-        if number >= self.listeners.len() {
-            self.listeners.resize_with(number + 1, || None);
-        }
-        self.listeners[number] =
-            Some(Listener { socket, accepting: false, armed: false, ending: false });
+        self.listeners.add(listener, socket);
+        self.poll_listener(usize::from(listener.0));
         Ok(())
     }
 
     fn accepting(&mut self, listener: ListenerId, on: bool) {
-        let number = usize::from(listener.0);
-        let Some(Some(state)) = self.listeners.get_mut(number) else { return };
-        state.accepting = on && !state.ending;
-        if state.armed && !on {
-            let key = SessionKey::new(listener.0.into(), 0);
-            let target = Kind::Accept.word(key, Side::Client);
-            self.ring.cancel(target, Kind::Other.word(key, Side::Client));
-        }
-        self.arm_accept(number);
+        self.listeners.accepting(listener, on);
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
-        self.accepting(listener, false);
-        if let Some(slot) = self.listeners.get_mut(usize::from(listener.0))
-            && let Some(state) = slot
-        {
-            state.ending = true;
-            if !state.armed {
-                *slot = None;
-            }
-        }
+        let target = Kind::Listener.word(SessionKey::new(listener.0.into(), 0), Side::Client);
+        self.ring.cancel(target, Kind::Other.word(NOBODY, Side::Client));
+        self.listeners.remove(listener);
     }
 
     fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
-        let socket = self.taken(socket);
+        let socket = self.listeners.take(socket);
         if session.index() >= self.sessions.len() {
             self.sessions.resize_with(session.index() + 1, SessionState::default);
         }
@@ -521,8 +546,9 @@ impl Engine for Uring {
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {
-        let socket = self.taken(socket);
-        let _ = socket::reset_on_close(socket.as_fd());
+        let socket = self.listeners.take(socket);
+        self.listeners.leave();
+        socket::reset_on_close(socket.as_fd());
     }
 
     fn submit(&mut self, op: Op) {
@@ -549,24 +575,22 @@ impl Engine for Uring {
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
-        if self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
+        // Who asks for a moment that is past wants to know what is there now.
+        let look = until.is_some_and(|until| until <= self.told);
+        if look || self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
             self.turns_without_enter = 0;
             let patience = match until {
-                _ if !self.done.is_empty() => Some(Duration::ZERO),
+                _ if self.listeners.has_backlog() || !self.done.is_empty() => Some(Duration::ZERO),
                 None => None,
                 Some(until) => Some(until.since(now())),
             };
-            let mut answers = std::mem::take(&mut self.answers);
-            self.ring.enter(patience, &mut answers)?;
-            for answer in answers.drain(..) {
-                self.on_answer(answer);
-            }
-            self.answers = answers;
+            self.enter(patience)?;
         } else {
             self.turns_without_enter += 1;
         }
         completions.append(&mut self.done);
-        Ok(now())
+        self.told = now();
+        Ok(self.told)
     }
 
     fn stats(&self) -> EngineStats {

@@ -338,6 +338,29 @@ fn without_redispatch_a_session_stays_with_its_server_also_after_a_pause() {
 }
 
 #[test]
+fn what_came_during_a_stall_counts_before_any_deadline_but_not_for_ever() {
+    let mut bench = Bench::new([9, 9], &["a"]);
+    let session = bench.serves(FIRST);
+    bench.ops();
+    let moved = Outcome::Moved(std::num::NonZeroU32::MIN);
+    let is_cancel = |op: &Op| matches!(op, Op::Cancel { .. });
+    // A byte has come, and is passed on in the turn after: then both sides have moved.
+    bench.ends(session, Slot::Pull(Flow::ToBackend), moved);
+    bench.later(LIMITS.client_idle * 2);
+    bench.ends(session, Slot::Push(Flow::ToBackend), moved);
+    bench.turn();
+    bench.turn();
+    assert!(!bench.ops().iter().any(is_cancel), "it was not idle");
+    // Others keep the worker busy.
+    for late in [LIMITS.client_idle * 2, CATCH_UP_MAX] {
+        assert!(!bench.ops().iter().any(is_cancel));
+        bench.hand().coming.push(Completion::Woken);
+        bench.later(late);
+    }
+    assert!(bench.ops().iter().any(is_cancel), "it was idle");
+}
+
+#[test]
 fn a_session_that_waits_for_a_server_which_is_taken_away_goes_to_another() {
     let mut bench = Bench::new([9, 9], &["a"]);
     let mut plan = bench.plan.clone();
@@ -351,6 +374,8 @@ fn a_session_that_waits_for_a_server_which_is_taken_away_goes_to_another() {
     bench.turn();
     bench.tell(Command::Replace(Arc::new(plan)));
     bench.later(Duration::from_secs(2));
+    // So late that what came is heard first.
+    bench.turn();
     assert_eq!(bench.connects()[0].1, "192.0.2.2:443".parse().unwrap());
 }
 

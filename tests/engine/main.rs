@@ -57,6 +57,10 @@ macro_rules! on_every_engine {
     };
 }
 
+mod churn;
+mod closing;
+mod connecting;
 mod delivery;
 mod pressure;
 mod support;
+mod urgent;

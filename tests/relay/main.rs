@@ -18,8 +18,12 @@
 
 mod agents;
 mod clients;
+mod connecting;
+mod exhaustion;
+mod injection;
 mod lifecycle;
 mod limits;
 mod ports;
 mod refusals;
 mod support;
+mod surroundings;

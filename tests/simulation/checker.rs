@@ -15,6 +15,8 @@ use fanin::metrics::SessionRecord;
 use fanin::op::{ListenerId, SessionKey};
 use fanin::session::CloseReason;
 use fanin::worker::plan::Plan;
+use fanin::worker::timers::TICK;
+use fanin::worker::{CATCH_UP_MAX, STALL};
 
 use crate::faults::{Seen, Sight};
 use crate::shadow::{LINGER_BYTES_MAX, Shadow, gone, micros, route};
@@ -26,6 +28,8 @@ const PAUSE_MIN: u64 = SECOND / 8;
 const PORTS_TRIED_MAX: u32 = 8;
 /// As in `worker`: how long a drain takes connections at most.
 const UNLISTEN_MAX: u64 = SECOND;
+/// Longer than any run.
+const NEVER: u64 = 1_000_000_000 * SECOND;
 /// Within this time a worker accepts again when there is room.
 const ACCEPT_PAUSE_MAX: u64 = SECOND / 10;
 
@@ -38,6 +42,8 @@ pub(crate) struct Checker {
     /// The plan that was in force when the turn began, if another is now.
     plan_before: Option<Arc<Plan>>,
     replaced_at: u64,
+    /// When a wait last ended so late that deadlines may give way to what came meanwhile.
+    kept_at: Option<u64>,
     now: u64,
     sessions: BTreeMap<(usize, u32), Shadow>,
     /// Source ports between a connect and the end of what came of it.
@@ -86,6 +92,7 @@ impl Checker {
             plan,
             plan_before: None,
             replaced_at: 0,
+            kept_at: None,
             now: 0,
             sessions: BTreeMap::new(),
             leased: HashMap::new(),
@@ -195,6 +202,13 @@ impl Checker {
         }
     }
 
+    /// The worker was to be woken `late` microseconds ago.
+    pub(crate) fn on_woken(&mut self, now: u64, late: u64) {
+        if late > micros(STALL) {
+            self.kept_at = Some(now);
+        }
+    }
+
     fn on_replaced(&mut self, plan: Arc<Plan>) {
         if !self.sessions.is_empty() {
             self.seen.sight(Sight::ReplacedUnderLoad);
@@ -243,9 +257,12 @@ impl Checker {
     pub(crate) fn end_turn(&mut self) {
         let now = self.now;
         let drained = self.was_unlistened && self.draining_until.is_some_and(|until| until <= now);
+        // Timers are a tick late at most, but for a worker that was kept from running.
+        let kept = self.kept_at.is_some_and(|kept_at| now <= kept_at + micros(CATCH_UP_MAX));
+        let late_max = if kept { NEVER } else { micros(TICK) };
         for shadow in self.sessions.values_mut() {
             let limits = route(&self.plan, shadow.listener).limits;
-            shadow.check_progress(now, self.replaced_at, &limits);
+            shadow.check_progress(now, self.replaced_at, late_max, &limits);
             assert!(
                 !drained || shadow.closing.is_some(),
                 "{:?} goes on after the drain",

@@ -411,6 +411,7 @@ impl Engine for SimEngine {
         if self.faults.strikes(Fault::ClockJump, &mut self.random) {
             self.now += self.random.spread(300 * SECOND);
         }
+        self.checker.on_woken(self.now, until.map_or(0, |until| self.now.saturating_sub(until)));
         // What came in the meantime came before the look.
         self.happen();
         self.accept();

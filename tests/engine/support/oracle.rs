@@ -58,6 +58,8 @@ pub struct Sent {
     pub bytes: u64,
     /// It ended its stream after them.
     pub whole: bool,
+    /// The connection failed under it.
+    pub failed: Option<ErrorKind>,
 }
 
 /// What one end has received, every byte checked.
@@ -67,6 +69,19 @@ pub struct Got {
     pub flow: Flow,
     pub bytes: u64,
     pub end: End,
+}
+
+impl Got {
+    /// What the same end has received that `sent`: where its sender was told of the reset, the kernel
+    /// tells it nobody else, and the receiver sees an end. (After a FIN it would have been EPIPE.)
+    pub fn beside(self, sent: &Sent) -> Self {
+        match (sent.failed, self.end) {
+            (Some(kind @ ErrorKind::ConnectionReset), End::Whole) => {
+                Self { end: End::Cut(kind), ..self }
+            }
+            _ => self,
+        }
+    }
 }
 
 /// How a stream ended for its receiver.
@@ -84,19 +99,19 @@ pub struct Sender<'a> {
     script: Script,
     offset: u64,
     block: Vec<u8>,
-    broken: Option<ErrorKind>,
+    failed: Option<ErrorKind>,
 }
 
 impl<'a> Sender<'a> {
     pub fn new(stream: &'a TcpStream, number: u64, flow: Flow) -> Self {
         let script = Script { number, flow };
-        Self { stream, script, offset: 0, block: Vec::new(), broken: None }
+        Self { stream, script, offset: 0, block: Vec::new(), failed: None }
     }
 
     /// Sends so many bytes, each `piece` with a call of its own. Stops where the connection fails.
     pub fn send_in(&mut self, bytes: u64, mut piece: impl FnMut() -> usize) -> &mut Self {
         let target = self.offset + bytes;
-        while self.offset < target && self.broken.is_none() {
+        while self.offset < target && self.failed.is_none() {
             let next = piece().clamp(1, BLOCK).min((target - self.offset) as usize);
             self.send_one(next, |mut stream, bytes| stream.write_all(bytes).map(|()| bytes.len()));
         }
@@ -127,7 +142,7 @@ impl<'a> Sender<'a> {
             Err(error) => {
                 // Some of them may have gone out before.
                 self.offset += bytes as u64;
-                self.broken = Some(error.kind());
+                self.failed = Some(error.kind());
                 0
             }
         }
@@ -139,14 +154,14 @@ impl<'a> Sender<'a> {
 
     /// Ends the stream.
     pub fn finish(self) -> Sent {
-        let whole = self.broken.is_none() && self.stream.shutdown(Shutdown::Write).is_ok();
+        let whole = self.failed.is_none() && self.stream.shutdown(Shutdown::Write).is_ok();
         Sent { whole, ..self.cut() }
     }
 
     /// What was sent, of a stream that is ended in another way.
     pub const fn cut(&self) -> Sent {
         let Script { number, flow } = self.script;
-        Sent { number, flow, bytes: self.offset, whole: false }
+        Sent { number, flow, bytes: self.offset, whole: false, failed: self.failed }
     }
 }
 
@@ -215,6 +230,16 @@ impl<'a> Receiver<'a> {
             assert!(self.receive_once(left).is_some(), "{self:?} ended before byte {target}");
         }
         self
+    }
+
+    /// Receives so many bytes, or fewer if the stream ends before.
+    pub fn receive_up_to(&mut self, bytes: u64) {
+        let target = self.offset + bytes;
+        while self.offset < target {
+            if self.receive_once((target - self.offset) as usize).is_none() {
+                return;
+            }
+        }
     }
 
     /// Receives to the end, in pieces of these sizes.

@@ -1,7 +1,7 @@
 //! Clients and servers of the relay.
 
 use std::collections::HashMap;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder};
 
 use fanin::op::Flow;
+use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::oracle::{Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge, judge_whole};
@@ -108,6 +109,21 @@ pub fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// The same where the relay may reset it before it knows that it is connected.
+#[track_caller]
+pub fn connect_or_reset(address: SocketAddr) -> Option<TcpStream> {
+    match TcpStream::connect_timeout(&address, PATIENCE) {
+        Ok(stream) => {
+            prepare(&stream);
+            Some(stream)
+        }
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+            None
+        }
+    }
+}
+
 fn prepare(stream: &TcpStream) {
     // A peer that is reset at once cannot be told anything any more.
     let _ = stream.set_nodelay(true);
@@ -123,7 +139,7 @@ pub fn shrink(socket: &impl AsFd, bytes: usize) {
 
 /// Makes the coming close a reset.
 pub fn reset_on_close(stream: &TcpStream) {
-    let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    let at_once = linger { l_onoff: 1, l_linger: 0 };
     setsockopt(stream, sockopt::Linger, &at_once).unwrap();
 }
 
@@ -136,7 +152,8 @@ pub fn talk(send: impl FnOnce() -> Sent + Send, receive: impl FnOnce() -> Got + 
         let builder = Builder::new().stack_size(STACK_BYTES);
         let sending = builder.spawn_scoped(scope, send).unwrap();
         let got = receive();
-        (sending.join().unwrap_or_else(|panic| resume_unwind(panic)), got)
+        let sent = sending.join().unwrap_or_else(|panic| resume_unwind(panic));
+        (sent, got.beside(&sent))
     })
 }
 
