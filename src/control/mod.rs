@@ -33,7 +33,7 @@ use crate::metrics::{Counts, SessionRecord};
 
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use resolver::Addresses;
-pub use socket::{ControlSocket, SocketError};
+pub use socket::{Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
     ConfigurationStatus, ListenerState, ListenerStatus, PhaseName, RelayStatus, ReloadStatus,
     ServerStatus, Status, WorkerStatus,

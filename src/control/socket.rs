@@ -51,7 +51,7 @@ commands, one a connection:
 
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub enum Command {
     Status,
     StatusJson,
     Reload,
@@ -234,8 +234,11 @@ async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> 
     }
 }
 
-/// `None` is `help`.
-fn parse(line: &[u8]) -> Result<Option<Command>, String> {
+/// The command in a line as a client sent it; `None` is `help`.
+///
+/// # Errors
+/// What is wrong with it, for the client.
+pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
     let complete = line.ends_with(b"\n") || (line.len() as u64) < COMMAND_BYTES_MAX;
     if !complete {
         return Err(format!("a command has at most {COMMAND_BYTES_MAX} bytes; see: help"));

@@ -152,7 +152,8 @@ impl Uring {
                         direction.state.pull(fd, &mut source.ready, &mut self.means)
                 {
                     direction.pulling = false;
-                    return self.complete(key, Slot::Pull(flow), outcome);
+                    self.complete(key, Slot::Pull(flow), outcome);
+                    return self.watch_unread(key, side);
                 }
                 source.polling_in = true;
                 session.in_flight += 1;
