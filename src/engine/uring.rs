@@ -14,6 +14,7 @@
 
 mod close;
 mod inbox;
+mod listening;
 mod probe;
 mod state;
 
@@ -438,20 +439,6 @@ impl Uring {
         self.answers = answers;
         self.listeners.accept(&mut self.done);
         Ok(())
-    }
-
-    /// Somebody has come, or the poll must be asked for anew.
-    fn on_listener(&mut self, number: usize, answer: Answer) {
-        self.listeners.on_ready(number);
-        if !answer.more {
-            self.poll_listener(number);
-        }
-    }
-
-    fn poll_listener(&mut self, number: usize) {
-        let Some(socket) = self.listeners.socket(number) else { return };
-        let key = SessionKey::new(u32::try_from(number).unwrap_or_default(), 0);
-        self.ring.poll_all(socket.as_fd(), POLLIN, Kind::Listener.word(key, Side::Client));
     }
 
     fn on_bell(&mut self, answer: Answer) {
