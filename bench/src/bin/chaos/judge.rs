@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::end::{Ended, Report, Seen};
-use super::plan::{Finish, Plan};
+use super::plan::{Finish, HALF_CLOSED, Plan};
 
 /// How much later than its time a relay's timer may be heard of here.
 const LATE_MAX: Duration = Duration::from_secs(4);
@@ -19,6 +19,8 @@ pub enum Class {
     Refused,
     /// It sat in the queue of a listener that was closed.
     LostWithListener,
+    /// The machine stood still for so long that a timer of the relay was right to end it.
+    Stalled,
 }
 
 impl Class {
@@ -29,17 +31,22 @@ impl Class {
             Self::TimedOutAsPlanned => "timed out as planned",
             Self::Refused => "refused",
             Self::LostWithListener => "lost with a listener",
+            Self::Stalled => "not judged, the machine stood still",
         }
     }
 }
 
+/// So much of standing still, and an idle connection may be taken for a dead one.
+const STALL_MIN: Duration = Duration::from_secs(1);
+
 /// Judges a connection. `server` is `None` when no server saw it; `listener_closed`: one was, while
-/// the connection was under way.
+/// the connection was under way. `lost` is how long the machine stood still meanwhile.
 pub fn judge(
     plan: &Plan,
     client: &Report,
     server: Option<&Report>,
     listener_closed: bool,
+    lost: Duration,
 ) -> Result<Class, String> {
     let Some(server) = server else {
         return without_server(plan, client, listener_closed);
@@ -47,7 +54,7 @@ pub fn judge(
     direction("to the server", client, server)?;
     direction("to the client", server, client)?;
     if let Some(timer) = plan.timer {
-        return timed_out(plan, timer, client, server);
+        return timed_out(plan, timer, [client, server], lost);
     }
     for (who, part, report, other) in [
         ("client", &plan.client, client, &plan.server),
@@ -55,6 +62,9 @@ pub fn judge(
     ] {
         let broke =
             matches!(report.seen, Seen::Error(_)) || matches!(report.ended, Ended::Error(_));
+        if broke && !other.breaks() && lost >= STALL_MIN && report.lasted >= HALF_CLOSED {
+            return Ok(Class::Stalled);
+        }
         if broke && !other.breaks() {
             return Err(format!("the {who} was told of an error that nobody made"));
         }
@@ -112,16 +122,17 @@ fn direction(name: &str, from: &Report, to: &Report) -> Result<(), String> {
 fn timed_out(
     plan: &Plan,
     timer: Duration,
-    client: &Report,
-    server: &Report,
+    [client, server]: [&Report; 2],
+    lost: Duration,
 ) -> Result<Class, String> {
+    let latest = timer + LATE_MAX + lost;
     for (who, part, report) in [("client", &plan.client, client), ("server", &plan.server, server)]
     {
         if !matches!(report.seen, Seen::Error(_)) {
             return Err(format!("the {who} was not told that time was up: {:?}", report.seen));
         }
         let silent = part.finish == Finish::Silent;
-        if silent && (report.lasted < timer * 9 / 10 || report.lasted > timer + LATE_MAX) {
+        if silent && (report.lasted < timer * 9 / 10 || report.lasted > latest) {
             return Err(format!("the {who} was told after {:?}, not {timer:?}", report.lasted));
         }
     }

@@ -15,6 +15,7 @@ use super::end;
 use super::judge::{Class, judge};
 use super::plan::Plan;
 use super::servers::{Desk, Expected, header, key};
+use super::stalls::Stalls;
 use super::stream::Dice;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +43,7 @@ pub struct Load {
     violations: Mutex<Vec<String>>,
     /// How long exchanges took, in milliseconds.
     exchanges: Mutex<Vec<u64>>,
+    pub stalls: Stalls,
 }
 
 impl Load {
@@ -57,6 +59,7 @@ impl Load {
             results: Mutex::default(),
             violations: Mutex::default(),
             exchanges: Mutex::default(),
+            stalls: Stalls::default(),
         }
     }
 
@@ -65,6 +68,7 @@ impl Load {
     }
 
     pub fn stop(&self) {
+        self.stalls.over.store(true, SeqCst);
         self.set_gate(Gate::Over);
     }
 
@@ -141,6 +145,7 @@ impl Load {
     }
 
     fn play(&self, plan: &Plan) {
+        let begun = Instant::now();
         let closings = self.desk.closings.load(SeqCst);
         let address = self.relay[usize::from(plan.refusable)];
         let stream = match TcpStream::connect_timeout(&address, PATIENCE) {
@@ -167,7 +172,8 @@ impl Load {
         };
         // In between: the listener is just being closed.
         let closed = closings % 2 == 1 || self.desk.closings.load(SeqCst) != closings;
-        match judge(plan, &client, server.as_ref(), closed) {
+        let lost = self.stalls.since(begun);
+        match judge(plan, &client, server.as_ref(), closed, lost) {
             Ok(class) => {
                 self.count(plan.name, class);
                 if plan.name == "exchange" {

@@ -18,6 +18,7 @@ mod plan;
 mod relay;
 mod report;
 mod servers;
+mod stalls;
 mod stream;
 
 use std::fs;
@@ -108,6 +109,8 @@ fn run(arguments: &Arguments, seed: u64) -> io::Result<Outcome> {
     let engine = (arguments.engine.as_str(), arguments.splice.as_str());
     let relay = Relay::start(&arguments.fanin, &folder, engine, servers)?;
     let load = Arc::new(Load::new(Arc::clone(&desk), relay.addresses, arguments.rate, seed));
+    let watch = Arc::clone(&load);
+    thread::spawn(move || watch.stalls.watch());
     let mut soak = Soak {
         begun: Instant::now(),
         relay,
@@ -242,6 +245,7 @@ impl Soak {
         }
         outcome.failures.extend(desk.strange.lock().expect("no holder panics").drain(..));
         outcome.check_samples(self.samples, warm);
+        outcome.stalled_seconds = self.load.stalls.since(self.begun).as_secs_f64();
         let (counts, violations) = self.load.results();
         outcome.results = counts;
         outcome.check_delay(self.load.exchange_milliseconds());

@@ -73,10 +73,13 @@ impl Part {
         }
     }
 
+    /// Slow, but at least half a megabyte a second: what the kernel holds for a reader (512 KiB in
+    /// its queue, more in flight) must not take it as long as the half-closed timer waits, since the
+    /// relay sees a byte move only when there is room again.
     fn reads_slowly(&mut self, dice: &mut Dice) {
-        self.receive_buffer = 16 * 1024;
-        self.read_bytes_max = 8 * 1024;
-        self.read_gap = Duration::from_millis(dice.between(5, 30));
+        self.receive_buffer = 32 * 1024;
+        self.read_bytes_max = 16 * 1024;
+        self.read_gap = Duration::from_millis(dice.between(2, 15));
         self.read_delay = Duration::from_millis(dice.between(0, 1500));
     }
 

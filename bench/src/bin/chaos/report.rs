@@ -40,6 +40,8 @@ pub struct Outcome {
     pub threads: [u64; 2],
     /// Half of the exchanges took no longer.
     pub exchange_milliseconds: Option<u64>,
+    /// How long the machine stood still.
+    pub stalled_seconds: f64,
     pub relay_seconds: f64,
     pub generator_seconds: f64,
     /// The relay's own counts at the end.
@@ -152,6 +154,7 @@ impl Outcome {
             per_second(self.relay_seconds),
             per_second(self.generator_seconds)
         );
+        let _ = writeln!(out, "machine stood still {:.1} s", self.stalled_seconds);
         for (what, count) in &self.results {
             let _ = writeln!(out, "  {count:8}  {what}");
         }
