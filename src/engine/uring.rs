@@ -443,7 +443,8 @@ impl Uring {
             return;
         }
         // A hang-up without an error is both directions' orderly end, and nothing to tell.
-        let failed = answer.result.is_ok_and(|events| events & u32::from(POLLERR.cast_unsigned()) != 0);
+        let failed =
+            answer.result.is_ok_and(|events| events & u32::from(POLLERR.cast_unsigned()) != 0);
         if failed && let Some(errno) = socket::take_error(socket.as_fd()) {
             self.done.push(Completion::Broken { session: key, side, errno });
         }

@@ -9,10 +9,11 @@ use fanin::session::CloseReason;
 use nix::sys::socket::{MsgFlags, send};
 
 use crate::support::dice::{Dice, seed};
-use crate::support::oracle::{End, Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge, judge_whole};
+use crate::support::oracle::{
+    End, Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge, judge_whole,
+};
 use crate::support::peers::{
-    Server, all, answering, client, connect, judge_both_whole, reset_on_close, server, shrink,
-    talk,
+    Server, all, answering, client, connect, judge_both_whole, reset_on_close, server, shrink, talk,
 };
 use crate::support::relay::{Options, Relay, Variant};
 
@@ -86,11 +87,11 @@ fn play(
                 send_all(&mut sender, dice, bytes);
                 sender.finish()
             };
-            let (sent, got) = talk(send, move || receiver.to_the_end_in(|| most));
+            let (sent, got) = talk(send, move || receiver.receive_all_in(|| most));
             (sent, Some(got))
         }
         Way::Answering => {
-            let got = receiver.to_the_end_in(|| most);
+            let got = receiver.receive_all_in(|| most);
             send_all(&mut sender, dice, bytes);
             (sender.finish(), Some(got))
         }
@@ -113,18 +114,15 @@ fn send_all(sender: &mut Sender<'_>, mut dice: Dice, bytes: u64) {
         let next = (target - sender.offset()).min(3 * piece as u64);
         sender.send_in(next, || dice.size(piece));
         if urgent && dice.one_in(4) {
-            sender
-                .send_one(1, |stream, bytes| Ok(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB)?));
+            sender.send_one(1, |stream, bytes| {
+                Ok(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB)?)
+            });
         }
     }
 }
 
 /// Judges the streams that somebody listened to.
-fn judge_heard(
-    script: &Script,
-    client: (Sent, Option<Got>),
-    server: (Sent, Option<Got>),
-) -> Total {
+fn judge_heard(script: &Script, client: (Sent, Option<Got>), server: (Sent, Option<Got>)) -> Total {
     let one = |sent: Sent, got: Option<Got>| match got {
         Some(got) if script.resets() => judge(sent, got),
         Some(got) => judge_whole(sent, got),
@@ -201,7 +199,7 @@ fn connections_without_a_byte_leave_nothing_behind(variant: Variant) {
     let stream = connect(relay.address);
     let (mut sender, mut receiver) = client(&stream, 1);
     sender.send(HELLO_BYTES + 1000);
-    let talk = (sender.finish(), receiver.to_the_end());
+    let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }
 
@@ -217,7 +215,7 @@ fn a_place_used_again_never_hears_of_its_last_tenant(variant: Variant) {
                 sender.send(2 * 1024 * 1024);
                 sender.finish()
             },
-            move || receiver.to_the_end(),
+            move || receiver.receive_all(),
         );
         (sent, got)
     });

@@ -9,8 +9,8 @@ use fanin::session::{CloseReason, SessionLimits};
 use fanin::worker::Command;
 use nix::sys::socket::{Backlog, listen};
 
-use crate::support::oracle::{End, HELLO_BYTES, Total};
 use crate::support::await_that;
+use crate::support::oracle::{End, HELLO_BYTES, Total};
 use crate::support::peers::{
     answering, client, connect, connect_or_reset, judge_both_whole, reset_on_close,
 };
@@ -42,9 +42,8 @@ impl Deaf {
         listen(&listener.as_fd(), Backlog::new(0).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         // The queue takes one more than it is told to.
-        let queue = (0..3).map_while(|_| {
-            TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok()
-        });
+        let queue = (0..3)
+            .map_while(|_| TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok());
         let queue: Vec<_> = queue.collect();
         assert!(queue.len() < 3, "the queue has no end");
         Self { listener, queue }
@@ -65,7 +64,7 @@ fn sent(bytes: u64) -> Total {
 #[track_caller]
 fn is_reset(stream: &TcpStream) {
     let (_, mut receiver) = client(stream, 1);
-    let got = receiver.to_the_end();
+    let got = receiver.receive_all();
     assert_eq!((got.bytes, got.end), (0, End::Cut(ErrorKind::ConnectionReset)));
 }
 
@@ -80,7 +79,7 @@ fn a_server_that_refuses_is_told_by_a_reset_and_leaves_no_socket(variant: Varian
         let Some(stream) = connect_or_reset(relay.address) else { continue };
         let (mut sender, mut receiver) = client(&stream, 1);
         let sent = sender.send(bytes).cut();
-        let got = receiver.to_the_end().beside(&sent);
+        let got = receiver.receive_all().beside(&sent);
         assert_eq!((got.bytes, got.end), (0, End::Cut(ErrorKind::ConnectionReset)));
     }
     relay.await_ended(3);
@@ -140,11 +139,8 @@ fn bytes_that_come_before_the_server_are_delivered_to_it(variant: Variant) {
     let backend = answering();
     let mut options = Options::to(address);
     options.servers.push(backend.address);
-    options.limits = SessionLimits {
-        connect: Duration::from_millis(250),
-        attempts_max: 2,
-        ..options.limits
-    };
+    options.limits =
+        SessionLimits { connect: Duration::from_millis(250), attempts_max: 2, ..options.limits };
     let relay = Relay::start(variant, &options);
     let stream = connect(relay.address);
     let (mut sender, mut receiver) = client(&stream, 1);
@@ -152,6 +148,6 @@ fn bytes_that_come_before_the_server_are_delivered_to_it(variant: Variant) {
     sender.send(HELLO_BYTES + 200_000);
     receiver.receive(HELLO_BYTES + 200_000);
     assert_eq!(relay.counts().redispatches, 1);
-    let talk = (sender.finish(), receiver.to_the_end());
+    let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }

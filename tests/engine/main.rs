@@ -62,5 +62,6 @@ mod closing;
 mod connecting;
 mod delivery;
 mod pressure;
+mod scarcity;
 mod support;
 mod urgent;

@@ -43,7 +43,8 @@ impl Dice {
 /// The seed of a random test: a new one each time, printed so that `FANIN_TEST_SEED` replays it.
 pub fn seed() -> u64 {
     let given = std::env::var("FANIN_TEST_SEED").ok().and_then(|text| text.parse().ok());
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_micros() as u64);
+    let now =
+        || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_micros() as u64);
     let seed = given.unwrap_or_else(now);
     println!("seed: FANIN_TEST_SEED={seed}");
     seed
