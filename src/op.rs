@@ -275,8 +275,9 @@ pub enum Outcome {
 pub enum Completion {
     /// A connection came in.
     Accepted { listener: ListenerId, socket: AcceptedSocket, peer: SocketAddr },
-    /// accept(2) failed for want of something (EMFILE, ENFILE, ENOMEM, ENOBUFS). The listener is
-    /// no longer accepting; whoever owns it says when to try again.
+    /// accept(2) failed in a way that would only repeat itself: for want of something (EMFILE,
+    /// ENFILE, ENOMEM, ENOBUFS), or because it is forbidden. The listener is no longer accepting;
+    /// whoever owns it says when to try again.
     AcceptFailed { listener: ListenerId, errno: Errno },
     /// An operation ended.
     Ended { session: SessionKey, slot: Slot, outcome: Outcome },

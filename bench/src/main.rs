@@ -1,1 +1,46 @@
-fn main() {}
+//! bench: measures fanin beside its peers, interleaved, on the same cores.
+//!
+//! Modules in reading order:
+//!
+//! - `cli` what was typed
+//! - `scenario` what is measured, as data: `bench/scenarios/*.toml`
+//! - `subject` who is measured: fanin in its modes, the peers, the direct path
+//! - `run` rounds and their order; one round starts servers, relay and load through `process`
+//! - `server`, `load` the far end and the near end, each a process of this program; `stream` moves
+//!   the bytes for both; `account` is what the load reads in /proc when its window opens and shuts
+//! - `report` medians, tables, charts; `manifest` on what machine
+
+mod account;
+mod cli;
+mod clock;
+mod error;
+mod load;
+mod manifest;
+mod process;
+mod report;
+mod run;
+mod scenario;
+mod server;
+mod stream;
+mod subject;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let outcome = match cli::Cli::parse().command {
+        cli::Command::Run(run) => run::run(&run),
+        cli::Command::Server(server) => server::serve(&server).map(|()| true),
+        cli::Command::Load(load) => load::load(&load).map(|()| true),
+        cli::Command::Tether(tether) => process::become_tethered(&tether).map(|()| true),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -94,14 +94,23 @@ impl Limits {
         Ok(Fit { threads, sources, findings: vec![descriptors, ports] })
     }
 
+    /// Threads that a sink needs: its listeners share the connections evenly, but not exactly.
+    pub(crate) fn sink_threads(&self, plan: &Plan) -> u32 {
+        let needed = connections(plan).saturating_mul(5) / 4;
+        self.threads_for(needed).max(self.processors).max(2)
+    }
+
+    fn threads_for(&self, connections: u64) -> u32 {
+        u32::try_from(connections.div_ceil(self.each_thread()).max(1)).unwrap_or(u32::MAX)
+    }
+
+    fn each_thread(&self) -> u64 {
+        self.descriptors.saturating_sub(OWN_DESCRIPTORS).max(1)
+    }
+
     fn fit_descriptors(&self, plan: &Plan, given: Option<u32>) -> Result<(u32, Finding), Error> {
-        let held = f64::from(plan.agents) * plan.profile.held_connections();
-        // An agent has one exchange under way at most per lane.
-        let busy = (plan.rate() * EXCHANGE_SECONDS).min(2.0 * f64::from(plan.agents));
-        let burst = if plan.synchronised { f64::from(plan.agents) } else { 0.0 };
-        let needed = ceiling(held + busy.max(burst));
-        let each = self.descriptors.saturating_sub(OWN_DESCRIPTORS).max(1);
-        let least = u32::try_from(needed.div_ceil(each).max(1)).unwrap_or(u32::MAX);
+        let needed = connections(plan);
+        let (each, least) = (self.each_thread(), self.threads_for(needed));
         let threads = given.unwrap_or(least);
         if threads < least {
             return Err(Error::Usage(format!(
@@ -150,6 +159,15 @@ impl Limits {
     }
 }
 
+/// Connections that a plan has open at once, about.
+fn connections(plan: &Plan) -> u64 {
+    let held = f64::from(plan.agents) * plan.profile.held_connections();
+    // An agent has one exchange under way at most per lane.
+    let busy = (plan.rate() * EXCHANGE_SECONDS).min(2.0 * f64::from(plan.agents));
+    let burst = if plan.synchronised { f64::from(plan.agents) } else { 0.0 };
+    ceiling(held + busy.max(burst))
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -196,6 +214,8 @@ mod tests {
         assert_eq!(threads(5000, Profile::GoKeepalive), 1);
         assert_eq!(threads(50_000, Profile::GoKeepalive), 4);
         let refused = LIMITS.fit(&plan(50_000, Profile::GoKeepalive), LOOPBACK, Some(2), &[]);
+        assert_eq!(LIMITS.sink_threads(&plan(5000, Profile::V5Churn)), 2);
+        assert_eq!(LIMITS.sink_threads(&plan(50_000, Profile::GoKeepalive)), 5);
         let text = refused.unwrap_err().to_string();
         assert!(text.contains("--threads 4") && text.contains("20000"), "{text}");
     }

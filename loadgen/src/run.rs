@@ -43,7 +43,8 @@ async fn run_all(settings: &Settings) -> Result<u8, Error> {
     let (target, host, relay_pid) = match &settings.target {
         Target::Given { address, relay_pid } => (resolve(address)?, address.clone(), *relay_pid),
         Target::Started { fanin, arguments } => {
-            let started = Stage::start(fanin.as_deref(), arguments, sink_threads(&limits))?;
+            let threads = limits.sink_threads(&settings.plan);
+            let started = Stage::start(fanin.as_deref(), arguments, threads)?;
             let (target, pid) = (started.target, started.relay_pid());
             eprintln!("started: {started}");
             stage = Some(started);
@@ -73,11 +74,6 @@ async fn run_all(settings: &Settings) -> Result<u8, Error> {
     }
     publish(settings, &report)?;
     Ok(report.exit_code)
-}
-
-/// The sink holds as many connections as its threads' tables do.
-fn sink_threads(limits: &Limits) -> u32 {
-    limits.processors.max(2)
 }
 
 fn resolve(address: &str) -> Result<SocketAddr, Error> {
@@ -351,11 +347,15 @@ impl Show<'_> {
     }
 
     fn relay(&self, seen: &Seen) -> Option<report::Relay> {
-        let [Some(before), Some(after)] = &seen.relay else {
-            return None;
+        let pid = self.relay_pid?;
+        let [before, after] = seen.relay;
+        // A relay that fell in mid-run has no usage at the end; that it fell is the news.
+        let (before, after) = match (before, after) {
+            (Some(before), Some(after)) => (before, after),
+            _ if seen.fallen.is_some() => Default::default(),
+            _ => return None,
         };
-        let mut relay =
-            report::Relay::new(self.relay_pid?, before, after, seen.record.answered_in_time);
+        let mut relay = report::Relay::new(pid, &before, &after, seen.record.answered_in_time);
         relay.log = self.stage.as_ref().map(|stage| stage.log.display().to_string());
         relay.fallen = seen.fallen.clone();
         Some(relay)

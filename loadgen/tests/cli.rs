@@ -110,14 +110,13 @@ fn a_slow_target_shows_in_latency_and_queues_show_from_the_intended_time() {
     let run = load(&args, &sink.address);
     let exchange = &run.report["latency_us"]["exchange"];
     assert!(count(exchange, "from_send/p50") >= 200_000, "{exchange:#}");
-    assert!(count(exchange, "from_send/p50") < 400_000, "{exchange:#}");
     assert!(
         count(exchange, "from_intended/p99") >= 2 * count(exchange, "from_send/p99"),
         "agents fell behind, and only the intended time shows it: {exchange:#}"
     );
     assert!(count(&run.report, "achieved/window/queued") > 0);
     let lag = &run.report["send_lag_us"];
-    assert!(count(lag, "p50") < 20_000, "the target is slow, not the generator: {lag:#}");
+    assert!(count(lag, "p50") < 100_000, "the target is slow, not the generator: {lag:#}");
 }
 
 #[test]
@@ -264,6 +263,23 @@ fn alone_it_starts_sink_and_relay_and_ends_both() {
     for address in support::addresses(&run.stderr) {
         assert!(TcpStream::connect(&address).is_err(), "{address} still listens");
     }
+}
+
+#[test]
+fn a_relay_that_falls_in_mid_run_is_named_in_the_report() {
+    let fanin = stand_in();
+    let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "3s"];
+    let args = [&args[..], &["--fanin", fanin.to_str().expect("a path")]].concat();
+    let mut running = Running::start_stage(&args);
+    let line = running.first_line();
+    let (_, rest) = line.split_once("relay (pid ").expect("the relay's pid");
+    let (pid, _) = rest.split_once(')').expect("the relay's pid");
+    assert!(std::process::Command::new("kill").args(["-9", pid]).status().expect("kill").success());
+    let run = running.finish();
+    assert_eq!(run.code, Some(1), "{}", run.stdout);
+    let fallen = run.report["relay"]["fallen"].as_str().expect("how it fell");
+    assert!(fallen.contains("the relay ended in mid-run"), "{fallen}");
+    assert_eq!(run.report["claim"]["shown"], false);
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(super) struct Health {
     failures: u32,
     /// Microseconds on the worker's clock until which it is left alone.
     rest_until: u64,
+    /// Its rest was over, and one session is trying it.
+    on_trial: bool,
 }
 
 impl Health {
@@ -28,11 +30,17 @@ impl Health {
 
     /// A connect succeeded.
     pub(super) const fn on_success(&mut self) {
-        *self = Self { failures: 0, rest_until: 0 };
+        *self = Self { failures: 0, rest_until: 0, on_trial: false };
     }
 
     /// A connect failed, for a reason that is the server's.
     pub(super) fn on_failure(&mut self, now: u64, random: u32) {
+        if self.failures >= FAILURES_MAX && now < self.rest_until && !self.on_trial {
+            // One of those that were on their way when it was sent to rest: a thousand sessions
+            // that failed together say no more than three.
+            return;
+        }
+        self.on_trial = false;
         self.failures = self.failures.saturating_add(1);
         if let Some(rests) = self.failures.checked_sub(FAILURES_MAX) {
             let rest = backoff::delay(rests + 1, REST_MIN, REST_MAX, random);
@@ -40,10 +48,12 @@ impl Health {
         }
     }
 
-    /// It is being tried after its rest: others wait for the outcome.
+    /// It is being tried, after its rest or as the last resort: others wait for the outcome.
     pub(super) fn on_trial(&mut self, now: u64) {
         if self.failures >= FAILURES_MAX {
-            self.rest_until = now + u64::try_from(REST_MIN.as_micros()).unwrap_or(0);
+            self.on_trial |= now >= self.rest_until;
+            let outcome_by = now + u64::try_from(REST_MIN.as_micros()).unwrap_or(0);
+            self.rest_until = self.rest_until.max(outcome_by);
         }
     }
 }
@@ -67,6 +77,18 @@ mod tests {
     }
 
     #[test]
+    fn those_that_fail_together_send_it_to_rest_once() {
+        let mut health = Health::default();
+        for _ in 0..1000 {
+            health.on_failure(0, 0);
+        }
+        assert!(!health.is_good(SECOND - 1) && health.is_good(SECOND));
+        health.on_trial(SECOND);
+        health.on_failure(SECOND + 1, 0);
+        assert!(!health.is_good(3 * SECOND) && health.is_good(3 * SECOND + 1), "now for longer");
+    }
+
+    #[test]
     fn one_success_clears_the_record() {
         let mut health = Health::default();
         for _ in 0..10 {
@@ -75,6 +97,18 @@ mod tests {
         health.on_success();
         health.on_failure(0, 0);
         assert!(health.is_good(0));
+    }
+
+    #[test]
+    fn being_the_last_resort_does_not_shorten_its_rest() {
+        let mut health = Health::default();
+        // Each failure after the rest before it.
+        for minute in 0..8 {
+            health.on_failure(minute * 60 * SECOND, 0);
+        }
+        let last = 7 * 60 * SECOND;
+        health.on_trial(last);
+        assert!(!health.is_good(last + 29 * SECOND) && health.is_good(last + 30 * SECOND));
     }
 
     #[test]

@@ -30,9 +30,13 @@ pub struct Member {
     pub maxconn: Option<u32>,
 }
 
-/// Names a server of one worker for as long as a session of that worker goes to it.
+/// Names a server of one worker. A session may remember one that was taken away meanwhile: like a
+/// session's key it has a generation, so that it is not taken for the next one in the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ServerId(u16);
+pub struct ServerId {
+    index: u16,
+    generation: u16,
+}
 
 /// A server that has taken a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Backends {
 #[derive(Debug)]
 struct Server {
     member: Member,
+    /// How many servers had this place before (wrapping).
+    generation: u16,
     health: Health,
     next_address: usize,
     /// Sessions of this worker, being connected or established.
@@ -96,7 +102,7 @@ impl Backends {
         let pool = self.pools.get_mut(backend)?;
         for (healthy, fresh, backup) in WISHES {
             let may = |servers: &[Server], id: ServerId| {
-                let server = &servers[usize::from(id.0)];
+                let server = &servers[usize::from(id.index)];
                 server.member.backup == backup
                     && (!healthy || server.health.is_good(now))
                     && (!fresh || avoid != Some(id))
@@ -107,7 +113,7 @@ impl Backends {
                 let eligible = |index: usize| may(&self.servers, pool.servers[index]);
                 let Some(index) = choose::round_robin(&mut pool.turns, eligible) else { break };
                 let id = pool.servers[index];
-                let server = &mut self.servers[usize::from(id.0)];
+                let server = &mut self.servers[usize::from(id.index)];
                 if server.member.board.acquire(server.member.maxconn) {
                     server.sessions += 1;
                     server.health.on_trial(now);
@@ -157,11 +163,11 @@ impl Backends {
 
     /// The public record of a server.
     pub fn board(&self, id: ServerId) -> &Arc<Board> {
-        &self.servers[usize::from(id.0)].member.board
+        &self.servers[usize::from(id.index)].member.board
     }
 
     fn server(&mut self, id: ServerId) -> &mut Server {
-        &mut self.servers[usize::from(id.0)]
+        &mut self.servers[usize::from(id.index)]
     }
 
     /// Finds the server that this member is, or a place for a new one: that of a server which has
@@ -176,13 +182,16 @@ impl Backends {
             self.servers[index].member = member.clone();
             index
         } else if let Some(index) = self.servers.iter().position(gone) {
-            self.servers[index] = Server::new(member.clone());
+            let generation = self.servers[index].generation.wrapping_add(1);
+            self.servers[index] = Server { generation, ..Server::new(member.clone()) };
             index
         } else {
             self.servers.push(Server::new(member.clone()));
             self.servers.len() - 1
         };
-        ServerId(u16::try_from(index).expect("the configuration bounds the servers"))
+        let generation = self.servers[index].generation;
+        let index = u16::try_from(index).expect("the configuration bounds the servers");
+        ServerId { index, generation }
     }
 }
 
@@ -195,7 +204,8 @@ impl Pool {
 
 impl Server {
     fn new(member: Member) -> Self {
-        Self { member, health: Health::default(), next_address: 0, sessions: 0 }
+        let health = Health::default();
+        Self { member, generation: 0, health, next_address: 0, sessions: 0 }
     }
 
     fn next_address(&mut self) -> SocketAddr {
@@ -299,6 +309,11 @@ mod tests {
         let d = member("d");
         backends.replace(&[vec![b, c, d]]);
         assert_eq!(backends.servers.len(), 3, "the place of a is used again");
+        for _ in 0..3 {
+            let again = backends.choose_again(0, on_a.server, 0).unwrap();
+            assert_ne!(again.server, on_a.server, "a is not taken for the one in its place");
+            backends.release(again.server);
+        }
     }
 
     #[test]

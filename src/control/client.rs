@@ -21,8 +21,9 @@ const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug, Error)]
 pub enum ClientError {
     #[error(
-        "no relay is running: there is no control socket in {}; start one with: fanin run --listen \
-         :3834 --server HOST:PORT, or name its socket with: --control PATH",
+        "no relay of this user is running: there is no control socket in {}; start one with: fanin \
+         run --listen :3834 --server HOST:PORT, ask as the user whose relay it is, or name its \
+         socket with: --control PATH",
         directory.display()
     )]
     None { directory: PathBuf },
@@ -122,7 +123,10 @@ mod tests {
         let scratch = Scratch::new("find");
         drop(UnixListener::bind(scratch.path("1.sock")).expect("bound"));
         let none = find_in(scratch.root()).expect_err("all dead").to_string();
-        assert!(none.contains("no relay is running") && none.contains("fanin run"), "{none}");
+        assert!(
+            none.contains("no relay of this user is running") && none.contains("fanin run"),
+            "{none}"
+        );
         let _one = UnixListener::bind(scratch.path("2.sock")).expect("bound");
         assert_eq!(find_in(scratch.root()).expect("one"), scratch.path("2.sock"));
         let _two = UnixListener::bind(scratch.path("3.sock")).expect("bound");

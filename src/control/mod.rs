@@ -33,7 +33,7 @@ use crate::metrics::{Counts, SessionRecord};
 
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use resolver::Addresses;
-pub use socket::{ControlSocket, SocketError};
+pub use socket::{Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
     ConfigurationStatus, ListenerState, ListenerStatus, PhaseName, RelayStatus, ReloadStatus,
     ServerStatus, Status, WorkerStatus,
@@ -276,15 +276,15 @@ impl<R: Relay> Loop<R> {
 
     fn on_request(&mut self, request: socket::Request) {
         let answer = match request.command {
-            socket::Command::Status => self.status().render(),
-            socket::Command::StatusJson => serde_json::to_string(&self.status())
+            Command::Status => self.status().render(),
+            Command::StatusJson => serde_json::to_string(&self.status())
                 .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
-            socket::Command::Drain if self.phase == Phase::Serving => {
+            Command::Drain if self.phase == Phase::Serving => {
                 self.begin_drain();
                 "draining".to_owned()
             }
-            socket::Command::Drain => format!("{}already ending", socket::REFUSAL),
-            socket::Command::Reload => {
+            Command::Drain => format!("{}already ending", socket::REFUSAL),
+            Command::Reload => {
                 self.reload_waiters.push(request.answer);
                 self.begin_reload();
                 return;

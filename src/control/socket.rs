@@ -22,8 +22,6 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::directory;
-use super::log::Logger;
-use crate::config::Config;
 
 /// Clients served at one time; others are told to come back.
 const CLIENTS_MAX: usize = 8;
@@ -53,7 +51,7 @@ commands, one a connection:
 
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Command {
+pub enum Command {
     Status,
     StatusJson,
     Reload,
@@ -116,22 +114,6 @@ impl Drop for SocketFile {
 }
 
 impl ControlSocket {
-    /// Binds the socket of a relay that listens on `port` first: where the configuration says, or
-    /// at the default place. A default place that cannot be used is no reason not to relay: it is
-    /// logged, and the relay goes on without. A live relay there is one: it has the port.
-    pub fn of_relay(config: &Config, port: u16, log: &Logger) -> Result<Option<Self>, SocketError> {
-        if let Some(path) = &config.control.socket {
-            return Self::bind(path).map(Some);
-        }
-        match Self::bind(&directory::socket(port)) {
-            Err(error @ SocketError::Unusable { .. }) => {
-                log.warn(format_args!("no `fanin status` for this relay: {error}"));
-                Ok(None)
-            }
-            bound => bound.map(Some),
-        }
-    }
-
     /// Binds the socket at `path`, whose directory is made if it is missing. A socket that a dead
     /// process left behind is replaced.
     pub fn bind(path: &Path) -> Result<Self, SocketError> {
@@ -252,8 +234,11 @@ async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> 
     }
 }
 
-/// `None` is `help`.
-fn parse(line: &[u8]) -> Result<Option<Command>, String> {
+/// The command in a line as a client sent it; `None` is `help`.
+///
+/// # Errors
+/// What is wrong with it, for the client.
+pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
     let complete = line.ends_with(b"\n") || (line.len() as u64) < COMMAND_BYTES_MAX;
     if !complete {
         return Err(format!("a command has at most {COMMAND_BYTES_MAX} bytes; see: help"));

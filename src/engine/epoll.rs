@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,14 +24,13 @@ use crate::sys::process::{self, Bell};
 use crate::sys::socket;
 
 use super::buffers::Buffers;
+use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
 use super::{Engine, EngineLimits, EngineStats};
 
 /// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
 const EVENTS_MAX: usize = 128;
-/// Connections taken from a listener in one turn; the rest comes in the next.
-const ACCEPTS_MAX: usize = 32;
 /// Turns that live on completions at hand before the sockets are looked at again.
 const TURNS_WITHOUT_POLL: u32 = 8;
 
@@ -45,22 +45,14 @@ pub struct Epoll {
     poll: Poll,
     events: Events,
     bell: Arc<Bell>,
-    listeners: Vec<Option<Listener>>,
-    /// Accepted and not adopted yet, by descriptor number.
-    accepted: Vec<Option<OwnedFd>>,
+    listeners: Listeners,
     sessions: Vec<SessionState>,
     means: Means,
     /// What has completed since the last wait.
     done: Vec<Completion>,
     turns_without_poll: u32,
-}
-
-#[derive(Debug)]
-struct Listener {
-    socket: OwnedFd,
-    accepting: bool,
-    /// Its queue may hold connections.
-    ready: bool,
+    /// The time that was told last.
+    told: Time,
 }
 
 /// A session's sockets and what it has asked for.
@@ -70,12 +62,23 @@ struct SessionState {
     sides: [Peer; 2],
     flows: [Direction; 2],
     connecting: bool,
+    /// See [`socket::port_to_doubt`].
+    port_to_doubt: Option<NonZeroU16>,
 }
 
 #[derive(Debug, Default)]
 struct Peer {
     socket: Option<OwnedFd>,
     ready: Readiness,
+}
+
+impl Peer {
+    /// Gives a connect up. Whoever has answered it meanwhile sees a reset, not an empty stream.
+    fn abandon(&mut self) {
+        if let Some(socket) = std::mem::take(self).socket {
+            socket::reset_on_close(socket.as_fd());
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -100,8 +103,7 @@ impl Epoll {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             bell,
-            listeners: Vec::new(),
-            accepted: Vec::new(),
+            listeners: Listeners::new(limits.sessions_max),
             sessions: Vec::new(),
             means: Means {
                 mode: limits.splice,
@@ -111,6 +113,7 @@ impl Epoll {
             },
             done: Vec::new(),
             turns_without_poll: 0,
+            told: Time::default(),
         })
     }
 
@@ -161,7 +164,11 @@ impl Epoll {
     fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
         let begun = self.begin_connect(key, address, source);
         match begun {
-            Ok(()) => self.session(key).connecting = true,
+            Ok(()) => {
+                let session = self.session(key);
+                session.connecting = true;
+                session.port_to_doubt = socket::port_to_doubt(&address, source);
+            }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
         }
     }
@@ -177,22 +184,26 @@ impl Epoll {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
-        register(self.poll.registry(), &socket, key, Side::Backend)?;
+        let registered = register(self.poll.registry(), &socket, key, Side::Backend);
         // Nothing can be there to read before it is connected, and then it is signalled.
-        let peer = Peer { socket: Some(socket), ready: Readiness::default() };
+        let mut peer = Peer { socket: Some(socket), ready: Readiness::default() };
+        if registered.is_err() {
+            peer.abandon();
+        }
         self.session(key).sides[Side::Backend.index()] = peer;
-        Ok(())
+        registered
     }
 
-    /// The backend's socket was signalled while it was being connected.
-    fn finish_connect(&mut self, key: SessionKey) {
+    /// The backend's socket was signalled while it was being connected: it is, or that failed.
+    /// tcp_poll() reports nothing at all of a socket in SYN_SENT, so there is no third.
+    fn finish_connect(&mut self, key: SessionKey, failed: bool) {
         let session = &mut self.sessions[key.index()];
         let backend = &mut session.sides[Side::Backend.index()];
         let Some(socket) = &backend.socket else { return };
-        let error = socket::take_error(socket.as_fd());
-        if error.is_none() && socket::peer_address(socket.as_fd()).is_err() {
-            // Signalled without being connected: a HUP of the fresh socket.
-            return;
+        let mut error = if failed { socket::take_error(socket.as_fd()) } else { None };
+        if error.is_none() && socket::has_met_itself(socket.as_fd(), session.port_to_doubt) {
+            // Nobody listens there.
+            error = Some(Errno::ECONNREFUSED);
         }
         session.connecting = false;
         let outcome = match error {
@@ -201,7 +212,7 @@ impl Epoll {
                 Outcome::Done
             }
             Some(errno) => {
-                *backend = Peer::default();
+                backend.abandon();
                 Outcome::Failed(errno)
             }
         };
@@ -214,7 +225,7 @@ impl Epoll {
             Slot::Connect => {
                 let found = std::mem::take(&mut session.connecting);
                 if found {
-                    session.sides[Side::Backend.index()] = Peer::default();
+                    session.sides[Side::Backend.index()].abandon();
                 }
                 found
             }
@@ -236,12 +247,12 @@ impl Epoll {
         }
         for (peer, how) in session.sides.iter().zip(how) {
             if let (Some(socket), CloseHow::Reset) = (&peer.socket, how) {
-                // It can fail only on what is no TCP socket.
-                let _ = socket::reset_on_close(socket.as_fd());
+                socket::reset_on_close(socket.as_fd());
             }
         }
         let generation = session.generation.wrapping_add(1);
         *session = SessionState { generation, ..SessionState::default() };
+        self.listeners.leave();
         self.complete(key, Slot::Close, Outcome::Done);
     }
 
@@ -260,7 +271,7 @@ impl Epoll {
         ready.suspect |= event.suspect;
         if session.connecting && side == Side::Backend {
             if event.writable {
-                self.finish_connect(key);
+                self.finish_connect(key, event.error);
             }
             return;
         }
@@ -283,55 +294,26 @@ impl Epoll {
         }
     }
 
-    fn accept(&mut self, listener: usize) {
-        for _ in 0..ACCEPTS_MAX {
-            let Some(Some(state)) = self.listeners.get_mut(listener) else { return };
-            if !state.accepting || !state.ready {
-                return;
-            }
-            let id = ListenerId(u16::try_from(listener).unwrap_or(u16::MAX));
-            match socket::accept(state.socket.as_fd()) {
-                Ok((socket, peer)) => {
-                    let socket = self.keep(socket);
-                    self.done.push(Completion::Accepted { listener: id, socket, peer });
-                }
-                Err(Errno::EAGAIN) => state.ready = false,
-                Err(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
-                    state.accepting = false;
-                    self.done.push(Completion::AcceptFailed { listener: id, errno });
-                }
-                // The connection was gone before it was taken: accept(2) says to go on.
-                Err(_) => {}
-            }
+    /// How long it may wait for something to happen.
+    fn patience(&self, until: Option<Time>) -> Option<Duration> {
+        if self.listeners.has_backlog() || !self.done.is_empty() {
+            return Some(Duration::ZERO);
         }
-    }
-
-    fn keep(&mut self, socket: OwnedFd) -> AcceptedSocket {
-        let number = usize::try_from(socket.as_raw_fd()).unwrap_or_default();
-        if number >= self.accepted.len() {
-            self.accepted.resize_with(number + 1, || None);
-        }
-        self.accepted[number] = Some(socket);
-        AcceptedSocket::from_engine(u32::try_from(number).unwrap_or_default())
-    }
-
-    fn taken(&mut self, socket: AcceptedSocket) -> OwnedFd {
-        let kept = self.accepted[socket.into_engine() as usize].take();
-        kept.expect("an accepted socket is adopted or refused once")
+        // mio rounds up to milliseconds, so that the wait never ends just before `until`.
+        until.map(|until| until.since(now()))
     }
 
     /// Looks at the sockets, waiting until `until` at the longest.
     fn poll(&mut self, until: Option<Time>) -> io::Result<()> {
-        let backlog = self.listeners.iter().flatten().any(|state| state.accepting && state.ready);
-        let patience = match until {
-            _ if backlog || !self.done.is_empty() => Some(Duration::ZERO),
-            None => None,
-            // mio rounds up to milliseconds, so that the wait never ends just before `until`.
-            Some(until) => Some(until.since(now())),
-        };
-        match self.poll.poll(&mut self.events, patience) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => self.events.clear(),
-            polled => polled?,
+        let mut patience = self.patience(until);
+        loop {
+            match self.poll.poll(&mut self.events, patience) {
+                // Whoever was stopped and goes on is told this first; what came is there all the same.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    patience = Some(Duration::ZERO);
+                }
+                polled => break polled?,
+            }
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         for event in &events {
@@ -339,11 +321,7 @@ impl Epoll {
             match tag {
                 TAG_CLIENT => self.on_side_event(key, Side::Client, &Signal::from(event)),
                 TAG_BACKEND => self.on_side_event(key, Side::Backend, &Signal::from(event)),
-                TAG_LISTENER => {
-                    if let Some(Some(listener)) = self.listeners.get_mut(key.index()) {
-                        listener.ready = true;
-                    }
-                }
+                TAG_LISTENER => self.listeners.on_ready(key.index()),
                 _ => {
                     self.bell.clear();
                     self.done.push(Completion::Woken);
@@ -351,40 +329,30 @@ impl Epoll {
             }
         }
         self.events = events;
-        for listener in 0..self.listeners.len() {
-            self.accept(listener);
-        }
+        self.listeners.accept(&mut self.done);
         Ok(())
     }
 }
 
 impl Engine for Epoll {
     fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()> {
-        let number = usize::from(listener.0);
         let token = token(SessionKey::new(listener.0.into(), 0), TAG_LISTENER);
         let registry = self.poll.registry();
         registry.register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-        if number >= self.listeners.len() {
-            self.listeners.resize_with(number + 1, || None);
-        }
-        self.listeners[number] = Some(Listener { socket, accepting: false, ready: true });
+        self.listeners.add(listener, socket);
         Ok(())
     }
 
     fn accepting(&mut self, listener: ListenerId, on: bool) {
-        if let Some(Some(state)) = self.listeners.get_mut(usize::from(listener.0)) {
-            state.accepting = on;
-        }
+        self.listeners.accepting(listener, on);
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
-        if let Some(state) = self.listeners.get_mut(usize::from(listener.0)) {
-            *state = None;
-        }
+        self.listeners.remove(listener);
     }
 
     fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
-        let socket = self.taken(socket);
+        let socket = self.listeners.take(socket);
         if session.index() >= self.sessions.len() {
             self.sessions.resize_with(session.index() + 1, SessionState::default);
         }
@@ -402,8 +370,9 @@ impl Engine for Epoll {
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {
-        let socket = self.taken(socket);
-        let _ = socket::reset_on_close(socket.as_fd());
+        let socket = self.listeners.take(socket);
+        self.listeners.leave();
+        socket::reset_on_close(socket.as_fd());
     }
 
     fn submit(&mut self, op: Op) {
@@ -432,14 +401,17 @@ impl Engine for Epoll {
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
-        if self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
+        // Who asks for a moment that is past wants to know what is there now.
+        let look = until.is_some_and(|until| until <= self.told);
+        if look || self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
             self.turns_without_poll = 0;
             self.poll(until)?;
         } else {
             self.turns_without_poll += 1;
         }
         completions.append(&mut self.done);
-        Ok(now())
+        self.told = now();
+        Ok(self.told)
     }
 
     fn stats(&self) -> EngineStats {

@@ -6,6 +6,7 @@
 
 mod buffers;
 pub mod epoll;
+mod listeners;
 mod pipes;
 mod readiness;
 pub mod uring;
@@ -42,8 +43,10 @@ pub trait Engine {
     fn submit(&mut self, op: Op);
 
     /// Appends what has completed to `completions`, waiting for at least one thing to happen until
-    /// `until` (for ever when `None`; a moment in the past only looks). Returns the time after the
-    /// wait: the only clock that a worker has. `completions` may stay empty.
+    /// `until` (for ever when `None`). What is at hand may be given without a look at the sockets,
+    /// unless `until` is not after the time returned last: then they are looked at, and nothing is
+    /// waited for. Returns the time after the wait: the only clock that a worker has. `completions`
+    /// may stay empty.
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
 
     /// What it has done so far and holds now.
@@ -53,7 +56,8 @@ pub trait Engine {
 /// The bounds an engine works within; all memory and descriptors follow from them.
 #[derive(Clone, Copy, Debug)]
 pub struct EngineLimits {
-    /// Sessions alive at one time; keys' indices stay below it.
+    /// Sessions alive at one time; keys' indices stay below it. No more connections are taken from
+    /// the listeners' queues than this, those included that have no session yet.
     pub sessions_max: u32,
     /// Pipes that exist at one time, two descriptors each. None means that all is copied.
     pub pipes_max: u32,

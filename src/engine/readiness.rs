@@ -137,7 +137,8 @@ impl FlowState {
                 means.pipes.give_back(pipe, 0);
                 if ready.fresh || ready.suspect {
                     // Said to be readable, and an empty pipe takes nothing: splice stops at an
-                    // urgent byte, recv does not.
+                    // urgent byte, recv does not. One that came along with the bytes before it
+                    // was signalled with them, and will not be again.
                     return self.pull_into_buffer(source, ready, means);
                 }
                 ready.readable = false;
@@ -159,12 +160,13 @@ impl FlowState {
         let Some(mut pages) = means.buffers.borrow() else {
             return Attempt::Ended(Outcome::Failed(Errno::ENOMEM));
         };
-        let result = again(|| socket::recv(source, &mut pages));
+        let room = means.buffers.room();
+        let result = again(|| socket::recv(source, &mut pages[..room]));
         if let Ok(bytes) = result
             && let Some(bytes) = moved(bytes)
         {
             // A short read has emptied the queue, and what comes later is signalled again.
-            ready.readable = ready.suspect || bytes.get() as usize == pages.len();
+            ready.readable = ready.suspect || bytes.get() as usize == room;
             ready.fresh = false;
             self.policy.on_pulled(bytes.get());
             self.store = Store::Buffer { pages, from: 0, to: bytes.get() };
@@ -303,6 +305,12 @@ fn again<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{SocketAddr, TcpStream};
+    use std::os::fd::AsRawFd as _;
+    use std::time::Duration;
+
+    use nix::sys::socket::MsgFlags;
+
     use super::*;
 
     #[test]
@@ -327,6 +335,32 @@ mod tests {
             policy.on_pulled(BULK_PULL_BYTES - 1);
         }
         assert_eq!(policy, PathPolicy::default());
+    }
+
+    /// Both were there when readiness was signalled, once, as an edge-triggered poll does.
+    #[test]
+    fn an_urgent_byte_that_came_with_the_bytes_before_it_is_pulled_too() {
+        let listener = socket::listening(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
+        let client = TcpStream::connect(socket::local_address(listener.as_fd()).unwrap()).unwrap();
+        nix::sys::socket::send(client.as_raw_fd(), b"plain", MsgFlags::empty()).unwrap();
+        nix::sys::socket::send(client.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+        socket::wait_readable(listener.as_fd(), Duration::from_secs(10)).unwrap();
+        let (source, _) = socket::accept(listener.as_fd()).unwrap();
+        let mut means = Means {
+            mode: SpliceMode::Always,
+            pipes: Pipes::new(1, super::super::PIPE_BYTES_USEFUL),
+            buffers: Buffers::default(),
+            stats: EngineStats::default(),
+        };
+        let mut ready = Readiness { readable: true, suspect: true, fresh: true, writable: true };
+        let mut flow = FlowState::default();
+        for bytes in [5, 1] {
+            let pulled = flow.pull(source.as_fd(), &mut ready, &mut means);
+            let moved = Outcome::Moved(NonZeroU32::new(bytes).unwrap());
+            assert_eq!(pulled, Attempt::Ended(moved));
+            assert_eq!(flow.discard(&mut means), bytes);
+        }
+        assert_eq!(flow.pull(source.as_fd(), &mut ready, &mut means), Attempt::WouldBlock);
     }
 
     #[test]

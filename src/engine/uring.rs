@@ -12,8 +12,9 @@
 //! A session's sockets are closed when none of its requests is in the kernel any more: a request
 //! holds a reference to its file, so that close(2) alone would not even send the FIN.
 
-mod accept;
+mod close;
 mod inbox;
+mod listening;
 mod probe;
 mod state;
 
@@ -28,21 +29,21 @@ use nix::errno::Errno;
 use nix::libc::{POLLERR, POLLIN, POLLOUT, POLLRDHUP};
 
 use crate::op::{
-    AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side,
-    Slot, Time,
+    AcceptedSocket, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side, Slot, Time,
 };
 use crate::sys::process::{self, Bell};
 use crate::sys::ring::{Answer, Ring};
 use crate::sys::socket;
 
 use super::buffers::Buffers;
+use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
 use super::{Engine, EngineLimits, EngineStats};
 
 use inbox::Links;
 pub use probe::{Unfit, probe};
-use state::{Held, Kind, Listener, Peer, Receive, SessionState};
+use state::{Held, Kind, Peer, Receive, SessionState};
 
 /// Received buffers that a side may have waiting while its flow does not pull; then the receive is
 /// ended, the kernel's window closes, and the sender waits.
@@ -59,15 +60,17 @@ const NOBODY: SessionKey = SessionKey::new(0, 0);
 pub struct Uring {
     ring: Ring,
     bell: Arc<Bell>,
-    listeners: Vec<Option<Listener>>,
-    /// Accepted and not adopted yet, by descriptor number.
-    accepted: Vec<Option<OwnedFd>>,
+    listeners: Listeners,
+    /// Sessions whose descriptors are closed with the next submission.
+    leaving: u32,
     sessions: Vec<SessionState>,
     links: Links,
     means: Means,
     done: Vec<Completion>,
     answers: Vec<Answer>,
     turns_without_enter: u32,
+    /// The time that was told last.
+    told: Time,
 }
 
 impl Uring {
@@ -81,8 +84,8 @@ impl Uring {
         Ok(Self {
             ring,
             bell,
-            listeners: Vec::new(),
-            accepted: Vec::new(),
+            listeners: Listeners::new(limits.sessions_max),
+            leaving: 0,
             sessions: Vec::new(),
             links: Links::default(),
             means: Means {
@@ -94,6 +97,7 @@ impl Uring {
             done: Vec::new(),
             answers: Vec::new(),
             turns_without_enter: 0,
+            told: Time::default(),
         })
     }
 
@@ -227,6 +231,7 @@ impl Uring {
                 let session = &mut self.sessions[key.index()];
                 session.sides[Side::Backend.index()] = Peer::of(socket);
                 session.connecting = true;
+                session.port_to_doubt = socket::port_to_doubt(&address, source);
                 session.in_flight += 1;
             }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
@@ -256,66 +261,11 @@ impl Uring {
         }
     }
 
-    fn discard(&mut self, key: SessionKey, flow: Flow) {
-        let direction = &mut self.sessions[key.index()].flows[flow.index()];
-        assert!(!direction.sending, "discarded while a send is in flight");
-        direction.state.discard(&mut self.means);
-        if let Some(Held { buffer, from, to }) = direction.held.take() {
-            self.means.stats.bytes_discarded += u64::from(to - from);
-            self.ring.give_back(buffer);
-        }
-    }
-
-    fn begin_close(&mut self, key: SessionKey, how: [CloseHow; 2]) {
-        for flow in Flow::ALL {
-            self.discard(key, flow);
-            let direction = &self.sessions[key.index()].flows[flow.index()];
-            assert!(!direction.pulling && !direction.pushing, "closed with an operation in flight");
-        }
-        let session = &mut self.sessions[key.index()];
-        session.closing = Some(how);
-        for side in Side::ALL {
-            let peer = &mut session.sides[side.index()];
-            let Some(socket) = &peer.socket else { continue };
-            if peer.has_requests() {
-                self.ring.cancel_all(socket.as_fd(), Kind::Other.word(key, side));
-            }
-        }
-        self.finish_close(key);
-    }
-
-    /// Closes the sockets once the kernel has let go of them.
-    fn finish_close(&mut self, key: SessionKey) {
-        let session = &mut self.sessions[key.index()];
-        let Some(how) = session.closing else { return };
-        for peer in &mut session.sides {
-            while let Some((buffer, bytes)) = peer.inbox.pop(&mut self.links) {
-                self.means.stats.bytes_discarded += u64::from(bytes.get());
-                self.ring.give_back(buffer);
-            }
-        }
-        if session.in_flight > 0 {
-            return;
-        }
-        let generation = session.generation.wrapping_add(1);
-        let ended =
-            std::mem::replace(session, SessionState { generation, ..SessionState::default() });
-        for (peer, how) in ended.sides.into_iter().zip(how) {
-            let Some(socket) = peer.socket else { continue };
-            if how == CloseHow::Reset {
-                // It can fail only on what is no TCP socket.
-                let _ = socket::reset_on_close(socket.as_fd());
-            }
-            self.ring.close(socket, Kind::Other.word(key, Side::Client));
-        }
-        self.complete(key, Slot::Close, Outcome::Done);
-    }
-
     fn on_answer(&mut self, answer: Answer) {
         let (key, tag) = SessionKey::unpack(answer.word);
         let side = Side::ALL[usize::from(tag & 1)];
         match Kind::of(tag) {
-            Kind::Accept => return self.on_accept(key.index(), answer),
+            Kind::Listener => return self.on_listener(key.index(), answer),
             Kind::Bell => return self.on_bell(answer),
             Kind::Other => return,
             _ => {}
@@ -443,9 +393,10 @@ impl Uring {
             return;
         }
         // A hang-up without an error is both directions' orderly end, and nothing to tell.
-        let failed =
-            answer.result.is_ok_and(|events| events & u32::from(POLLERR.cast_unsigned()) != 0);
-        if failed && let Some(errno) = socket::take_error(socket.as_fd()) {
+        let failed = |events: u32| events & u32::from(POLLERR.cast_unsigned()) != 0;
+        if answer.result.is_ok_and(failed)
+            && let Some(errno) = socket::take_error(socket.as_fd())
+        {
             self.done.push(Completion::Broken { session: key, side, errno });
         }
         self.try_push(key, side.other().outbound());
@@ -454,15 +405,40 @@ impl Uring {
     fn on_connected(&mut self, key: SessionKey, result: Result<u32, Errno>) {
         let session = &mut self.sessions[key.index()];
         session.connecting = false;
+        let backend = &mut session.sides[Side::Backend.index()];
+        let doubted = session.port_to_doubt;
+        let met_itself = |socket: &OwnedFd| socket::has_met_itself(socket.as_fd(), doubted);
         let outcome = match result {
+            // Nobody listens there.
+            Ok(_) if backend.socket.as_ref().is_some_and(met_itself) => {
+                Outcome::Failed(Errno::ECONNREFUSED)
+            }
             Ok(_) => Outcome::Done,
             Err(Errno::ECANCELED) => Outcome::Cancelled,
             Err(errno) => Outcome::Failed(errno),
         };
         if outcome != Outcome::Done {
-            session.sides[Side::Backend.index()] = Peer::default();
+            backend.abandon();
         }
         self.complete(key, Slot::Connect, outcome);
+    }
+
+    /// Submits, waits and hears what has come back.
+    fn enter(&mut self, patience: Option<Duration>) -> io::Result<()> {
+        let mut answers = std::mem::take(&mut self.answers);
+        // Whoever was stopped and goes on is told of an interruption first.
+        if !self.ring.enter(patience, &mut answers)? && answers.is_empty() {
+            self.ring.enter(Some(Duration::ZERO), &mut answers)?;
+        }
+        for _ in 0..std::mem::take(&mut self.leaving) {
+            self.listeners.leave();
+        }
+        for answer in answers.drain(..) {
+            self.on_answer(answer);
+        }
+        self.answers = answers;
+        self.listeners.accept(&mut self.done);
+        Ok(())
     }
 
     fn on_bell(&mut self, answer: Answer) {
@@ -477,41 +453,23 @@ impl Uring {
 
 impl Engine for Uring {
     fn listen(&mut self, listener: ListenerId, socket: OwnedFd) -> io::Result<()> {
-        let number = usize::from(listener.0);
-        if number >= self.listeners.len() {
-            self.listeners.resize_with(number + 1, || None);
-        }
-        self.listeners[number] =
-            Some(Listener { socket, accepting: false, armed: false, ending: false });
+        self.listeners.add(listener, socket);
+        self.poll_listener(usize::from(listener.0));
         Ok(())
     }
 
     fn accepting(&mut self, listener: ListenerId, on: bool) {
-        let number = usize::from(listener.0);
-        let Some(Some(state)) = self.listeners.get_mut(number) else { return };
-        state.accepting = on && !state.ending;
-        if state.armed && !on {
-            let key = SessionKey::new(listener.0.into(), 0);
-            let target = Kind::Accept.word(key, Side::Client);
-            self.ring.cancel(target, Kind::Other.word(key, Side::Client));
-        }
-        self.arm_accept(number);
+        self.listeners.accepting(listener, on);
     }
 
     fn unlisten(&mut self, listener: ListenerId) {
-        self.accepting(listener, false);
-        if let Some(slot) = self.listeners.get_mut(usize::from(listener.0))
-            && let Some(state) = slot
-        {
-            state.ending = true;
-            if !state.armed {
-                *slot = None;
-            }
-        }
+        let target = Kind::Listener.word(SessionKey::new(listener.0.into(), 0), Side::Client);
+        self.ring.cancel(target, Kind::Other.word(NOBODY, Side::Client));
+        self.listeners.remove(listener);
     }
 
     fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
-        let socket = self.taken(socket);
+        let socket = self.listeners.take(socket);
         if session.index() >= self.sessions.len() {
             self.sessions.resize_with(session.index() + 1, SessionState::default);
         }
@@ -521,8 +479,9 @@ impl Engine for Uring {
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {
-        let socket = self.taken(socket);
-        let _ = socket::reset_on_close(socket.as_fd());
+        let socket = self.listeners.take(socket);
+        self.listeners.leave();
+        socket::reset_on_close(socket.as_fd());
     }
 
     fn submit(&mut self, op: Op) {
@@ -549,24 +508,22 @@ impl Engine for Uring {
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
-        if self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
+        // Who asks for a moment that is past wants to know what is there now.
+        let look = until.is_some_and(|until| until <= self.told);
+        if look || self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
             self.turns_without_enter = 0;
             let patience = match until {
-                _ if !self.done.is_empty() => Some(Duration::ZERO),
+                _ if self.listeners.has_backlog() || !self.done.is_empty() => Some(Duration::ZERO),
                 None => None,
                 Some(until) => Some(until.since(now())),
             };
-            let mut answers = std::mem::take(&mut self.answers);
-            self.ring.enter(patience, &mut answers)?;
-            for answer in answers.drain(..) {
-                self.on_answer(answer);
-            }
-            self.answers = answers;
+            self.enter(patience)?;
         } else {
             self.turns_without_enter += 1;
         }
         completions.append(&mut self.done);
-        Ok(now())
+        self.told = now();
+        Ok(self.told)
     }
 
     fn stats(&self) -> EngineStats {
@@ -584,4 +541,33 @@ impl Engine for Uring {
 
 fn now() -> Time {
     Time::from_micros(process::monotonic_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    /// A drain looks at its listeners in this way, and so does a turn that has work at hand.
+    #[test]
+    fn a_look_without_waiting_sees_what_has_come() {
+        let limits = EngineLimits {
+            sessions_max: 1,
+            pipes_max: 0,
+            pipe_bytes: 0,
+            splice: crate::op::SpliceMode::Never,
+        };
+        let mut engine = Uring::new(limits, Arc::new(Bell::new().unwrap())).unwrap();
+        let socket = socket::listening(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();
+        let address = socket::local_address(socket.as_fd()).unwrap();
+        engine.listen(ListenerId(0), socket).unwrap();
+        engine.accepting(ListenerId(0), true);
+        let mut completions = Vec::new();
+        // Asks for the accept: the connection that follows comes by deferred work alone.
+        engine.wait(Some(Time::default()), &mut completions).unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        engine.wait(Some(Time::default()), &mut completions).unwrap();
+        assert!(matches!(completions[..], [Completion::Accepted { .. }]), "{completions:?}");
+    }
 }

@@ -123,7 +123,10 @@ impl CloseReason {
             Errno::ECONNREFUSED => Self::ConnectRefused,
             Errno::ETIMEDOUT => Self::ConnectTimeout,
             Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => Self::NoPort,
-            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS => Self::NoResources,
+            // ENOSPC: fs.epoll.max_user_watches.
+            Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::ENOSPC => {
+                Self::NoResources
+            }
             _ => Self::ConnectFailed,
         }
     }

@@ -101,6 +101,7 @@ enum Phase {
 
 /// One relayed pair.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Session {
     key: SessionKey,
     phase: Phase,

@@ -95,7 +95,8 @@ pub(super) struct Budget {
     /// Sessions at one time in the process.
     pub(super) sessions: u32,
     /// Sessions at one time in one worker: connections do not spread evenly, so this is more than
-    /// the worker's share where the descriptors allow it.
+    /// the worker's share where the descriptors allow it, and a reload may raise `maxconn` to it.
+    /// Costs nothing: the tables grow as sessions come.
     pub(super) sessions_a_worker: u32,
     pub(super) pipes_a_worker: u32,
 }
@@ -107,30 +108,47 @@ impl Budget {
     /// When the host's limits do not carry it; the message has the remedy.
     pub(super) fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
         let workers = config.global.workers.unwrap_or_else(|| host.workers());
-        let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
-        let reserved = DESCRIPTORS_RESERVED + listeners as u64;
-        let pipes = pipes_a_worker(config, host, workers);
-        let fixed = reserved + DESCRIPTORS_A_PIPE * pipes;
-        let carried = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
-        let carried = carried.min(SESSIONS_MAX);
+        let carried = sessions_carried(config, host, workers);
         let total = carried * u64::from(workers);
         let asked = config.global.maxconn.map_or(total, u64::from);
         if carried == 0 || asked > total {
-            let share = asked.max(1).div_ceil(u64::from(workers));
             return Err(StartError::Descriptors {
                 asked,
                 workers,
                 limit: host.descriptors,
                 carried: total,
-                needed: fixed + DESCRIPTORS_A_SESSION * share,
+                needed: descriptors_needed(config, host, workers, asked),
             });
         }
         Ok(Self {
             workers,
             sessions: clamp(asked),
-            sessions_a_worker: clamp(carried.min(asked)),
-            pipes_a_worker: clamp(pipes),
+            sessions_a_worker: clamp(carried),
+            pipes_a_worker: clamp(pipes_a_worker(config, host, workers)),
         })
+    }
+}
+
+/// Sessions for which one worker has descriptors.
+fn sessions_carried(config: &Config, host: &Host, workers: u16) -> u64 {
+    let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
+    let pipes = pipes_a_worker(config, host, workers);
+    let fixed = DESCRIPTORS_RESERVED + listeners as u64 + DESCRIPTORS_A_PIPE * pipes;
+    let sessions = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
+    sessions.min(SESSIONS_MAX)
+}
+
+/// The limit with which each worker would carry its share of `sessions`. The pool of pipes grows
+/// with the limit, so a first guess is raised by what it still lacks until it lacks nothing.
+fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: u64) -> u64 {
+    let share = sessions.max(1).div_ceil(u64::from(workers)).min(SESSIONS_MAX);
+    let mut host = Host { descriptors: DESCRIPTORS_A_SESSION * share, ..host.clone() };
+    loop {
+        let carried = sessions_carried(config, &host, workers);
+        if carried >= share {
+            return host.descriptors;
+        }
+        host.descriptors += DESCRIPTORS_A_SESSION * (share - carried);
     }
 }
 
@@ -242,6 +260,15 @@ mod tests {
         assert!(carried < 20_000 && needed > 60_000);
         let budget = Budget::new(&config, &host(needed)).unwrap();
         assert_eq!(budget.sessions, 60_000);
+    }
+
+    /// A worker's table is made once, and a reload may raise `maxconn`.
+    #[test]
+    fn a_small_maxconn_does_not_make_small_tables() {
+        let small = Budget::new(&config("[global]\nmaxconn = 10"), &host(20_000)).unwrap();
+        let large = Budget::new(&config("[global]\nmaxconn = 10000"), &host(20_000)).unwrap();
+        assert_eq!((small.sessions, large.sessions), (10, 10_000));
+        assert_eq!(small.sessions_a_worker, large.sessions_a_worker);
     }
 
     #[test]

@@ -50,9 +50,11 @@ pub fn run(origin: Origin) -> Result<(), StartError> {
     let control = Control::new().map_err(system)?;
     let addresses =
         control.resolve(&config).map_err(|lines| StartError::Resolve(lines.join("\n")))?;
-    let mut supervisor = Supervisor::start(config.clone(), &addresses)?;
+    let mut supervisor = Supervisor::listen(config.clone(), &addresses)?;
     let log = Logger::stderr(config.log).map_err(system)?;
+    // Nobody is served before all that can fail has succeeded.
     let socket = control_socket(&config, supervisor.port(), &log)?;
+    supervisor.serve()?;
     for line in supervisor.greeting() {
         log.info(line);
     }
@@ -92,8 +94,8 @@ pub struct Supervisor {
     quota: Arc<Quota>,
     threads: Vec<Thread>,
     /// This table's references to the workers' listening sockets: given up first when they end,
-    /// since a socket that nobody serves would swallow connections.
-    sockets: Vec<OwnedFd>,
+    /// since a socket that nobody serves would swallow connections. `[worker][listener]`.
+    sockets: Vec<Vec<OwnedFd>>,
     /// Where each [`ListenerId`](crate::op::ListenerId) listens, and the index of its listener.
     addresses: Vec<(usize, SocketAddr)>,
     /// Held for as long as the relay listens.
@@ -101,11 +103,12 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Listens and starts the workers.
+    /// Finds out what the host carries and opens the listening sockets; the kernel's queues hold who
+    /// comes.
     ///
     /// # Errors
-    /// Whatever stops it, with the remedy; nothing is left running then.
-    pub fn start(config: Config, addresses: &Addresses) -> Result<Self, StartError> {
+    /// Whatever stops it, with the remedy.
+    pub fn listen(config: Config, addresses: &Addresses) -> Result<Self, StartError> {
         let host = Host::look()?;
         let budget = Budget::new(&config, &host)?;
         let engine = choose_engine(config.global.engine)?;
@@ -125,24 +128,30 @@ impl Supervisor {
             addresses: Vec::new(),
             claims: Vec::new(),
         };
-        let listeners = supervisor.listen()?;
-        for (index, sockets) in (0..).zip(listeners) {
-            let thread = supervisor.spawn(index, &sockets)?;
-            supervisor.threads.push(thread);
-            supervisor.sockets.extend(sockets);
-        }
+        supervisor.open_sockets()?;
         Ok(supervisor)
     }
 
-    /// Opens every worker's socket for every address: `[worker][listener]`.
-    fn listen(&mut self) -> Result<Vec<Vec<OwnedFd>>, StartError> {
-        let workers = usize::from(self.budget.workers);
-        let mut sockets: Vec<Vec<OwnedFd>> = (0..workers).map(|_| Vec::new()).collect();
+    /// Starts the workers on the sockets that are open.
+    ///
+    /// # Errors
+    /// When one of them does not come up; those that have are ended when the supervisor is dropped.
+    pub fn serve(&mut self) -> Result<(), StartError> {
+        for (index, sockets) in (0..).zip(&self.sockets) {
+            let thread = self.spawn(index, sockets)?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Opens every worker's socket for every address.
+    fn open_sockets(&mut self) -> Result<(), StartError> {
+        self.sockets.resize_with(usize::from(self.budget.workers), Vec::new);
         for (number, listener) in self.config.listeners.iter().enumerate() {
             for &bind in &listener.bind {
                 self.claims.extend(instance::claim(bind)?);
                 let mut address = bind;
-                for sockets in &mut sockets {
+                for sockets in &mut self.sockets {
                     let bind = |errno| StartError::Bind { address, errno };
                     let socket = socket::listening(address, listener.backlog).map_err(bind)?;
                     // Port 0: the first worker's choice is everyone's.
@@ -152,7 +161,7 @@ impl Supervisor {
                 self.addresses.push((number, address));
             }
         }
-        Ok(sockets)
+        Ok(())
     }
 
     fn spawn(&self, index: u16, sockets: &[OwnedFd]) -> Result<Thread, StartError> {
@@ -257,6 +266,13 @@ impl Supervisor {
     fn unlisten(&mut self) {
         self.sockets.clear();
         self.claims.clear();
+    }
+}
+
+impl Drop for Supervisor {
+    /// A worker whose mailbox is gone ends; the bell has it look.
+    fn drop(&mut self) {
+        self.tell(|_| Command::Stop);
     }
 }
 

@@ -216,14 +216,16 @@ fn malformed(name: &str, text: &str) -> io::Error {
     )
 }
 
-fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
+/// The range in a text of `ip_local_port_range`: two numbers.
+pub fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
     let mut words = text.split_whitespace();
     let low = words.next()?.parse().ok()?;
     let high = words.next()?.parse().ok()?;
     words.next().is_none().then_some(low..=high)
 }
 
-fn parse_port_list(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
+/// The ranges in a text of `ip_local_reserved_ports`: `8080,9148-9150`.
+pub fn parse_port_list(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
     text.trim()
         .split(',')
         .filter(|item| !item.is_empty())

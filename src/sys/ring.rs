@@ -72,6 +72,9 @@ impl Ring {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            // Says in the ring that deferred work waits: without it an enter that waits for nothing
+            // would submit, and run none of it.
+            .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .setup_clamp()
@@ -145,13 +148,6 @@ impl Ring {
         }
     }
 
-    /// Connections of a listener, one answer each: a descriptor number.
-    pub fn accept_all(&mut self, listener: BorrowedFd<'_>, word: u64) {
-        let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(flags);
-        self.push(entry.build(), word);
-    }
-
     /// Bytes of a socket as they come, each answer in a buffer of the kernel's choice.
     pub fn recv_all(&mut self, socket: BorrowedFd<'_>, word: u64) {
         let entry = opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP);
@@ -214,7 +210,7 @@ impl Ring {
     }
 
     /// Submits what is queued and waits for an answer, for as long as `patience` (for ever when
-    /// `None`); the answers are appended.
+    /// `None`); the answers are appended. False if the wait was cut short, so that there may be more.
     ///
     /// # Errors
     /// What makes the ring unusable.
@@ -222,7 +218,7 @@ impl Ring {
         &mut self,
         patience: Option<Duration>,
         answers: &mut Vec<Answer>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         self.publish();
         let want = usize::from(patience != Some(Duration::ZERO));
         let time = Timespec::from(patience.unwrap_or_default());
@@ -230,15 +226,21 @@ impl Ring {
         if patience.is_some() {
             arguments = arguments.timespec(&time);
         }
-        match self.ring.submitter().submit_with_args(want, &arguments) {
-            Ok(_) => {}
+        let entered = match self.ring.submitter().submit_with_args(want, &arguments) {
+            Ok(_) => true,
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
-                // Time is up, a signal came, or the completion queue must be emptied first.
-                Some(Errno::ETIME | Errno::EINTR | Errno::EBUSY | Errno::EAGAIN) => {}
+                // Time is up.
+                Some(Errno::ETIME) => true,
+                // A signal came, the kernel has no memory, or the completion queue must be emptied
+                // first.
+                Some(Errno::EINTR | Errno::EAGAIN | Errno::EBUSY) => false,
                 _ => return Err(error),
             },
+        };
+        if self.ring.submission().is_empty() {
+            // Else the kernel has not read some of them yet: it ran out of memory for requests.
+            self.addresses.clear();
         }
-        self.addresses.clear();
         let completion = self.ring.completion();
         self.overflows = completion.overflow().into();
         for entry in completion {
@@ -252,7 +254,7 @@ impl Ring {
                 more: cqueue::more(entry.flags()),
             });
         }
-        Ok(())
+        Ok(entered)
     }
 
     /// Times the completion queue overflowed, as of the last [`Ring::enter`].
@@ -275,7 +277,6 @@ impl Ring {
         let mut probe = Probe::new();
         self.ring.submitter().register_probe(&mut probe)?;
         let codes = [
-            (opcode::AcceptMulti::CODE, "IORING_OP_ACCEPT"),
             (opcode::RecvMulti::CODE, "IORING_OP_RECV"),
             (opcode::Send::CODE, "IORING_OP_SEND"),
             (opcode::Connect::CODE, "IORING_OP_CONNECT"),

@@ -3,6 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -16,7 +17,8 @@ pub use nix::sys::socket::Shutdown;
 
 /// A listening socket that shares its address with the other workers' (`SO_REUSEPORT`). What
 /// accepted sockets inherit is set here, once, instead of on each of them: `TCP_NODELAY` (a relay
-/// passes on what it has) and `SO_OOBINLINE` (an urgent byte stays in its place in the stream).
+/// passes on what it has), `SO_OOBINLINE` (an urgent byte stays in its place in the stream) and
+/// `TCP_NOTSENT_LOWAT` (see [`UNSENT_BYTES_MAX`]).
 ///
 /// # Errors
 /// As socket(2), bind(2) and listen(2) say: EADDRINUSE, EACCES, EADDRNOTAVAIL, EMFILE.
@@ -26,6 +28,7 @@ pub fn listening(address: SocketAddr, backlog: u32) -> Result<OwnedFd, Errno> {
     setsockopt(&socket, sockopt::ReusePort, &true)?;
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::OobInline, &true)?;
+    bound_unsent(&socket)?;
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
     // The kernel caps it at net.core.somaxconn; nix knows the highest that listen(2) takes.
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
@@ -71,17 +74,25 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, SocketAddr), Errno> 
     Ok((socket, address))
 }
 
-/// Takes ownership of a descriptor that a ring's accept has put into this table.
-///
-/// # Errors
-/// EBADF if it is not an open descriptor.
-pub fn adopt(fd: i32) -> Result<OwnedFd, Errno> {
-    if fd < 0 {
-        return Err(Errno::EBADF);
-    }
-    // SAFETY: called once for each descriptor that an accept completion reports; the kernel made it
-    // for us and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Whether an error of accept(2) is about one connection, which was gone before it was taken
+/// (accept(2) lists these), so that the next can be accepted at once. Any other would only come
+/// again, be it for want of something or because a filter forbids it.
+pub const fn is_of_one_connection(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::ECONNABORTED
+            | Errno::ECONNRESET
+            | Errno::EINTR
+            | Errno::EPROTO
+            | Errno::ENETDOWN
+            | Errno::ENOPROTOOPT
+            | Errno::EHOSTDOWN
+            | Errno::ENONET
+            | Errno::EHOSTUNREACH
+            | Errno::EOPNOTSUPP
+            | Errno::ENETUNREACH
+            | Errno::ETIMEDOUT
+    )
 }
 
 /// A nonblocking socket that can be connected to `address`, bound to `source` when one is given.
@@ -95,6 +106,7 @@ pub fn outbound(address: &SocketAddr, source: Option<SocketAddr>) -> Result<Owne
     let socket = tcp(address)?;
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::OobInline, &true)?;
+    bound_unsent(&socket)?;
     if let Some(source) = source {
         if source.port() == 0 {
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
@@ -114,6 +126,26 @@ pub fn connect(socket: BorrowedFd<'_>, address: &SocketAddr) -> Result<(), Errno
     socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(*address))
 }
 
+/// The port at which a connect to `address` could meet the very socket that makes it: one of this
+/// host where nobody listens, which the kernel chooses as the source port too (TCP's simultaneous
+/// open). What the relay binds itself can be that port only if it is told so, and no ephemeral range
+/// reaches below 1024: for most servers there is nothing to doubt, and nothing to ask.
+pub fn port_to_doubt(address: &SocketAddr, source: Option<SocketAddr>) -> Option<NonZeroU16> {
+    let port = NonZeroU16::new(address.port())?;
+    let possible = match source.and_then(|source| NonZeroU16::new(source.port())) {
+        Some(bound) => bound == port,
+        None => port.get() >= 1024,
+    };
+    possible.then_some(port)
+}
+
+/// Whether a connected socket is its own peer; `doubted` is what [`port_to_doubt`] said.
+pub fn has_met_itself(socket: BorrowedFd<'_>, doubted: Option<NonZeroU16>) -> bool {
+    let Some(port) = doubted else { return false };
+    let local = local_address(socket).ok().filter(|local| local.port() == port.get());
+    local.is_some_and(|local| peer_address(socket) == Ok(local))
+}
+
 /// Takes the socket's pending error away from it, if there is one.
 pub fn take_error(socket: BorrowedFd<'_>) -> Option<Errno> {
     match socket::getsockopt(&socket, sockopt::SocketError) {
@@ -131,13 +163,23 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     socket::shutdown(socket.as_raw_fd(), Shutdown::Write)
 }
 
-/// Makes the coming close(2) send a RST instead of a FIN, and drop what is unsent.
-///
-/// # Errors
-/// None that a TCP socket can give.
-pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Makes the coming close(2) send a RST instead of a FIN, and drop what is unsent. Where a filter
+/// bars the option the connection is dissolved at once, which sends the RST too.
+pub fn reset_on_close(socket: BorrowedFd<'_>) {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    setsockopt(&socket, sockopt::Linger, &at_once)
+    if setsockopt(&socket, sockopt::Linger, &at_once).is_err() {
+        dissolve(socket);
+    }
+}
+
+/// connect(2) to no address: the connection is dissolved. It fails only where there is none.
+fn dissolve(socket: BorrowedFd<'_>) {
+    // SAFETY: an all-zero sockaddr is a valid one; its family is AF_UNSPEC.
+    let nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+    // SAFETY: `nowhere` is as long as is said, and lives through the call.
+    unsafe {
+        libc::connect(socket.as_raw_fd(), &raw const nowhere, socklen::<libc::sockaddr>());
+    }
 }
 
 /// Reads what is there; 0 is the end of the stream.
@@ -224,6 +266,29 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     socket::socketpair(AddressFamily::Unix, SockType::Stream, None, FLAGS)
 }
 
+/// Bytes that a socket may hold beyond what its peer's window has room for. The kernel's own bound is
+/// `tcp_wmem`, 4 MiB, and it says "writable" again only when a third of that is free: a slow reader
+/// that takes 40 s for it looks dead all the while to whoever counts bytes (found by the soak, as
+/// time-outs of readers that were at work), and thousands of them take gigabytes. What is on its way
+/// to the peer does not count, so that no throughput is lost on a long path.
+pub const UNSENT_BYTES_MAX: u32 = 512 * 1024;
+
+/// Sets `TCP_NOTSENT_LOWAT` (tcp(7), Linux 3.12), which accepted sockets inherit.
+fn bound_unsent(socket: &OwnedFd) -> Result<(), Errno> {
+    let bytes = UNSENT_BYTES_MAX;
+    // SAFETY: the value lives through the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            socklen::<u32>(),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 const FLAGS: SockFlag = SockFlag::SOCK_NONBLOCK.union(SockFlag::SOCK_CLOEXEC);
 
 fn tcp(address: &SocketAddr) -> Result<OwnedFd, Errno> {
@@ -292,13 +357,42 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_can_be_dissolved_without_any_option() {
+        use std::io::Read as _;
+        let listener = listening(loopback(), 16).unwrap();
+        let address = local_address(listener.as_fd()).unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        let (accepted, _) = accept(listener.as_fd()).unwrap();
+        dissolve(accepted.as_fd());
+        drop(accepted);
+        let error = client.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn a_socket_that_met_itself_is_recognised() {
+        let address = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
+        let doubted = port_to_doubt(&address, None);
+        assert_eq!(doubted, port_to_doubt(&address, Some(address)));
+        let other = SocketAddr::from(([127, 0, 0, 1], address.port() ^ 1));
+        assert_eq!(port_to_doubt(&address, Some(other)), None);
+        let itself = outbound(&address, Some(address)).unwrap();
+        assert_eq!(connect(itself.as_fd(), &address), Err(Errno::EINPROGRESS));
+        assert_eq!(peer_address(itself.as_fd()), Ok(address));
+        assert!(has_met_itself(itself.as_fd(), doubted));
+        let listener = listening(loopback(), 16).unwrap();
+        let address = local_address(listener.as_fd()).unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        assert!(!has_met_itself(client.as_fd(), port_to_doubt(&address, None)));
+    }
+
+    #[test]
     fn an_outbound_socket_keeps_the_source_it_was_given() {
         let listener = listening(loopback(), 16).unwrap();
         let address = local_address(listener.as_fd()).unwrap();
         let probe = outbound(&address, Some(loopback())).unwrap();
         assert_eq!(local_address(probe.as_fd()).unwrap().port(), 0);
-        let source = std::net::TcpListener::bind(loopback()).unwrap();
-        let source = source.local_addr().unwrap();
+        let source = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
         let bound = outbound(&address, Some(source)).unwrap();
         assert_eq!(local_address(bound.as_fd()).unwrap(), source);
     }

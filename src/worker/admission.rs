@@ -94,6 +94,11 @@ impl Admission {
         self.listeners.push(Listener { quota, state: State::Accepting });
     }
 
+    /// Whether the process and this worker have a place for anybody.
+    pub fn has_room(&self) -> bool {
+        self.free > 0 && self.process.has_room()
+    }
+
     /// Takes a place for a connection that came through `listener`. When there is none, the
     /// listener is paused.
     pub fn enter(&mut self, listener: ListenerId, now: Time) -> bool {
@@ -148,7 +153,7 @@ impl Admission {
         now: Time,
         waits: impl Fn(ListenerId) -> bool,
     ) -> impl Iterator<Item = ListenerId> {
-        let room = self.free > 0 && self.process.has_room();
+        let room = self.has_room();
         self.listeners.iter_mut().zip((0u16..).map(ListenerId)).filter_map(move |(gate, id)| {
             if !matches!(gate.state, State::Paused(until) if until <= now) {
                 return None;

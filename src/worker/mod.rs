@@ -7,6 +7,8 @@ pub mod admission;
 mod dial;
 pub mod plan;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod timers;
 
 use std::collections::VecDeque;
@@ -40,6 +42,13 @@ const UNLISTEN_MAX: Duration = Duration::from_secs(1);
 /// Accepted connections that wait in user space for a place; more are refused. They are those that
 /// were on their way up when accepting paused.
 const WAITING_MAX: usize = 1024;
+
+/// Woken so much later than it asked to be, a worker was kept from running: stopped, starved, its
+/// machine suspended. What has come meanwhile is heard and passed on before any deadline is looked
+/// at, until nothing more comes or for [`CATCH_UP_MAX`].
+pub const STALL: Duration = Duration::from_millis(100);
+/// See [`STALL`]: deadlines must not wait for ever where work never stops coming.
+pub const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 
 /// What the supervisor tells a worker.
 #[derive(Debug)]
@@ -93,6 +102,8 @@ pub struct Worker<E> {
     mailbox: Receiver<Command>,
     records: rtrb::Producer<SessionRecord>,
     now: Time,
+    /// No deadline is looked at before then: see [`STALL`].
+    catching_up: Option<Time>,
     // The turn's lists, kept for their memory.
     completions: Vec<Completion>,
     ops: Vec<Op>,
@@ -158,6 +169,7 @@ impl<E: Engine> Worker<E> {
             mailbox: setup.mailbox,
             records: setup.records,
             now: Time::default(),
+            catching_up: None,
             completions: Vec::new(),
             ops: Vec::new(),
             due: Vec::new(),
@@ -179,15 +191,19 @@ impl<E: Engine> Worker<E> {
     pub fn turn(&mut self) -> io::Result<Turn> {
         let unlistening = matches!(self.phase, Phase::Unlistening { .. });
         let mut completions = std::mem::take(&mut self.completions);
-        self.now = self.engine.wait(self.next_wake(), &mut completions)?;
+        let wake = self.next_wake();
+        self.now = self.engine.wait(wake, &mut completions)?;
         let mut accepted = 0;
         let silent = completions.is_empty();
+        self.mind_stall(wake, silent);
         for completion in completions.drain(..) {
             accepted += usize::from(matches!(completion, Completion::Accepted { .. }));
             self.dispatch(completion);
         }
         self.completions = completions;
-        self.expire();
+        if self.catching_up.is_none() {
+            self.expire();
+        }
         self.advance(unlistening && accepted == 0, silent);
         self.let_in();
         for op in self.ops.drain(..) {
@@ -221,6 +237,17 @@ impl<E: Engine> Worker<E> {
             Phase::Draining { until } | Phase::Stopping { until } => Some(until),
         };
         [phase, self.timers.next(), self.admission.next()].into_iter().flatten().min()
+    }
+
+    /// Notices that the worker was kept from running, and when it has caught up.
+    fn mind_stall(&mut self, wake: Option<Time>, silent: bool) {
+        match self.catching_up {
+            Some(until) if silent || until <= self.now => self.catching_up = None,
+            None if !silent && wake.is_some_and(|wake| self.now.since(wake) > STALL) => {
+                self.catching_up = Some(self.now + CATCH_UP_MAX);
+            }
+            _ => {}
+        }
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -274,16 +301,19 @@ impl<E: Engine> Worker<E> {
     fn on_accepted(&mut self, listener: ListenerId, socket: AcceptedSocket, peer: SocketAddr) {
         // One that was on its way up when its listener was given up is served if there is room, but
         // nobody waits any more, and nothing begins after a stop.
-        let (welcome, may_wait) = match self.phase {
-            Phase::Serving | Phase::Unlistening { .. } => (true, self.waiting.len() < WAITING_MAX),
+        let (welcome, listens) = match self.phase {
+            Phase::Serving | Phase::Unlistening { .. } => (true, true),
             Phase::Draining { .. } => (true, false),
             Phase::Stopping { .. } => (false, false),
         };
         let others_wait = self.waiting.iter().any(|(other, ..)| *other == listener);
         if welcome && !others_wait && self.admission.enter(listener, self.now) {
-            self.open(listener, socket, peer);
-        } else if may_wait {
+            return self.open(listener, socket, peer);
+        }
+        if listens {
             self.engine.accepting(listener, false);
+        }
+        if listens && self.waiting.len() < WAITING_MAX {
             self.waiting.push_back((listener, socket, peer));
         } else {
             self.counters.refused.add(1);
@@ -350,7 +380,8 @@ impl<E: Engine> Worker<E> {
 
     /// Gives places that have come free to those who wait, and listens again where there is room.
     fn let_in(&mut self) {
-        for _ in 0..self.waiting.len() {
+        let waiting = if self.admission.has_room() { self.waiting.len() } else { 0 };
+        for _ in 0..waiting {
             let Some((listener, socket, peer)) = self.waiting.pop_front() else { break };
             if self.admission.enter(listener, self.now) {
                 self.open(listener, socket, peer);
@@ -452,6 +483,7 @@ const fn is_ours(errno: Errno) -> bool {
             | Errno::ENFILE
             | Errno::ENOMEM
             | Errno::ENOBUFS
+            | Errno::ENOSPC
             | Errno::EADDRNOTAVAIL
             | Errno::EADDRINUSE
     )

@@ -56,6 +56,7 @@ fn iperf3_runs_in_every_direction(engine: &str, splice: &str) {
     let mut server = Command::new("iperf3")
         .args(["-s", "-B", "127.0.0.1", "-p", &port.to_string()])
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
@@ -132,17 +133,13 @@ fn the_copying_ring_makes_no_other_call_for_an_exchange() {
     exchange();
     let folder = crate::support::Folder::new("strace");
     let trace = folder.path("trace");
-    let task = worker_task(relay.pid());
+    let worker = &relay.workers()[0];
     let mut strace = Command::new("strace")
-        .args(["-q", "-c", "-o", trace.to_str().unwrap(), "-p", &task])
+        .args(["-q", "-c", "-o", trace.to_str().unwrap(), "-p", &worker.id()])
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let status = format!("/proc/{task}/status");
-    await_that("strace is attached", || {
-        let status = std::fs::read_to_string(&status).unwrap();
-        !status.contains("TracerPid:\t0\n")
-    });
+    await_that("strace is attached", || worker.is_traced());
     for _ in 0..5 {
         exchange();
     }
@@ -157,13 +154,4 @@ fn the_copying_ring_makes_no_other_call_for_an_exchange() {
         .filter_map(|line| line.split_whitespace().last())
         .collect();
     assert_eq!(calls, ["io_uring_enter"], "{summary}");
-}
-
-/// The kernel's number for the thread of the first worker.
-fn worker_task(pid: u32) -> String {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let mut names = tasks.map(|task| task.unwrap().path());
-    let worker =
-        names.find(|task| std::fs::read_to_string(task.join("comm")).unwrap().trim() == "worker-0");
-    worker.unwrap().file_name().unwrap().to_string_lossy().into_owned()
 }

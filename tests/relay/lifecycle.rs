@@ -35,6 +35,27 @@ fn sigterm_lets_sessions_end_and_accepts_no_more() {
     assert!(relay.await_end().success());
 }
 
+/// Connections that the kernel has taken and no worker yet: theirs is the handshake that was
+/// answered, so they are served before the listeners end. Fewer than a server's backlog (128), which
+/// drops handshakes beyond it.
+#[test]
+fn a_drain_serves_what_is_in_the_queue() {
+    let server = peers::name("served");
+    for engine in ["epoll", "io_uring"] {
+        let relay = Relay::between(&[server.address], &["--engine", engine, "--workers", "1"]);
+        let address = relay.address();
+        relay.signal("STOP");
+        let clients: Vec<_> = (0..100).map(|_| peers::connect(address)).collect();
+        relay.signal("TERM");
+        relay.signal("CONT");
+        for mut client in clients {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "served", "{engine}");
+        }
+    }
+}
+
 #[test]
 fn a_second_sigterm_ends_at_once_with_a_reset() {
     let server = peers::echo();

@@ -16,9 +16,14 @@
     reason = "tests read the clock and poll"
 )]
 
+mod agents;
 mod clients;
+mod connecting;
+mod exhaustion;
+mod injection;
 mod lifecycle;
 mod limits;
 mod ports;
 mod refusals;
 mod support;
+mod surroundings;

@@ -1,67 +1,12 @@
 //! Source ports towards a server that is not on loopback: two network namespaces and a veth pair,
 //! since loopback hides what TIME_WAIT does (`tcp_tw_reuse` is 2 by default).
 
-use std::fs::File;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::thread;
 
-use nix::sched::{CloneFlags, setns};
-
-use crate::support::relay::{BINARY, Relay};
-use crate::support::{Folder, peers, run_well};
-
-/// Two hosts, `relay` at 10.83.0.1 and `server` at 10.83.0.2; gone when dropped.
-struct Hosts {
-    relay: String,
-    server: String,
-}
-
-impl Hosts {
-    /// `None`, said loudly, where namespaces cannot be made.
-    fn new(name: &str) -> Option<Self> {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("SKIPPED: network namespaces need root");
-            return None;
-        }
-        let id = std::process::id() % 100_000;
-        let hosts = Self { relay: format!("fr{name}{id}"), server: format!("fs{name}{id}") };
-        let (relay, server) = (hosts.relay.as_str(), hosts.server.as_str());
-        for host in [relay, server] {
-            run_well("ip", &["netns", "add", host]);
-            run_well("ip", &["-n", host, "link", "set", "lo", "up"]);
-        }
-        let pair = ["type", "veth", "peer", "name", "eth0", "netns", server];
-        run_well("ip", &[&["-n", relay, "link", "add", "eth0"][..], &pair].concat());
-        for (host, address) in [(relay, "10.83.0.1/24"), (server, "10.83.0.2/24")] {
-            run_well("ip", &["-n", host, "address", "add", address, "dev", "eth0"]);
-            run_well("ip", &["-n", host, "link", "set", "eth0", "up"]);
-        }
-        Some(hosts)
-    }
-
-    /// Does something with a host's network: what is opened there stays there.
-    fn on<T: Send>(host: &str, act: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/run/netns/{host}")).unwrap();
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-                act()
-            });
-            inside.join().unwrap()
-        })
-    }
-}
-
-impl Drop for Hosts {
-    fn drop(&mut self) {
-        for host in [&self.relay, &self.server] {
-            let _ = Command::new("ip").args(["netns", "delete", host]).status();
-        }
-    }
-}
+use crate::support::hosts::Hosts;
+use crate::support::{Folder, peers};
 
 /// A server of `host` that waits for the client's end, and remembers where connections came from.
 fn remembering(host: &str) -> (SocketAddr, Arc<Mutex<Vec<u16>>>) {
@@ -88,9 +33,7 @@ fn a_hundred_ports_carry_thousands_of_connections_that_the_relay_closes_first() 
              [[backend.b.server]]\naddress = \"{server}\"\n"
         );
         let path = folder.write("f.toml", &file);
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &hosts.relay, BINARY, "run", "-c", path.to_str().unwrap()]);
-        let relay = Relay::start_by(command);
+        let relay = hosts.start_relay(&["-c", path.to_str().unwrap()]);
         let address = relay.address();
         Hosts::on(&hosts.relay, || {
             for _ in 0..3000 {
@@ -112,10 +55,7 @@ fn a_hundred_ports_carry_thousands_of_connections_that_the_relay_closes_first() 
 fn by_default_ports_come_from_outside_the_range_of_the_kernel() {
     let Some(hosts) = Hosts::new("b") else { return };
     let (server, seen) = remembering(&hosts.server);
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &hosts.relay, BINARY, "run", "--listen", "127.0.0.1:0"]);
-    command.args(["--server", &server.to_string()]);
-    let relay = Relay::start_by(command);
+    let relay = hosts.start_relay(&["--listen", "127.0.0.1:0", "--server", &server.to_string()]);
     let address = relay.address();
     Hosts::on(&hosts.relay, || {
         for _ in 0..20 {

@@ -34,11 +34,11 @@ const SEEDS_USUALLY: u64 = 256;
 #[test]
 fn sweep_of_random_seeds_in_which_everything_occurs() {
     let seeds = number_from("FANIN_SIM_SEEDS").unwrap_or(SEEDS_USUALLY);
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get) as u64;
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let mut seen = Seen::default();
     std::thread::scope(|scope| {
-        let share = |thread| move || sweep((thread..seeds).step_by(threads as usize));
-        let shares: Vec<_> = (0..threads).map(|thread| scope.spawn(share(thread))).collect();
+        let share = |thread| move || sweep((thread..seeds).step_by(threads));
+        let shares: Vec<_> = (0..).take(threads).map(|thread| scope.spawn(share(thread))).collect();
         for share in shares {
             seen.add(&share.join().expect("a seed failed: see above how to replay it"));
         }
@@ -68,7 +68,7 @@ fn seeds_that_once_failed_pass() {
 fn sweep(seeds: impl Iterator<Item = u64>) -> Seen {
     let mut seen = Seen::default();
     for seed in seeds {
-        seen.add(&Run::new(seed).to_the_end());
+        seen.add(&Run::new(seed).seen());
     }
     seen
 }

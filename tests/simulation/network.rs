@@ -146,6 +146,16 @@ impl Network {
         self.listeners[usize::from(listener.0)].accepting
     }
 
+    /// Listeners that accept nothing, and have not been given up.
+    pub(crate) fn paused(&self) -> u64 {
+        let paused = |listener: &&Listener| !listener.accepting && !listener.ended;
+        self.listeners.iter().filter(paused).count() as u64
+    }
+
+    pub(crate) fn all_accepting(&self) -> bool {
+        self.listeners.iter().all(|listener| listener.accepting)
+    }
+
     pub(crate) fn set_accepting(&mut self, listener: ListenerId, on: bool) {
         let to = &mut self.listeners[usize::from(listener.0)];
         to.accepting = on && !to.ended;

@@ -16,7 +16,9 @@ use crate::network::Network;
 use crate::workload::{Ending, Mail, SECOND, Scenario};
 
 /// Once all is calm everything ends within this time: the longest timers of the workload are 60 s.
-const CALM_MAX: u64 = 180 * SECOND;
+const CALM_MAX: u64 = 75 * SECOND;
+/// And within so many turns.
+const CALM_TURNS_MAX: u64 = 200_000;
 /// No run takes more turns: a worker that spins is caught.
 const TURNS_MAX: u64 = 2_000_000;
 /// Nor does time stand still for more turns than this.
@@ -31,6 +33,11 @@ pub(crate) struct Run {
     turns: u64,
 }
 
+struct Taken {
+    boards: Vec<u32>,
+    quotas: Vec<u32>,
+}
+
 /// A worker, and what the world knows of it.
 struct Station {
     worker: Worker<SimEngine>,
@@ -40,6 +47,9 @@ struct Station {
     taken: u64,
     reasons: [u64; CloseReason::COUNT],
     over: bool,
+    /// Since when all is calm, and the turns since then.
+    calm_since: Option<u64>,
+    calm_turns: u64,
     /// Told to end.
     dismissed: bool,
     /// By listener: since when it could have accepted.
@@ -113,6 +123,8 @@ impl Run {
             taken: 0,
             reasons: [0; CloseReason::COUNT],
             over: false,
+            calm_since: None,
+            calm_turns: 0,
             dismissed: false,
             idle_since: vec![None; listeners],
         }
@@ -128,7 +140,7 @@ impl Run {
         log.finish()
     }
 
-    pub(crate) fn to_the_end(mut self) -> Seen {
+    pub(crate) fn seen(mut self) -> Seen {
         self.go();
         let mut seen = self.faults.seen.clone();
         for station in &mut self.stations {
@@ -173,20 +185,21 @@ impl Run {
         let engine = station.worker.engine_mut();
         if !engine.is_calm() && engine.now() >= scenario.calm_at {
             engine.calm();
-            scenario.quota.resize(10_000);
-            scenario.quotas.iter().for_each(|quota| quota.resize(10_000));
+            station.calm_since = Some(engine.now());
+            scenario.all_quotas().for_each(|quota| quota.resize(10_000));
         }
-        if !engine.is_calm() {
+        let Some(calm_since) = station.calm_since else {
             let dice = &mut self.random;
-            if self.turns % 64 == 0 && self.faults.strikes(Fault::Resize, dice) {
+            if self.turns.is_multiple_of(64) && self.faults.strikes(Fault::Resize, dice) {
                 let limit = u32::try_from(dice.below(20)).expect("few");
                 let at = dice.index(scenario.quotas.len() + 1);
-                scenario.quotas.get(at).unwrap_or(&scenario.quota).resize(limit);
+                scenario.all_quotas().skip(at).take(1).for_each(|quota| quota.resize(limit));
             }
             return;
-        }
-        let now = engine.now();
-        assert!(now < scenario.calm_at + CALM_MAX + 600 * SECOND, "{sessions} sessions never end");
+        };
+        station.calm_turns += 1;
+        let soon = engine.now() - calm_since < CALM_MAX && station.calm_turns < CALM_TURNS_MAX;
+        assert!(soon, "{sessions} sessions never end");
         if sessions == 0 && engine.checker.waiting() == 0 && !station.dismissed {
             station.dismissed = true;
             engine.send(match scenario.ending {
@@ -198,12 +211,11 @@ impl Run {
     }
 
     fn turn(&mut self, index: usize) {
-        let boards_before: Vec<_> =
-            self.scenario.boards.iter().map(|board| board.sessions()).collect();
+        let before = self.taken();
         let turn = self.stations[index].worker.turn().expect("the fake kernel never fails");
         self.stations[index].hear(self.scenario.records_max > 2);
         self.stations[index].check(&self.scenario);
-        self.check_places(&boards_before);
+        self.check_places(&before);
         let station = &mut self.stations[index];
         if turn == Turn::Over {
             station.over = true;
@@ -213,8 +225,20 @@ impl Run {
         assert!(station.over || !station.worker.engine_mut().is_stuck, "nothing happens any more");
     }
 
+    /// Places taken: at each server, through each listener, in the process.
+    fn taken(&self) -> Taken {
+        Taken {
+            boards: self.scenario.boards.iter().map(|board| board.sessions()).collect(),
+            quotas: self.scenario.all_quotas().map(|quota| quota.taken()).collect(),
+        }
+    }
+
     /// Every place that is taken is taken by somebody, and no more than there are.
-    fn check_places(&mut self, boards_before: &[u32]) {
+    fn check_places(&mut self, before: &Taken) {
+        for (quota, before) in self.scenario.all_quotas().zip(&before.quotas) {
+            let (now, limit) = (quota.taken(), quota.limit());
+            assert!(now <= limit.max(*before), "{now} places of {limit} are taken");
+        }
         let checkers: Vec<_> = self
             .stations
             .iter_mut()
@@ -232,7 +256,7 @@ impl Run {
         let members: Vec<_> = plans
             .flat_map(|plan| plan.backends.iter().flat_map(|backend| &backend.members))
             .collect();
-        for (board, before) in self.scenario.boards.iter().zip(boards_before) {
+        for (board, before) in self.scenario.boards.iter().zip(&before.boards) {
             let same = members.iter().filter(|member| Arc::ptr_eq(&member.board, board));
             let maxconn = same.map(|member| member.maxconn.unwrap_or(u32::MAX)).max();
             let now = board.sessions();
@@ -246,9 +270,8 @@ impl Run {
     }
 
     fn check_end(&mut self) {
-        assert_eq!(self.scenario.quota.taken(), 0, "places in the process were not given back");
-        for quota in &self.scenario.quotas {
-            assert_eq!(quota.taken(), 0, "places of a listener were not given back");
+        for quota in self.scenario.all_quotas() {
+            assert_eq!(quota.taken(), 0, "places of the process or a listener are not given back");
         }
         let mut failures = 0;
         let mut established = 0;
@@ -294,20 +317,22 @@ impl Station {
         let (checker, counters) = (&engine.checker, &self.counters);
         let totals = &checker.totals;
         assert_eq!(sessions, checker.sessions());
-        assert_eq!(counters.sessions.value(), sessions as u64);
-        assert_eq!(counters.accepted.value(), totals.accepted);
-        assert_eq!(counters.accept_failures.value(), totals.accept_failures);
-        assert_eq!(counters.refused.value(), totals.refused);
-        assert_eq!(counters.sessions_total.value(), totals.adopted);
-        assert_eq!(counters.connect_attempts.value(), totals.attempts);
-        assert_eq!(counters.connect_failures.value(), totals.connect_failures);
-        assert_eq!(counters.port_conflicts.value(), totals.port_conflicts);
-        let ended: u64 = counters.ended.iter().map(|count| count.value()).sum();
-        assert_eq!(ended, totals.ended);
-        if counters.records_dropped.value() == 0 {
-            let by_reason = counters.ended.iter().map(|count| count.value());
-            assert!(by_reason.eq(self.reasons), "the counters disagree with the records");
-        }
+        assert!(sessions <= scenario.sessions_max as usize, "{sessions} sessions");
+        let counts = counters.read();
+        assert_eq!(counts.sessions, sessions as u64, "sessions");
+        assert_eq!(counts.accepted, totals.accepted, "accepted");
+        assert_eq!(counts.accept_failures, totals.accept_failures, "accept failures");
+        assert_eq!(counts.refused, totals.refused, "refused");
+        assert_eq!(counts.sessions_total, totals.adopted, "sessions so far");
+        assert_eq!(counts.connect_attempts, totals.attempts, "attempts");
+        assert_eq!(counts.connect_failures, totals.connect_failures, "failed attempts");
+        assert_eq!(counts.retries, totals.retries, "retries");
+        assert_eq!(counts.redispatches, totals.redispatches, "redispatches");
+        assert_eq!(counts.port_conflicts, totals.port_conflicts, "port conflicts");
+        assert_eq!(counts.listeners_paused, engine.network.paused(), "paused listeners");
+        assert_eq!(counts.ended.iter().sum::<u64>(), totals.ended, "ended");
+        let all_told = counts.records_dropped == 0;
+        assert!(!all_told || counts.ended == self.reasons, "counters and records disagree");
         let room = sessions < scenario.sessions_max as usize
             && scenario.quota.taken() < scenario.quota.limit();
         let now = engine.now();
@@ -322,7 +347,7 @@ impl Station {
             let since = self.idle_since[at].filter(|_| asleep && !checker.is_ending());
             let late = checker.is_asleep(since);
             assert!(!late || scenario.workers > 1, "{listener:?} sleeps while there is room");
-            self.idle_since[at] = since.or(asleep.then_some(now));
+            self.idle_since[at] = if asleep { since.or(Some(now)) } else { None };
         }
         if waited {
             engine.checker.seen.sight(Sight::WaitedForPlace);

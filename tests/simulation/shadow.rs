@@ -7,7 +7,6 @@ use fanin::metrics::SessionRecord;
 use fanin::op::{Flow, ListenerId, SessionKey, Side, Slot};
 use fanin::session::{CloseReason, SessionLimits};
 use fanin::worker::plan::{Plan, Route};
-use fanin::worker::timers::TICK;
 use nix::errno::Errno;
 
 use crate::workload::SECOND;
@@ -192,7 +191,13 @@ impl Shadow {
     }
 
     /// Nothing is forgotten and nothing overdue.
-    pub(crate) fn check_progress(&self, now: u64, replaced_at: u64, limits: &SessionLimits) {
+    pub(crate) fn check_progress(
+        &self,
+        now: u64,
+        replaced_at: u64,
+        late_max: u64,
+        limits: &SessionLimits,
+    ) {
         let key = self.key;
         if self.cause.is_some() {
             assert!(self.closing.is_some(), "{key:?} goes on in spite of {:?}", self.cause);
@@ -205,20 +210,19 @@ impl Shadow {
             );
             return;
         }
-        let tick = micros(TICK);
         match self.dial {
             Dial::Waiting { since } => {
-                assert!(now < since + PAUSE_MAX + tick, "{key:?} was never dialled again");
+                assert!(now < since + PAUSE_MAX + late_max, "{key:?} was never dialled again");
             }
             Dial::Connecting { last, .. } => {
                 assert!(self.is_flying(Slot::Connect), "{key:?} connects to nobody");
-                assert!(now < last + tick, "{key:?} connects for ever");
+                assert!(now < last + late_max, "{key:?} connects for ever");
             }
             Dial::GivingUp => assert!(self.is_flying(Slot::Connect), "{key:?} gave up nothing"),
-            // Timers are a tick late at most, and a new plan may put them into the past.
-            Dial::Connected if now < replaced_at + tick => {}
+            // A new plan may put deadlines into the past.
+            Dial::Connected if now < replaced_at + late_max => {}
             Dial::Connected => {
-                let overdue = self.overdue(now.saturating_sub(tick), limits);
+                let overdue = self.overdue(now.saturating_sub(late_max), limits);
                 assert!(overdue.is_empty(), "{key:?} goes on in spite of {overdue:?}: {self:?}");
             }
         }
@@ -298,7 +302,9 @@ pub(crate) const fn reason_of_connect(errno: Errno) -> CloseReason {
         Errno::ECONNREFUSED => CloseReason::ConnectRefused,
         Errno::ETIMEDOUT => CloseReason::ConnectTimeout,
         Errno::EADDRNOTAVAIL | Errno::EADDRINUSE => CloseReason::NoPort,
-        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS => CloseReason::NoResources,
+        Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::ENOSPC => {
+            CloseReason::NoResources
+        }
         _ => CloseReason::ConnectFailed,
     }
 }

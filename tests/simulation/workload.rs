@@ -107,6 +107,11 @@ impl Scenario {
         }
     }
 
+    /// The process's, then those of the listeners.
+    pub(crate) fn all_quotas(&self) -> impl Iterator<Item = &Quota> {
+        std::iter::once(&self.quota).chain(&self.quotas).map(|quota| &**quota)
+    }
+
     /// The mail of one worker, with the moment of each.
     pub(crate) fn mail(&self, random: &mut Random, faults: &mut Faults) -> Vec<(u64, Mail)> {
         let span = self.calm_at - self.start;
@@ -205,6 +210,13 @@ fn member(random: &mut Random, boards: &[Arc<Board>], n: u64) -> Member {
         backup: random.chance(150_000),
         maxconn: random.chance(250_000).then(|| places(random, 8)),
     }
+}
+
+/// Which server has an address.
+pub(crate) fn server_of(address: SocketAddr) -> u8 {
+    let IpAddr::V4(ip) = address.ip() else { unreachable!("all servers are IPv4") };
+    let [.., last] = ip.octets();
+    if last >= 100 { last - 100 } else { last - 10 }
 }
 
 /// None, or one of two ranges that do not overlap.

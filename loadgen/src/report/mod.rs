@@ -313,8 +313,8 @@ pub(crate) fn invalid(achieved: &Achieved, record: &Recorder, max_lag: Nanos) ->
         let p99 = Quantiles::new(lag).p99;
         (p99 >= bound && !lag.is_empty()).then(|| {
             format!(
-                "its {name} lag at p99 is {}, {} is the bound: use fewer agents, more --threads, \
-                 or another machine than the relay's",
+                "its {name} lag at p99 is {}, {} is the bound: use fewer agents, more --threads, an \
+                 idle machine, or another one than the relay's",
                 millis(p99),
                 millis(bound),
             )

@@ -31,6 +31,12 @@ pub enum Unfit {
     /// A multishot receive did not do what it should.
     #[error("a trial of multishot receive failed ({0}); Linux 6.1 or newer passes it")]
     Trial(String),
+    /// It takes memory that counts as locked.
+    #[error(
+        "io_uring_setup was given no memory (ENOMEM), most often because RLIMIT_MEMLOCK is too low: \
+         raise it with `ulimit -l 8192`, or under systemd with LimitMEMLOCK=8M"
+    )]
+    NoMemory,
     /// The kernel refused for another reason.
     #[error("io_uring_setup failed: {0}")]
     Refused(io::Error),
@@ -52,6 +58,7 @@ fn unfit(error: io::Error) -> Unfit {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::EACCES) => Unfit::Forbidden,
         Some(Errno::ENOSYS) => Unfit::Absent,
+        Some(Errno::ENOMEM) => Unfit::NoMemory,
         Some(Errno::EINVAL) => Unfit::Lacking("single-issuer rings with deferred task work"),
         _ => Unfit::Refused(error),
     }

@@ -1,9 +1,11 @@
 //! What the engine keeps of each listener and session, and the words that its requests carry.
 
-use std::os::fd::OwnedFd;
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use crate::engine::readiness::{FlowState, Readiness};
 use crate::op::{CloseHow, Outcome, SessionKey, Side};
+use crate::sys::socket;
 
 use super::inbox::Inbox;
 
@@ -16,7 +18,8 @@ pub(super) enum Kind {
     PollIn = 4,
     Watch = 6,
     Connect = 8,
-    Accept = 10,
+    /// A listener that is polled.
+    Listener = 10,
     Bell = 12,
     /// A cancellation or a close that failed, and is no session's affair.
     Other = 14,
@@ -30,7 +33,7 @@ impl Kind {
             4 => Self::PollIn,
             6 => Self::Watch,
             8 => Self::Connect,
-            10 => Self::Accept,
+            10 => Self::Listener,
             12 => Self::Bell,
             _ => Self::Other,
         }
@@ -41,22 +44,14 @@ impl Kind {
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Listener {
-    pub(super) socket: OwnedFd,
-    pub(super) accepting: bool,
-    /// The ring has an accept for it.
-    pub(super) armed: bool,
-    /// It is closed when the accept has come back.
-    pub(super) ending: bool,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
     pub(super) generation: u32,
     /// Requests that the kernel has not answered for the last time.
     pub(super) in_flight: u16,
     pub(super) connecting: bool,
+    /// See [`socket::port_to_doubt`].
+    pub(super) port_to_doubt: Option<NonZeroU16>,
     pub(super) closing: Option<[CloseHow; 2]>,
     pub(super) sides: [Peer; 2],
     pub(super) flows: [Direction; 2],
@@ -109,6 +104,13 @@ impl Peer {
         // The direct path's first attempt costs one call at most.
         let ready = Readiness { readable: true, writable: true, ..Readiness::default() };
         Self { socket: Some(socket), ready, ..Self::default() }
+    }
+
+    /// Gives a connect up. Whoever has answered it meanwhile sees a reset, not an empty stream.
+    pub(super) fn abandon(&mut self) {
+        if let Some(socket) = std::mem::take(self).socket {
+            socket::reset_on_close(socket.as_fd());
+        }
     }
 
     pub(super) fn has_requests(&self) -> bool {

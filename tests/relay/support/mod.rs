@@ -1,7 +1,10 @@
 //! The relay as a process, and peers named by what they do. Everything listens on port 0.
 
+pub mod hosts;
 pub mod peers;
 pub mod relay;
+pub mod strace;
+pub mod witness;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -29,6 +32,11 @@ pub fn await_some<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 #[track_caller]
 pub fn await_that(what: &str, mut condition: impl FnMut() -> bool) {
     await_some(what, || condition().then_some(()));
+}
+
+/// Waits until so much time has passed since `start`: for what must not happen meanwhile.
+pub fn await_passed(start: Instant, time: Duration) {
+    await_that("time passes", || start.elapsed() >= time);
 }
 
 /// A folder of the test's own, removed at its end.

@@ -5,6 +5,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
 use super::PATIENCE;
 
@@ -44,14 +48,17 @@ impl Server {
 
 /// Sends back what comes, and ends when the other side has.
 pub fn echo() -> Server {
-    Server::new(|mut stream| {
-        let mut buffer = vec![0; 16 * 1024];
-        while let Ok(n @ 1..) = stream.read(&mut buffer) {
-            if stream.write_all(&buffer[..n]).is_err() {
-                return;
-            }
+    Server::new(echoed)
+}
+
+/// What [`echo`] does with a connection.
+pub fn echoed(mut stream: TcpStream) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+        if stream.write_all(&buffer[..n]).is_err() {
+            return;
         }
-    })
+    }
 }
 
 /// Says its name to whoever connects, and ends.
@@ -64,6 +71,42 @@ pub fn name(name: &'static str) -> Server {
 /// A port of loopback where nobody listens.
 pub fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A listener that answers no SYN any more: its queue is full. Whoever connects waits.
+pub struct Deaf {
+    pub address: SocketAddr,
+    listener: TcpListener,
+    /// They fill the queue.
+    queued: Vec<TcpStream>,
+}
+
+impl Deaf {
+    pub fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let patience = Duration::from_millis(200);
+        let connect = || TcpStream::connect_timeout(&address, patience).ok();
+        let queued = std::iter::from_fn(connect).collect();
+        Self { address, listener, queued }
+    }
+
+    /// Answers again from now on; who has waited is heard at the next SYN, a second later at most.
+    pub fn hear(self, treat: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
+        listen(&self.listener, Backlog::new(128).unwrap()).unwrap();
+        for _ in &self.queued {
+            self.listener.accept().unwrap();
+        }
+        Server::on(self.listener, treat)
+    }
+}
+
+/// Ends a connection with a reset.
+pub fn reset(stream: TcpStream) {
+    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
+    drop(stream);
 }
 
 /// HTTP/1.1 with kept connections: `/` is "hello", `/bytes/N` is N bytes of a known pattern.
@@ -119,15 +162,20 @@ pub fn pattern(size: u64, mut take: impl FnMut(&[u8]) -> Option<()>) -> Option<(
 
 /// A client's connection, with a time limit on everything it does.
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
+    try_connect(address).unwrap()
+}
+
+/// The same; a reset may come before the connection has been looked at.
+pub fn try_connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 /// Sends, ends its stream, and returns everything that comes back.
 pub fn exchange(address: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut stream = connect(address);
+    let mut stream = try_connect(address)?;
     stream.write_all(bytes)?;
     stream.shutdown(Shutdown::Write)?;
     let mut answer = Vec::new();

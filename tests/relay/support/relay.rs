@@ -2,10 +2,12 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use super::{await_some, await_that};
 
@@ -14,7 +16,8 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_fanin");
 /// A running relay; killed when dropped.
 pub struct Relay {
     child: Child,
-    lines: Receiver<String>,
+    /// In a lock, so that a test's threads may share the relay.
+    lines: Mutex<Receiver<String>>,
     log: Vec<String>,
     control: PathBuf,
 }
@@ -58,15 +61,37 @@ impl Relay {
 
     /// Starts it without waiting for anything.
     pub fn launch(command: &mut Command) -> Self {
+        let mut relay = Self::launch_unread(command);
+        relay.read_the_log();
+        relay
+    }
+
+    /// Starts it with a log that nobody reads, through the smallest pipe there is.
+    #[track_caller]
+    pub fn start_unread(mut command: Command) -> Self {
+        let relay = Self::launch_unread(&mut command);
+        let pipe = relay.child.stderr.as_ref().unwrap();
+        nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+        await_that("the relay answers", || relay.ask("status").status.success());
+        relay
+    }
+
+    fn launch_unread(command: &mut Command) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Relaxed);
         let name = format!("fanin-test-{}-{count}.sock", std::process::id());
         let control = std::env::temp_dir().join(name);
         command.arg("--control").arg(&control);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let child = command.spawn().unwrap();
+        Self { child, lines: Mutex::new(channel().1), log: Vec::new(), control }
+    }
+
+    /// Reads what it writes from now on.
+    pub fn read_the_log(&mut self) {
         let (sender, lines) = channel();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
+        self.lines = Mutex::new(lines);
+        let stderr = BufReader::new(self.child.stderr.take().unwrap());
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if sender.send(line).is_err() {
@@ -74,11 +99,10 @@ impl Relay {
                 }
             }
         });
-        Self { child, lines, log: Vec::new(), control }
     }
 
     fn read_log(&mut self) {
-        self.log.extend(self.lines.try_iter());
+        self.log.extend(self.lines.get_mut().unwrap().try_iter());
     }
 
     /// Everything it has written so far.
@@ -113,6 +137,11 @@ impl Relay {
         self.child.id()
     }
 
+    /// Its control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
     /// `fanin status --json`.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
@@ -132,6 +161,53 @@ impl Relay {
         self.status()["total"]["sessions"].as_u64().unwrap()
     }
 
+    /// One of the sums over all workers, as `fanin status --json` names it: `ended.no_port`.
+    #[track_caller]
+    pub fn total(&self, name: &str) -> u64 {
+        let status = self.status();
+        let value = name.split('.').fold(&status["total"], |value, part| &value[part]);
+        value.as_u64().unwrap_or_else(|| panic!("{name} is not in {status}"))
+    }
+
+    /// The threads of its workers.
+    pub fn workers(&self) -> Vec<Task> {
+        let worker = |task: &Task| task.name().is_some_and(|name| name.starts_with("worker-"));
+        Task::of(self.pid()).into_iter().filter(worker).collect()
+    }
+
+    /// Descriptors of sessions in its workers' tables: all but what they began with, and the pipes
+    /// in their pools.
+    #[track_caller]
+    pub fn descriptors(&self) -> u64 {
+        let open: u64 = self.workers().iter().map(Task::descriptors).sum();
+        // A pipe may be opened between the two looks.
+        open.saturating_sub(2 * self.total("pipes_open"))
+    }
+
+    /// Waits until nothing of any session is left, and the workers have as many descriptors as
+    /// before.
+    #[track_caller]
+    pub fn await_rest(&self, before: u64) {
+        await_that("nothing of a session is left", || {
+            let total = &self.status()["total"];
+            let held = ["sessions", "pipes_used", "buffers_used"].map(|name| total[name].as_u64());
+            let descriptors = self.descriptors();
+            let rests = held == [Some(0); 3] && descriptors == before;
+            if !rests {
+                // Shown when the test fails.
+                println!("sessions, pipes, buffers: {held:?}, descriptors: {descriptors}");
+            }
+            rests
+        });
+        let names: Vec<_> = Task::of(self.pid()).iter().filter_map(Task::name).collect();
+        assert!(!names.iter().any(|name| name.starts_with("iou-wrk")), "{names:?}");
+    }
+
+    /// Processor time that all its threads have taken.
+    pub fn processor_time(&self) -> Duration {
+        Task::of(self.pid()).iter().map(Task::processor_time).sum()
+    }
+
     pub fn signal(&self, name: &str) {
         super::run_well("kill", &[&format!("-{name}"), &self.pid().to_string()]);
     }
@@ -147,8 +223,57 @@ impl Relay {
     }
 }
 
+/// A thread of the relay, by its folder in /proc.
+#[derive(Clone)]
+pub struct Task(PathBuf);
+
+impl Task {
+    fn of(pid: u32) -> Vec<Self> {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.map(|task| Self(task.unwrap().path())).collect()
+    }
+
+    /// The kernel's number.
+    pub fn id(&self) -> String {
+        self.0.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// `None` if it has ended meanwhile.
+    fn name(&self) -> Option<String> {
+        Some(std::fs::read_to_string(self.0.join("comm")).ok()?.trim().to_owned())
+    }
+
+    /// How many its table holds.
+    fn descriptors(&self) -> u64 {
+        std::fs::read_dir(self.0.join("fd")).unwrap().count() as u64
+    }
+
+    /// Whether somebody traces it.
+    pub fn is_traced(&self) -> bool {
+        let status = std::fs::read_to_string(self.0.join("status")).unwrap();
+        !status.contains("TracerPid:\t0\n")
+    }
+
+    /// Whether it waits in a call that can be interrupted.
+    pub fn is_asleep(&self) -> bool {
+        let status = std::fs::read_to_string(self.0.join("status")).unwrap();
+        status.contains("State:\tS")
+    }
+
+    fn processor_time(&self) -> Duration {
+        let text = std::fs::read_to_string(self.0.join("schedstat")).unwrap_or_default();
+        let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
+        Duration::from_nanos(nanos.unwrap_or_default())
+    }
+}
+
 impl Drop for Relay {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.read_log();
+            let last = self.log.iter().rev().filter(|line| !line.contains(" session "));
+            println!("the relay said last: {:#?}", last.take(5).collect::<Vec<_>>());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.control);

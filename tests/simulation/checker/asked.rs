@@ -1,0 +1,247 @@
+//! What sessions ask for: each operation, as it is submitted.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use fanin::backend::ports;
+use fanin::op::{CloseHow, Flow, Op, SessionKey, Side, Slot};
+use fanin::session::{CloseReason, SessionLimits};
+use fanin::worker::plan::Plan;
+
+use super::{Checker, PAUSE_MIN, PORTS_TRIED_MAX};
+use crate::faults::Sight;
+use crate::shadow::{Dial, Shadow, micros, route, slot_index};
+use crate::workload::server_of;
+
+impl Checker {
+    pub(crate) fn on_submit(&mut self, op: &Op) {
+        match *op {
+            Op::Connect { session, address, source } => self.on_connect(session, address, source),
+            Op::Pull { session, flow } => {
+                let shadow = self.shadow(session);
+                shadow.takes_off(Slot::Pull(flow));
+                let state = &shadow.flows[flow.index()];
+                assert_eq!(state.held, 0, "{session:?}: a pull of {flow:?} while bytes are held");
+                assert!(!state.ended, "{session:?}: a pull of {flow:?} after its end");
+                assert!(flow == Flow::ToBackend || shadow.connected, "{session:?}: no backend");
+            }
+            Op::Push { session, flow } => {
+                let shadow = self.shadow(session);
+                shadow.takes_off(Slot::Push(flow));
+                let state = &shadow.flows[flow.index()];
+                assert!(state.held > 0, "{session:?}: a push of {flow:?} with nothing held");
+                assert!(!state.cut, "{session:?}: a push of {flow:?} to nobody");
+                assert!(flow == Flow::ToClient || shadow.connected, "{session:?}: no backend");
+            }
+            Op::Discard { session, flow } => {
+                let shadow = self.shadow(session);
+                assert!(!shadow.is_flying(Slot::Push(flow)), "{session:?}: pushes {flow:?}");
+                let state = &mut shadow.flows[flow.index()];
+                assert!(state.held > 0, "{session:?}: a discard of {flow:?} with nothing held");
+                assert!(state.cut, "{session:?}: {flow:?} is thrown away");
+                state.discarded += std::mem::take(&mut state.held);
+            }
+            Op::Shutdown { session, side } => {
+                let flow = side.other().outbound();
+                let shadow = self.shadow(session);
+                assert!(!shadow.close_asked, "{session:?}: a shutdown after the close");
+                assert!(side == Side::Client || shadow.connected, "{session:?}: no backend");
+                assert!(shadow.flows[flow.index()].is_whole(), "{session:?}: a FIN too early");
+                assert!(!shadow.flows[flow.index()].fin, "{session:?}: a second FIN");
+                shadow.flows[flow.index()].fin = true;
+            }
+            Op::Cancel { session, slot } => self.on_cancel(session, slot),
+            Op::Close { session, client, backend } => self.on_close(session, [client, backend]),
+        }
+    }
+
+    fn on_connect(&mut self, key: SessionKey, to: SocketAddr, source: Option<SocketAddr>) {
+        let now = self.now;
+        let listener = self.shadow(key).listener;
+        self.check_server(key, to);
+        self.check_source(key, to, source);
+        let plans = [self.plan_before.clone(), Some(Arc::clone(&self.plan))];
+        let limits = plans.iter().flatten().map(|plan| route(plan, listener).limits.connect);
+        let (least, most) = (limits.clone().min(), limits.max());
+        let shadow = self.shadow(key);
+        shadow.takes_off(Slot::Connect);
+        shadow.source = source;
+        if std::mem::take(&mut shadow.port_retry) {
+            assert_eq!(shadow.address, Some(to), "{key:?}: another port, another server");
+            return;
+        }
+        let Dial::Waiting { .. } = shadow.dial else {
+            panic!("{key:?}: a connect while {:?}", shadow.dial)
+        };
+        let first = now + micros(least.unwrap_or_default());
+        let last = now + micros(most.unwrap_or_default());
+        shadow.dial = Dial::Connecting { first, last };
+        shadow.address = Some(to);
+        shadow.ports_tried = 0;
+        shadow.attempts += 1;
+        let retry = shadow.attempts > 1;
+        let failed = shadow.failed.map(|(address, _)| server_of(address));
+        self.totals.retries += u64::from(retry);
+        let elsewhere = failed.is_some_and(|failed| failed != server_of(to));
+        self.totals.redispatches += u64::from(elsewhere);
+        let shadow = self.shadow(key);
+        shadow.at_server = true;
+        self.totals.attempts += 1;
+    }
+
+    /// The server is one that may be chosen: in the plan, and not the one that has just failed if
+    /// there is another, or none but that if the plan says so.
+    fn check_server(&mut self, key: SessionKey, to: SocketAddr) {
+        let plans = [self.plan_before.clone(), Some(Arc::clone(&self.plan))];
+        let now = self.now;
+        let replaced = self.plan_before.is_some();
+        let replaced_at = self.replaced_at;
+        let shadow = self.shadow(key);
+        if shadow.port_retry {
+            return;
+        }
+        let listener = shadow.listener;
+        let members = |plan: &Plan| plan.backends[route(plan, listener).backend].members.clone();
+        let failed = shadow.failed.map(|(address, _)| address);
+        let known = plans.iter().flatten().flat_map(|plan| members(plan)).any(|member| {
+            let again = failed.is_some_and(|failed| member.addresses.contains(&failed));
+            member.addresses.contains(&to) && (member.weight > 0 || again)
+        });
+        assert!(known, "{key:?}: {to} is not a server of its backend");
+        let (Some(failed), Dial::Waiting { since }) = (failed, shadow.dial) else { return };
+        let plan = plans[1].as_ref().expect("there is a plan");
+        let members = members(plan);
+        let same = members
+            .iter()
+            .any(|member| member.addresses.contains(&to) && member.addresses.contains(&failed));
+        if same && now - since < PAUSE_MIN {
+            panic!("{key:?}: tries {to} again at once");
+        } else if same {
+            self.seen.sight(Sight::PausedForSameServer);
+        }
+        let redispatch = plan.backends[route(plan, listener).backend].redispatch;
+        let there = members.iter().any(|member| member.addresses.contains(&failed));
+        if !redispatch && there && !replaced {
+            assert!(same, "{key:?}: {failed} failed, and without redispatch {to} is tried");
+        }
+        let another = members.iter().any(|member| {
+            !member.addresses.contains(&failed) && member.weight > 0 && member.maxconn.is_none()
+        });
+        if redispatch && another && replaced_at < since {
+            assert!(!same, "{key:?}: {to} is tried again although there is another");
+        }
+    }
+
+    /// The source port is ours to give, and in nobody's hands; none is given only when there is
+    /// none left.
+    fn check_source(&mut self, key: SessionKey, to: SocketAddr, source: Option<SocketAddr>) {
+        let (worker, workers, plan) = (self.worker, self.workers, Arc::clone(&self.plan));
+        let replaced = self.plan_before.is_some();
+        let shadow = self.shadow(key);
+        let ports_tried = if shadow.port_retry { shadow.ports_tried } else { 0 };
+        let range = plan.backends[route(&plan, shadow.listener).backend].source_ports.clone();
+        let slice = range.filter(|_| !to.ip().is_loopback());
+        let slice = slice.and_then(|range| ports::slice(&range, worker, workers));
+        match (source, slice) {
+            (Some(source), slice) => {
+                let unspecified = IpAddr::from([0, 0, 0, 0]);
+                assert_eq!(source.ip(), unspecified, "{key:?}: the address is the route's");
+                if !replaced {
+                    let ours = slice.is_some_and(|slice| slice.contains(&source.port()));
+                    assert!(ours, "{key:?}: port {} is not ours to give", source.port());
+                }
+                let holder = self.leased.insert((to, source.port()), key);
+                assert_eq!(holder, None, "{key:?}: port {} is in use", source.port());
+            }
+            (None, Some(slice)) if ports_tried < PORTS_TRIED_MAX && !replaced => {
+                let leased = self.leased.keys().chain(&self.returned);
+                let of_it = |(address, port): &&_| *address == to && slice.contains(port);
+                let used = leased.filter(of_it).count();
+                assert!(used >= slice.len(), "{key:?}: only {used} of {slice:?} are in use");
+                self.seen.sight(Sight::PortsExhausted);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn on_cancel(&mut self, key: SessionKey, slot: Slot) {
+        let now = self.now;
+        let drained = self.was_unlistened && self.draining_until.is_some_and(|until| until <= now);
+        let shadow = self.shadow(key);
+        let at = slot_index(slot);
+        assert!(shadow.flying[at] || shadow.landed[at], "{key:?}: nothing in {slot:?} for long");
+        match (slot, shadow.dial) {
+            // The time of the attempt is up; anything else ends the session.
+            (Slot::Connect, Dial::Connecting { first, .. })
+                if shadow.cause.is_none() && !drained && first <= now =>
+            {
+                shadow.dial = Dial::GivingUp;
+            }
+            _ => self.begin_close(key),
+        }
+    }
+
+    fn on_close(&mut self, key: SessionKey, how: [CloseHow; 2]) {
+        self.begin_close(key);
+        let shadow = self.shadow(key);
+        assert!(!shadow.close_asked, "{key:?}: a second close");
+        assert!(!shadow.flying.contains(&true), "{key:?}: closed with {:?}", shadow.flying);
+        shadow.close_asked = true;
+        shadow.flying[slot_index(Slot::Close)] = true;
+        for side in Side::ALL {
+            let whole = shadow.flows[side.other().outbound().index()].is_whole();
+            if how[side.index()] == CloseHow::Orderly {
+                assert!(whole, "{key:?}: {side:?} would take a cut stream for a whole one");
+            }
+        }
+        if shadow.is_complete() && shadow.cause.is_none() {
+            assert_eq!(how, [CloseHow::Orderly; 2], "{key:?}: a whole session is reset");
+        }
+    }
+
+    /// A session has shown that it ends: it was told why, or its time was up.
+    pub(super) fn begin_close(&mut self, key: SessionKey) {
+        let now = self.now;
+        let drained = self.draining_until.is_some_and(|until| until <= now);
+        let limits = self.limits(self.shadow_ref(key));
+        let unserved = self.is_unserved(key);
+        let shadow = self.shadow(key);
+        if shadow.closing.is_some() {
+            return;
+        }
+        shadow.closing = Some(now);
+        if shadow.cause.is_some() {
+            return;
+        }
+        shadow.excuses = shadow.overdue(now, &limits);
+        if drained {
+            shadow.excuses.push(CloseReason::Drained);
+        }
+        if matches!(shadow.dial, Dial::Waiting { .. }) && unserved {
+            shadow.excuses.push(shadow.reason_unserved());
+        }
+        assert!(!shadow.excuses.is_empty(), "{key:?} ends for no reason: {shadow:?}");
+    }
+
+    pub(super) fn shadow_ref(&self, key: SessionKey) -> &Shadow {
+        &self.sessions[&(key.index(), key.generation())]
+    }
+
+    /// Whether there may have been no server to take it.
+    pub(super) fn is_unserved(&self, key: SessionKey) -> bool {
+        let shadow = self.shadow_ref(key);
+        let plans = [self.plan_before.as_ref(), Some(&self.plan)];
+        plans.into_iter().flatten().any(|plan| {
+            let backend = &plan.backends[route(plan, shadow.listener).backend];
+            let only = shadow.failed.filter(|_| !backend.redispatch).map(|(address, _)| address);
+            !backend.members.iter().any(|member| {
+                let may = only.map_or(member.weight > 0, |only| member.addresses.contains(&only));
+                may && member.maxconn.is_none()
+            })
+        })
+    }
+
+    pub(super) fn limits(&self, shadow: &Shadow) -> SessionLimits {
+        route(&self.plan, shadow.listener).limits
+    }
+}

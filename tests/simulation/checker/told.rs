@@ -1,0 +1,210 @@
+//! What sessions are told: each completion, as it is brought up.
+
+use fanin::op::{Flow, Outcome, SessionKey, Side, Slot};
+use fanin::session::CloseReason;
+use nix::errno::Errno;
+
+use super::Checker;
+use crate::faults::Sight;
+use crate::shadow::{Dial, Shadow, reason_of_connect, reason_of_failure, slot_index};
+
+impl Checker {
+    pub(crate) fn on_ended(&mut self, key: SessionKey, slot: Slot, outcome: Outcome) {
+        let now = self.now;
+        let shadow = self.shadow(key);
+        shadow.flying[slot_index(slot)] = false;
+        shadow.landed[slot_index(slot)] = true;
+        match slot {
+            Slot::Connect => self.on_connect_ended(key, outcome),
+            Slot::Pull(flow) => self.on_pulled(key, flow, outcome),
+            Slot::Push(flow) => self.on_pushed(key, flow, outcome),
+            Slot::Close => {
+                let shadow = self.sessions.remove(&(key.index(), key.generation()));
+                let shadow = shadow.expect("it was there a moment ago");
+                self.return_port(&shadow);
+                if shadow.at_server {
+                    for flow in Flow::ALL {
+                        self.totals.bytes[flow.index()] += shadow.flows[flow.index()].pushed;
+                    }
+                }
+                self.totals.ended += 1;
+                self.ended.push(shadow);
+                return;
+            }
+        }
+        self.shadow(key).settle(now);
+    }
+
+    fn on_connect_ended(&mut self, key: SessionKey, outcome: Outcome) {
+        let now = self.now;
+        let attempts_max = self.limits(self.shadow_ref(key)).attempts_max;
+        let shadow = self.shadow(key);
+        let gave_up = shadow.dial == Dial::GivingUp;
+        let dying = shadow.cause.is_some() || shadow.closing.is_some();
+        if outcome == Outcome::Done {
+            self.totals.established += 1;
+            let shadow = self.shadow(key);
+            shadow.connected = true;
+            shadow.dial = Dial::Connected;
+            shadow.active = [now; 2];
+            let retry_kept = shadow.attempts > 1 && shadow.flows[0].held > 0;
+            if gave_up {
+                self.seen.sight(Sight::GaveUpYetConnected);
+            }
+            if retry_kept {
+                self.seen.sight(Sight::RetryKeptEarlyBytes);
+            }
+            return;
+        }
+        let conflict = matches!(outcome, Outcome::Failed(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL));
+        let source = std::mem::take(&mut shadow.source);
+        let address = shadow.address.expect("an attempt was made");
+        if let Some(source) = source {
+            self.returned.push((address, source.port()));
+            self.leased.remove(&(address, source.port()));
+        }
+        let shadow = self.shadow(key);
+        if conflict && source.is_some() && !gave_up && !dying {
+            shadow.port_retry = true;
+            shadow.ports_tried += 1;
+            self.totals.port_conflicts += 1;
+            self.seen.sight(Sight::PortConflict);
+            return;
+        }
+        shadow.at_server = false;
+        let reason = match outcome {
+            Outcome::Failed(errno) if !gave_up => reason_of_connect(errno),
+            _ => CloseReason::ConnectTimeout,
+        };
+        shadow.failed = Some((address, reason));
+        shadow.dial = Dial::Waiting { since: now };
+        if !dying && shadow.attempts >= attempts_max {
+            shadow.cause = Some(reason);
+        }
+        let ours = match outcome {
+            Outcome::Failed(errno) => {
+                matches!(reason_of_connect(errno), CloseReason::NoPort | CloseReason::NoResources)
+            }
+            _ => dying,
+        };
+        self.totals.connect_failures += u64::from(!ours);
+    }
+
+    fn on_pulled(&mut self, key: SessionKey, flow: Flow, outcome: Outcome) {
+        let now = self.now;
+        let shadow = self.shadow(key);
+        let connected = shadow.connected;
+        let dying = shadow.is_dying();
+        let state = &mut shadow.flows[flow.index()];
+        match outcome {
+            Outcome::Moved(bytes) => {
+                state.pulled += u64::from(bytes.get());
+                state.held = u64::from(bytes.get());
+                shadow.active[flow.source().index()] = now;
+                if !connected {
+                    self.seen.sight(Sight::EarlyBytes);
+                }
+            }
+            Outcome::EndOfStream => {
+                // Nobody is told of an end that comes after the end of the session.
+                state.ended = !dying;
+                shadow.active[flow.source().index()] = now;
+                if !connected {
+                    self.seen.sight(Sight::EarlyEnd);
+                }
+            }
+            Outcome::Failed(errno) => {
+                self.seen.sight(match errno {
+                    Errno::ECONNRESET => Sight::PullReset,
+                    _ => Sight::PullTimedOut,
+                });
+                self.on_side_failed(key, flow.source(), errno);
+            }
+            Outcome::Cancelled => self.seen.sight(Sight::Cancelled),
+            Outcome::Done => unreachable!("the kernel counts bytes"),
+        }
+    }
+
+    fn on_pushed(&mut self, key: SessionKey, flow: Flow, outcome: Outcome) {
+        let now = self.now;
+        let shadow = self.shadow(key);
+        let dying = shadow.is_dying();
+        let state = &mut shadow.flows[flow.index()];
+        match outcome {
+            Outcome::Moved(bytes) => {
+                state.pushed += u64::from(bytes.get());
+                state.held -= u64::from(bytes.get());
+                shadow.active[flow.sink().index()] = now;
+            }
+            Outcome::Failed(Errno::EPIPE) => {
+                if !dying {
+                    state.cut = true;
+                    shadow.cut.get_or_insert(flow);
+                    shadow.active[flow.sink().index()] = now;
+                }
+                self.seen.sight(Sight::PushBrokenPipe);
+            }
+            Outcome::Failed(errno) => {
+                self.seen.sight(match errno {
+                    Errno::ECONNRESET => Sight::PushReset,
+                    _ => Sight::PushTimedOut,
+                });
+                self.on_side_failed(key, flow.sink(), errno);
+            }
+            Outcome::Cancelled => self.seen.sight(Sight::Cancelled),
+            Outcome::Done | Outcome::EndOfStream => unreachable!("the kernel counts bytes"),
+        }
+    }
+
+    fn on_side_failed(&mut self, key: SessionKey, side: Side, errno: Errno) {
+        let shadow = self.shadow(key);
+        if side == Side::Client && !shadow.connected && !shadow.is_dying() {
+            self.seen.sight(Sight::GoneWhileConnecting);
+        }
+        self.set_cause(key, reason_of_failure(side, errno));
+    }
+
+    /// A session was told of what ends it. It may have given up finding a server a moment ago.
+    pub(super) fn set_cause(&mut self, key: SessionKey, cause: CloseReason) {
+        let now = self.now;
+        let unserved = self.is_unserved(key);
+        let shadow = self.shadow(key);
+        if shadow.is_dying() {
+            return;
+        }
+        shadow.cause = Some(cause);
+        if shadow.dial == (Dial::Waiting { since: now }) && unserved {
+            shadow.excuses.push(shadow.reason_unserved());
+        }
+    }
+
+    pub(crate) fn on_broken(&mut self, key: SessionKey, side: Side, errno: Errno) {
+        self.seen.sight(match errno {
+            Errno::EPIPE => Sight::BrokenPipe,
+            Errno::ECONNRESET => Sight::BrokenReset,
+            _ => Sight::BrokenTimedOut,
+        });
+        let now = self.now;
+        let shadow = self.shadow(key);
+        let towards = side.other().outbound();
+        if errno == Errno::EPIPE && shadow.connected && !shadow.is_dying() {
+            // What is held is being pushed, and the push will tell.
+            let state = &mut shadow.flows[towards.index()];
+            if !state.ended && state.held == 0 {
+                state.cut = true;
+                shadow.cut.get_or_insert(towards);
+                shadow.active[side.index()] = now;
+            }
+            self.shadow(key).settle(now);
+        } else {
+            self.on_side_failed(key, side, errno);
+        }
+    }
+
+    pub(super) fn return_port(&mut self, shadow: &Shadow) {
+        if let (Some(to), Some(source)) = (shadow.address, shadow.source) {
+            self.returned.push((to, source.port()));
+            self.leased.remove(&(to, source.port()));
+        }
+    }
+}
