@@ -87,11 +87,11 @@ fn play(
                 send_all(&mut sender, dice, bytes);
                 sender.finish()
             };
-            let (sent, got) = talk(send, move || receiver.to_the_end_in(|| most));
+            let (sent, got) = talk(send, move || receiver.receive_all_in(|| most));
             (sent, Some(got))
         }
         Way::Answering => {
-            let got = receiver.to_the_end_in(|| most);
+            let got = receiver.receive_all_in(|| most);
             send_all(&mut sender, dice, bytes);
             (sender.finish(), Some(got))
         }
@@ -199,7 +199,7 @@ fn connections_without_a_byte_leave_nothing_behind(variant: Variant) {
     let stream = connect(relay.address);
     let (mut sender, mut receiver) = client(&stream, 1);
     sender.send(HELLO_BYTES + 1000);
-    let talk = (sender.finish(), receiver.to_the_end());
+    let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }
 
@@ -215,7 +215,7 @@ fn a_place_used_again_never_hears_of_its_last_tenant(variant: Variant) {
                 sender.send(2 * 1024 * 1024);
                 sender.finish()
             },
-            move || receiver.to_the_end(),
+            move || receiver.receive_all(),
         );
         (sent, got)
     });

@@ -31,7 +31,7 @@ const ANSWER: u64 = 1024 * 1024;
 fn a_client_that_has_ended_gets_its_whole_answer(variant: Variant) {
     let backend = Server::new(|number, stream| {
         let (mut sender, mut receiver) = server(stream, number);
-        let got = receiver.to_the_end();
+        let got = receiver.receive_all();
         sender.send(ANSWER);
         (sender.finish(), got)
     });
@@ -42,7 +42,7 @@ fn a_client_that_has_ended_gets_its_whole_answer(variant: Variant) {
         // Nothing but the number, a request, a request over several buffers.
         sender.send(HELLO_BYTES + [0, 300, 100_000][number as usize % 3]);
         let sent = sender.finish();
-        judge_both_whole((sent, receiver.to_the_end()), backend.outcome(number))
+        judge_both_whole((sent, receiver.receive_all()), backend.outcome(number))
     });
     relay.finish(total);
 }
@@ -52,14 +52,14 @@ fn a_server_that_has_ended_hears_the_client_out(variant: Variant) {
     let backend = Server::new(|number, stream| {
         let (mut sender, mut receiver) = server(stream, number);
         sender.send([0, 300, 100_000][number as usize % 3]);
-        (sender.finish(), receiver.to_the_end())
+        (sender.finish(), receiver.receive_all())
     });
     let relay = Relay::start(variant, &Options::to(backend.address));
     let total = all(8, |number| {
         let stream = connect(relay.address);
         let (mut sender, mut receiver) = client(&stream, number);
         sender.send(HELLO_BYTES);
-        let got = receiver.to_the_end();
+        let got = receiver.receive_all();
         sender.send(ANSWER);
         judge_both_whole((sender.finish(), got), backend.outcome(number))
     });
@@ -77,7 +77,7 @@ fn silent() -> Server<Talk> {
     Server::new(|number, stream| {
         let (mut sender, mut receiver) = server(stream, number);
         sender.send(HELLO_BYTES);
-        let got = receiver.to_the_end();
+        let got = receiver.receive_all();
         if got.end == End::Whole {
             await_that("it is reset", || !still_connected(stream));
         }
@@ -101,7 +101,7 @@ fn half_closed_and_silent_is_ended_and_nobody_else(variant: Variant) {
     receiver.receive(HELLO_BYTES);
     let begun = Instant::now();
     let sent = sender.finish();
-    let got = receiver.to_the_end();
+    let got = receiver.receive_all();
     let took = begun.elapsed();
     assert_eq!(got.end, End::Cut(ErrorKind::ConnectionReset));
     assert!(took >= limit && took < limit * 4, "{took:?}");
@@ -123,7 +123,7 @@ fn a_half_closed_session_in_which_bytes_move_stays(variant: Variant) {
     const BEATS: u64 = 10;
     let backend = Server::new(|number, stream| {
         let (mut sender, mut receiver) = server(stream, number);
-        let got = receiver.to_the_end();
+        let got = receiver.receive_all();
         for _ in 0..BEATS {
             sender.send(1);
             holds_for(Duration::from_millis(100), "", || true);
@@ -137,7 +137,7 @@ fn a_half_closed_session_in_which_bytes_move_stays(variant: Variant) {
     let (mut sender, mut receiver) = client(&stream, 1);
     sender.send(HELLO_BYTES);
     let sent = sender.finish();
-    let talk = (sent, receiver.to_the_end());
+    let talk = (sent, receiver.receive_all());
     assert_eq!(talk.1.bytes, BEATS);
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }
@@ -154,7 +154,7 @@ fn a_reset_of_the_client_reaches_the_server_after_a_true_prefix(variant: Variant
     let backend = Server::new(|number, stream| {
         let (mut sender, mut receiver) = server(stream, number);
         sender.send(HELLO_BYTES);
-        let got = receiver.to_the_end();
+        let got = receiver.receive_all();
         (sender.cut(), got)
     });
     let mut relay = Relay::start(variant, &Options::to(backend.address));
@@ -191,7 +191,7 @@ fn a_reset_of_the_server_reaches_the_client_after_a_true_prefix(variant: Variant
         let stream = connect(relay.address);
         let (mut sender, mut receiver) = client(&stream, number);
         sender.send(HELLO_BYTES);
-        let got = receiver.to_the_end();
+        let got = receiver.receive_all();
         assert_eq!(got.end, End::Cut(ErrorKind::ConnectionReset), "{got:?}");
         let mut total = judge(backend.outcome(number), got);
         (total.sent[0], total.got[0]) = (HELLO_BYTES, HELLO_BYTES);
@@ -226,7 +226,7 @@ fn the_last_answer_arrives_although_the_client_was_still_sending(variant: Varian
     for _ in 0..20 {
         sender.send(5000);
     }
-    let got = receiver.to_the_end();
+    let got = receiver.receive_all();
     assert_eq!((got.bytes, got.end), (LAST, End::Whole));
     let mut total = judge(server_sent, got);
     // It goes on until it is told.

@@ -64,7 +64,7 @@ fn sent(bytes: u64) -> Total {
 #[track_caller]
 fn is_reset(stream: &TcpStream) {
     let (_, mut receiver) = client(stream, 1);
-    let got = receiver.to_the_end();
+    let got = receiver.receive_all();
     assert_eq!((got.bytes, got.end), (0, End::Cut(ErrorKind::ConnectionReset)));
 }
 
@@ -79,7 +79,7 @@ fn a_server_that_refuses_is_told_by_a_reset_and_leaves_no_socket(variant: Varian
         let Some(stream) = connect_or_reset(relay.address) else { continue };
         let (mut sender, mut receiver) = client(&stream, 1);
         let sent = sender.send(bytes).cut();
-        let got = receiver.to_the_end().beside(&sent);
+        let got = receiver.receive_all().beside(&sent);
         assert_eq!((got.bytes, got.end), (0, End::Cut(ErrorKind::ConnectionReset)));
     }
     relay.await_ended(3);
@@ -148,6 +148,6 @@ fn bytes_that_come_before_the_server_are_delivered_to_it(variant: Variant) {
     sender.send(HELLO_BYTES + 200_000);
     receiver.receive(HELLO_BYTES + 200_000);
     assert_eq!(relay.counts().redispatches, 1);
-    let talk = (sender.finish(), receiver.to_the_end());
+    let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }

@@ -34,7 +34,7 @@ fn bulk_both_ways_at_once_arrives_whole(variant: Variant) {
                 sender.send(BYTES);
                 sender.finish()
             },
-            move || receiver.to_the_end(),
+            move || receiver.receive_all(),
         );
         judge_both_whole(talk, backend.outcome(number))
     });
@@ -62,7 +62,7 @@ fn a_sliced_stream_arrives_whole(variant: Variant) {
                 sender.send_in(BYTES, piece);
                 sender.finish()
             },
-            move || receiver.to_the_end_in(most),
+            move || receiver.receive_all_in(most),
         )
     });
     let relay = Relay::start(variant, &Options::to(backend.address));
@@ -75,7 +75,7 @@ fn a_sliced_stream_arrives_whole(variant: Variant) {
                 sender.send_in(BYTES, piece);
                 sender.finish()
             },
-            move || receiver.to_the_end(),
+            move || receiver.receive_all(),
         );
         judge_both_whole(talk, backend.outcome(number))
     });
@@ -112,7 +112,7 @@ fn exchange_with_small_buffers(
                 sender.send(bytes);
                 sender.finish()
             },
-            move || receiver.to_the_end_in(|| most(number)),
+            move || receiver.receive_all_in(|| most(number)),
         )
     });
     let options = Options { socket_bytes: Some(4096), ..Options::to(backend.address) };
@@ -126,7 +126,7 @@ fn exchange_with_small_buffers(
                 sender.send(bytes);
                 sender.finish()
             },
-            move || receiver.to_the_end_in(|| most(number)),
+            move || receiver.receive_all_in(|| most(number)),
         );
         judge_both_whole(talk, backend.outcome(number))
     });
@@ -151,7 +151,7 @@ fn a_byte_and_its_answer_are_never_held_back(variant: Variant) {
     }
     // A busy machine may take a processor away now and then.
     assert!(held < ROUNDS / 50, "{held} of {ROUNDS} answers took over 30 ms");
-    let talk = (sender.finish(), receiver.to_the_end());
+    let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }
 
@@ -185,7 +185,7 @@ fn the_path_may_change_many_times_in_mid_stream(variant: Variant) {
     }
     let bytes = relay.counts().engine.bytes();
     assert_eq!(bytes.spliced > 0, variant.splices());
-    let talk = (sender.finish(), receiver.to_the_end());
+    let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }
 

@@ -64,5 +64,6 @@ mod closing;
 mod connecting;
 mod delivery;
 mod pressure;
+mod scarcity;
 mod support;
 mod urgent;

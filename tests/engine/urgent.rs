@@ -43,14 +43,14 @@ fn mixed(mut sender: Sender<'_>, seed: u64) -> Sent {
 fn urgent_bytes_in_mid_stream_arrive_in_line_both_ways(variant: Variant) {
     let backend = Server::new(|number, stream| {
         let (sender, mut receiver) = server(stream, number);
-        talk(move || mixed(sender, number + 100), move || receiver.to_the_end())
+        talk(move || mixed(sender, number + 100), move || receiver.receive_all())
     });
     let relay = Relay::start(variant, &Options::to(backend.address));
     let total = all(8, |number| {
         let stream = connect(relay.address);
         let (mut sender, mut receiver) = client(&stream, number);
         sender.send(HELLO_BYTES);
-        let talk = talk(move || mixed(sender, number), move || receiver.to_the_end());
+        let talk = talk(move || mixed(sender, number), move || receiver.receive_all());
         judge_both_whole(talk, backend.outcome(number))
     });
     relay.finish(total);
@@ -63,7 +63,7 @@ fn stopped(gate: &Gate) -> Server<Talk> {
         let (mut sender, mut receiver) = server(stream, number);
         sender.send(HELLO_BYTES);
         gate.wait();
-        let got = receiver.to_the_end();
+        let got = receiver.receive_all();
         (sender.finish(), got)
     })
 }
@@ -90,7 +90,7 @@ fn urgent_bytes_that_piled_up_arrive_in_line(variant: Variant) {
     assert!(spent < REST / 2, "{spent:?} of processor in {:?}", REST * 2);
     gate.open();
     await_all(&relay, sender.offset());
-    let talk = (sender.finish(), receiver.to_the_end());
+    let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
 }
 
@@ -129,7 +129,7 @@ fn an_urgent_byte_at_the_end_arrives_before_it(variant: Variant) {
         urgent(&mut sender);
         await_all(&relay, sender.offset());
         urgent(&mut sender);
-        let talk = (sender.finish(), receiver.to_the_end());
+        let talk = (sender.finish(), receiver.receive_all());
         relay.finish(judge_both_whole(talk, backend.outcome(1)));
     }
 }

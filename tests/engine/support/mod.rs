@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod child;
 pub mod dice;
 pub mod oracle;
 pub mod peers;

@@ -246,14 +246,14 @@ impl<'a> Receiver<'a> {
     }
 
     /// Receives to the end, in pieces of these sizes.
-    pub fn to_the_end_in(&mut self, mut most: impl FnMut() -> usize) -> Got {
+    pub fn receive_all_in(&mut self, mut most: impl FnMut() -> usize) -> Got {
         while self.receive_once(most()).is_some() {}
         self.got()
     }
 
     /// Receives to the end.
-    pub fn to_the_end(&mut self) -> Got {
-        self.to_the_end_in(|| BLOCK)
+    pub fn receive_all(&mut self) -> Got {
+        self.receive_all_in(|| BLOCK)
     }
 
     fn got(&self) -> Got {
@@ -353,7 +353,7 @@ mod tests {
         sender.send(100).send_one(1, |_, bytes| Ok(bytes.len()));
         sender.send(100);
         sender.finish();
-        Receiver::new(&two, 1, Flow::ToClient, 0).to_the_end();
+        Receiver::new(&two, 1, Flow::ToClient, 0).receive_all();
     }
 
     #[test]
@@ -363,7 +363,7 @@ mod tests {
         let mut sender = Sender::new(&one, 1, Flow::ToClient);
         sender.send(100).send_one(1, |_, bytes| Ok(bytes.len()));
         let sent = sender.finish();
-        judge(sent, Receiver::new(&two, 1, Flow::ToClient, 0).to_the_end());
+        judge(sent, Receiver::new(&two, 1, Flow::ToClient, 0).receive_all());
     }
 
     #[test]
@@ -373,6 +373,6 @@ mod tests {
         let mut sender = Sender::new(&one, 1, Flow::ToClient);
         let sent = sender.send(100).cut();
         drop(one);
-        judge(sent, Receiver::new(&two, 1, Flow::ToClient, 0).to_the_end());
+        judge(sent, Receiver::new(&two, 1, Flow::ToClient, 0).receive_all());
     }
 }

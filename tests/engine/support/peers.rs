@@ -23,11 +23,14 @@ const STACK_BYTES: usize = 128 * 1024;
 /// A server that treats each connection alike, on a thread of its own, and keeps what came of it.
 pub struct Server<R> {
     pub address: SocketAddr,
-    outcomes: Mutex<(Inbox<Outcome<R>>, HashMap<u64, thread::Result<R>>)>,
+    outcomes: Mutex<Outcomes<R>>,
     ended: Arc<AtomicBool>,
 }
 
 type Outcome<R> = (u64, thread::Result<R>);
+
+/// Those on their way, and those that nobody has asked for yet.
+type Outcomes<R> = (Inbox<Outcome<R>>, HashMap<u64, thread::Result<R>>);
 
 impl<R: Send + 'static> Server<R> {
     /// Reads each connection's number and calls `treat` with it.
@@ -181,7 +184,7 @@ pub fn answer(number: u64, stream: &TcpStream) -> Talk {
     while let Some(bytes) = receiver.receive_once(usize::MAX) {
         sender.send(bytes as u64);
     }
-    let got = receiver.to_the_end();
+    let got = receiver.receive_all();
     (sender.finish(), got)
 }
 
@@ -194,7 +197,7 @@ pub fn bulk(bytes: u64) -> Server<Talk> {
                 sender.send(bytes);
                 sender.finish()
             },
-            move || receiver.to_the_end(),
+            move || receiver.receive_all(),
         )
     })
 }
