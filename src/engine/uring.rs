@@ -440,15 +440,6 @@ impl Uring {
         self.listeners.accept(&mut self.done);
         Ok(())
     }
-
-    fn on_bell(&mut self, answer: Answer) {
-        self.bell.clear();
-        self.done.push(Completion::Woken);
-        if !answer.more {
-            let word = Kind::Bell.word(NOBODY, Side::Client);
-            self.ring.poll_all(self.bell.as_fd(), POLLIN, word);
-        }
-    }
 }
 
 impl Engine for Uring {

@@ -202,8 +202,8 @@ const RING: &[Row] = &[
 fn file(engine: &str, splice: &str, listen: &str, servers: &[SocketAddr]) -> String {
     let mut file = format!(
         "[global]\nworkers = 1\nengine = \"{engine}\"\nsplice = \"{splice}\"\n\
-         [[listener]]\nbind = [\"{listen}\"]\nclient_idle = \"5s\"\n\
-         [backend.b]\nconnect = \"300ms\"\nhalf_closed = \"300ms\"\nserver_idle = \"5s\"\n"
+         [[listener]]\nbind = [\"{listen}\"]\nclient_idle = \"15s\"\n\
+         [backend.b]\nconnect = \"2s\"\nhalf_closed = \"1s\"\nserver_idle = \"15s\"\n"
     );
     for (number, server) in servers.iter().enumerate() {
         file += &format!("[[backend.b.server]]\nname = \"s{number}\"\naddress = \"{server}\"\n");
@@ -341,7 +341,8 @@ fn a_relay_that_can_set_nothing_on_its_sockets_still_ends_cut_streams_with_a_res
 fn interrupted_calls_are_made_again() {
     for (engine, splice) in [("epoll", "auto"), ("epoll", "always"), ("io_uring", "always")] {
         let witness = Witness::new(1);
-        let relay = start(engine, splice, &witness.addresses());
+        let arguments = ["--engine", engine, "--splice", splice, "--workers", "1"];
+        let relay = Relay::between(&witness.addresses(), &arguments);
         let before = relay.descriptors();
         let calls = "epoll_wait,recvfrom,sendto,splice,accept4,io_uring_enter";
         let strace = Strace::inject(&relay.workers()[0], calls, "EINTR", "1..999+2");
@@ -359,7 +360,8 @@ fn interrupted_calls_are_made_again() {
 fn being_stopped_and_continued_many_times_costs_nothing() {
     for engine in ["epoll", "io_uring"] {
         let witness = Witness::new(1);
-        let relay = start(engine, "auto", &witness.addresses());
+        let arguments = ["--engine", engine, "--workers", "1"];
+        let relay = Relay::between(&witness.addresses(), &arguments);
         let before = relay.descriptors();
         let load = Load { up: 20_000_000, down: 30_000_000 };
         std::thread::scope(|scope| {

@@ -1,15 +1,15 @@
-//! Listeners are polled by the ring, for as long as they are there; the accepting is
-//! [`Listeners`](crate::engine::listeners::Listeners)' affair.
+//! What the ring polls for the worker itself, for as long as it is there: listeners (accepting is
+//! [`Listeners`](crate::engine::listeners::Listeners)' affair) and the bell.
 
 use std::os::fd::AsFd as _;
 
 use nix::libc::POLLIN;
 
-use crate::op::{SessionKey, Side};
+use crate::op::{Completion, SessionKey, Side};
 use crate::sys::ring::Answer;
 
-use super::Uring;
 use super::state::Kind;
+use super::{NOBODY, Uring};
 
 impl Uring {
     /// Somebody has come, or the poll must be asked for anew.
@@ -24,5 +24,14 @@ impl Uring {
         let Some(socket) = self.listeners.socket(number) else { return };
         let key = SessionKey::new(u32::try_from(number).unwrap_or_default(), 0);
         self.ring.poll_all(socket.as_fd(), POLLIN, Kind::Listener.word(key, Side::Client));
+    }
+
+    pub(super) fn on_bell(&mut self, answer: Answer) {
+        self.bell.clear();
+        self.done.push(Completion::Woken);
+        if !answer.more {
+            let word = Kind::Bell.word(NOBODY, Side::Client);
+            self.ring.poll_all(self.bell.as_fd(), POLLIN, word);
+        }
     }
 }
