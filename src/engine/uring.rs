@@ -12,7 +12,9 @@
 //! A session's sockets are closed when none of its requests is in the kernel any more: a request
 //! holds a reference to its file, so that close(2) alone would not even send the FIN.
 
+mod close;
 mod inbox;
+mod listening;
 mod probe;
 mod state;
 
@@ -27,8 +29,7 @@ use nix::errno::Errno;
 use nix::libc::{POLLERR, POLLIN, POLLOUT, POLLRDHUP};
 
 use crate::op::{
-    AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side,
-    Slot, Time,
+    AcceptedSocket, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side, Slot, Time,
 };
 use crate::sys::process::{self, Bell};
 use crate::sys::ring::{Answer, Ring};
@@ -151,7 +152,8 @@ impl Uring {
                         direction.state.pull(fd, &mut source.ready, &mut self.means)
                 {
                     direction.pulling = false;
-                    return self.complete(key, Slot::Pull(flow), outcome);
+                    self.complete(key, Slot::Pull(flow), outcome);
+                    return self.watch_unread(key, side);
                 }
                 source.polling_in = true;
                 session.in_flight += 1;
@@ -257,61 +259,6 @@ impl Uring {
             }
             Slot::Connect | Slot::Close => {}
         }
-    }
-
-    fn discard(&mut self, key: SessionKey, flow: Flow) {
-        let direction = &mut self.sessions[key.index()].flows[flow.index()];
-        assert!(!direction.sending, "discarded while a send is in flight");
-        direction.state.discard(&mut self.means);
-        if let Some(Held { buffer, from, to }) = direction.held.take() {
-            self.means.stats.bytes_discarded += u64::from(to - from);
-            self.ring.give_back(buffer);
-        }
-    }
-
-    fn begin_close(&mut self, key: SessionKey, how: [CloseHow; 2]) {
-        for flow in Flow::ALL {
-            self.discard(key, flow);
-            let direction = &self.sessions[key.index()].flows[flow.index()];
-            assert!(!direction.pulling && !direction.pushing, "closed with an operation in flight");
-        }
-        let session = &mut self.sessions[key.index()];
-        session.closing = Some(how);
-        for side in Side::ALL {
-            let peer = &mut session.sides[side.index()];
-            let Some(socket) = &peer.socket else { continue };
-            if peer.has_requests() {
-                self.ring.cancel_all(socket.as_fd(), Kind::Other.word(key, side));
-            }
-        }
-        self.finish_close(key);
-    }
-
-    /// Closes the sockets once the kernel has let go of them.
-    fn finish_close(&mut self, key: SessionKey) {
-        let session = &mut self.sessions[key.index()];
-        let Some(how) = session.closing else { return };
-        for peer in &mut session.sides {
-            while let Some((buffer, bytes)) = peer.inbox.pop(&mut self.links) {
-                self.means.stats.bytes_discarded += u64::from(bytes.get());
-                self.ring.give_back(buffer);
-            }
-        }
-        if session.in_flight > 0 {
-            return;
-        }
-        let generation = session.generation.wrapping_add(1);
-        let ended =
-            std::mem::replace(session, SessionState { generation, ..SessionState::default() });
-        for (peer, how) in ended.sides.into_iter().zip(how) {
-            let Some(socket) = peer.socket else { continue };
-            if how == CloseHow::Reset {
-                socket::reset_on_close(socket.as_fd());
-            }
-            self.ring.close(socket, Kind::Other.word(key, Side::Client));
-        }
-        self.leaving += 1;
-        self.complete(key, Slot::Close, Outcome::Done);
     }
 
     fn on_answer(&mut self, answer: Answer) {
@@ -492,20 +439,6 @@ impl Uring {
         self.answers = answers;
         self.listeners.accept(&mut self.done);
         Ok(())
-    }
-
-    /// Somebody has come, or the poll must be asked for anew.
-    fn on_listener(&mut self, number: usize, answer: Answer) {
-        self.listeners.on_ready(number);
-        if !answer.more {
-            self.poll_listener(number);
-        }
-    }
-
-    fn poll_listener(&mut self, number: usize) {
-        let Some(socket) = self.listeners.socket(number) else { return };
-        let key = SessionKey::new(u32::try_from(number).unwrap_or_default(), 0);
-        self.ring.poll_all(socket.as_fd(), POLLIN, Kind::Listener.word(key, Side::Client));
     }
 
     fn on_bell(&mut self, answer: Answer) {

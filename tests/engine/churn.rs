@@ -61,7 +61,7 @@ impl Script {
             client,
             server,
             bytes: [dice.magnitude(19), dice.magnitude(19)],
-            small_buffers: dice.one_in(8),
+            small_buffers: dice.one_in(16),
             dice: [Dice::new(dice.next()), Dice::new(dice.next())],
         }
     }
@@ -170,7 +170,7 @@ fn anything_may_happen_on_many_connections_at_once(variant: Variant) {
         }
         total
     });
-    assert!(relay.counts().accepted > CLIENTS * 2, "next to nothing happened");
+    assert!(relay.counts().accepted > CLIENTS, "next to nothing happened");
     relay.finish(total);
 }
 

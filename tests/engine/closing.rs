@@ -214,10 +214,10 @@ fn the_last_answer_arrives_although_the_client_was_still_sending(variant: Varian
         sender.send(LAST);
         sender.finish()
     });
-    let options = Options { socket_bytes: Some(2048), ..Options::to(backend.address) };
+    let options = Options { socket_bytes: Some(8 * 1024), ..Options::to(backend.address) };
     let mut relay = Relay::start(variant, &options);
     let stream = connect(relay.address);
-    shrink(&stream, 2048);
+    shrink(&stream, 8 * 1024);
     let (mut sender, mut receiver) = client(&stream, 1);
     sender.send(HELLO_BYTES + 1000);
     let server_sent = backend.outcome(1);

@@ -30,7 +30,7 @@ const MUCH: u64 = 24 * 1024 * 1024;
 /// Of the sockets on both ends, so that not all of it is in their buffers.
 const SOCKET_BYTES: usize = 32 * 1024;
 /// Of the sockets between relay and client, where the relay is to hold most of an answer.
-const TINY: usize = 8 * 1024;
+const TINY: usize = 16 * 1024;
 
 /// Reads nothing before the gate opens, then all of it, and ends.
 fn stopped(gate: &Gate) -> Server<Talk> {

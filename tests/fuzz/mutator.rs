@@ -57,14 +57,14 @@ const TOKENS: &[&[u8]] = &[
 ];
 
 /// Where the inputs come from.
-pub struct Mutator {
+pub(crate) struct Mutator {
     corpus: Vec<Vec<u8>>,
     dice: u64,
     bytes_max: usize,
 }
 
 impl Mutator {
-    pub fn new(folder: &Path, seed: u64, bytes_max: usize) -> Self {
+    pub(crate) fn new(folder: &Path, seed: u64, bytes_max: usize) -> Self {
         let entries = fs::read_dir(folder).unwrap();
         let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
         files.sort();
@@ -73,7 +73,7 @@ impl Mutator {
         Self { corpus, dice: seed, bytes_max }
     }
 
-    pub fn next_input(&mut self) -> Vec<u8> {
+    pub(crate) fn next_input(&mut self) -> Vec<u8> {
         let mut input = self.any_of_corpus();
         for _ in 0..self.below(8) {
             self.mutate(&mut input);

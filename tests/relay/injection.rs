@@ -35,15 +35,16 @@ enum Price {
 }
 use Price::{Nothing, ServersName, Session};
 
-/// A call, how often it fails (`FIRST+STEP`), what that may cost, and with which errors.
+/// A call, how often it fails (`FIRST+STEP`, or `FIRST..LAST+STEP` for the call that a worker waits
+/// in: it must come to rest before strace lets go), what that may cost, and with which errors.
 type Row = (&'static str, &'static str, Price, &'static [&'static str]);
 
 /// What any engine calls, whatever it moves bytes by.
 const SETTING_UP: &[Row] = &[
     ("socket", "1+4", Nothing, &["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]),
     ("socket", "1+4", ServersName, &["EACCES", "EPERM", "EAFNOSUPPORT", "EPROTONOSUPPORT"]),
-    ("setsockopt", "1+6", Nothing, &["ENOBUFS", "ENOMEM"]),
-    ("setsockopt", "1+6", ServersName, &["EPERM", "EINVAL", "ENOPROTOOPT"]),
+    ("setsockopt", "1+13", Nothing, &["ENOBUFS", "ENOMEM"]),
+    ("setsockopt", "1+13", ServersName, &["EPERM", "EINVAL", "ENOPROTOOPT"]),
     ("shutdown", "1+5", Session, &["ENOTCONN", "ENOBUFS", "EINVAL"]),
 ];
 
@@ -106,7 +107,7 @@ const FAILING: &[Row] =
     &[("getsockopt", "1+2", ServersName, &["ENOBUFS", "ENOMEM", "EPERM", "EINVAL", "ENOPROTOOPT"])];
 
 const WAITING: &[Row] = &[
-    ("epoll_wait", "1+2", Nothing, &["EINTR"]),
+    ("epoll_wait", "1..399+2", Nothing, &["EINTR"]),
     ("epoll_ctl", "1+6", Session, &["ENOSPC", "ENOMEM", "EPERM"]),
 ];
 
@@ -194,7 +195,7 @@ const BIND: &[Row] = &[
 ];
 
 const RING: &[Row] = &[
-    ("io_uring_enter", "1+2", Nothing, &["EINTR", "EAGAIN", "EBUSY"]),
+    ("io_uring_enter", "1..399+2", Nothing, &["EINTR", "EAGAIN", "EBUSY"]),
     ("getsockname", "1+4", Nothing, &["ENOBUFS", "ENOTCONN", "EINVAL"]),
 ];
 
@@ -225,6 +226,8 @@ fn run(relay: &Relay, witness: &Witness, rows: &[Row]) -> Option<usize> {
     let mut count = 0;
     for (call, when, price, errno) in cells {
         let blamed = relay.total("connect_failures");
+        // Shown when what follows fails.
+        println!("{call} {errno} {when}");
         let strace = Strace::inject(&relay.workers()[0], call, errno, when)?;
         let tally = witness.run(relay.address(), SESSIONS, LOAD);
         let struck = strace.end();
@@ -341,7 +344,7 @@ fn interrupted_calls_are_made_again() {
         let relay = start(engine, splice, &witness.addresses());
         let before = relay.descriptors();
         let calls = "epoll_wait,recvfrom,sendto,splice,accept4,io_uring_enter";
-        let strace = Strace::inject(&relay.workers()[0], calls, "EINTR", "1+2");
+        let strace = Strace::inject(&relay.workers()[0], calls, "EINTR", "1..999+2");
         let Some(strace) = strace else { return };
         let tally = witness.run(relay.address(), 30, Load { up: 300_000, down: 500_000 });
         let struck = strace.end();

@@ -298,12 +298,13 @@ impl SimEngine {
         let mut count = self.ready.len();
         if count > 1 && self.faults.strikes(Fault::SmallBatch, &mut self.random) {
             count = 1 + self.random.index(count);
-            // A wait that brings nobody up has found nobody: a drain relies on it.
-            let accepted = |one: &Completion| {
-                matches!(one, Completion::Accepted { .. } | Completion::AcceptFailed { .. })
-            };
+            // A wait that brings nobody up has found nobody: a drain relies on it. And that nothing
+            // is accepted any more is told at once.
+            let accepted = |one: &Completion| matches!(one, Completion::Accepted { .. });
+            let failed = |one: &Completion| matches!(one, Completion::AcceptFailed { .. });
             let first = self.ready.iter().position(accepted);
-            count = count.max(first.map_or(0, |first| first + 1));
+            let last = self.ready.iter().rposition(failed);
+            count = count.max(first.max(last).map_or(0, |at| at + 1));
         }
         for completion in self.ready.drain(..count).collect::<Vec<_>>() {
             self.note(|| format!("up   {completion:?}"));

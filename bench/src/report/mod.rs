@@ -44,6 +44,8 @@ pub(crate) fn write(
     let rows = figures::rows(&figures, measured);
     let table = table::markdown(&figures, &rows, false);
     println!("\n{}", table::markdown(&figures, &rows, true));
+    let notes = table::notes(scenario, &rows, measured);
+    notes.iter().for_each(|note| println!("- {note}"));
     fs::create_dir_all(folder).map_err(Error::at(format!("{}", folder.display())))?;
     let put = |ending: &str, text: String| {
         let path = folder.join(format!("{}.{ending}", scenario.name));
@@ -53,7 +55,7 @@ pub(crate) fn write(
     let mut text = serde_json::to_string_pretty(&json).map_err(Error::at("results"))?;
     text.push('\n');
     put("json", text)?;
-    put("md", table::document(scenario, &table, &rows, measured, manifest))?;
+    put("md", table::document(scenario, &table, &notes, measured, manifest))?;
     put("svg", chart::svg(scenario, &figures[0], &rows, manifest))
 }
 

@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 
 use super::figures::{Figure, Row, Summary, number};
+use crate::clock::float;
 use crate::manifest::Manifest;
 use crate::run::Measured;
 use crate::scenario::Scenario;
 
 /// From here the ends' CPUs are what limits the rate.
 const ENDS_FULL: f64 = 0.95;
+/// Below this share of what fell due, the pace was not kept.
+const KEPT_UP: f64 = 0.98;
 
 /// Columns padded, so that it reads as it is; all figures, or only those that are printed.
 pub(super) fn markdown(figures: &[Figure], rows: &[Row], brief: bool) -> String {
@@ -37,7 +40,7 @@ pub(super) fn markdown(figures: &[Figure], rows: &[Row], brief: bool) -> String 
 pub(super) fn document(
     scenario: &Scenario,
     table: &str,
-    rows: &[Row],
+    notes: &[String],
     measured: &[Measured],
     manifest: &Manifest,
 ) -> String {
@@ -54,7 +57,7 @@ pub(super) fn document(
         scenario.work.window_ms as f64 / 1e3,
         scenario.name,
     );
-    for note in notes(rows, measured) {
+    for note in notes {
         let _ = writeln!(text, "- {note}");
     }
     let _ = writeln!(text, "\n## Environment\n");
@@ -87,7 +90,7 @@ pub(super) fn document(
 }
 
 /// What a reader must know before believing a row.
-fn notes(rows: &[Row], measured: &[Measured]) -> Vec<String> {
+pub(super) fn notes(scenario: &Scenario, rows: &[Row], measured: &[Measured]) -> Vec<String> {
     let mut notes = Vec::new();
     for (row, measured) in rows.iter().zip(measured) {
         if row.failures > 0 {
@@ -102,8 +105,26 @@ fn notes(rows: &[Row], measured: &[Measured]) -> Vec<String> {
             (outcome.load.cpu_s + outcome.server.cpu_s) / outcome.window_s > ENDS_FULL
         })
     };
-    let names: Vec<_> =
-        measured.iter().filter(full).map(|measured| measured.subject.name.as_str()).collect();
+    let named = |which: &dyn Fn(&&Measured) -> bool| {
+        let chosen = measured.iter().filter(|measured| which(measured));
+        chosen.map(|measured| measured.subject.name.as_str()).collect::<Vec<_>>()
+    };
+    let asked = float(scenario.work.rate_per_s);
+    let behind = |measured: &&Measured| {
+        measured
+            .outcomes
+            .iter()
+            .any(|(_, outcome)| float(outcome.exchanges) < KEPT_UP * asked * outcome.window_s)
+    };
+    let names = named(&behind);
+    if !names.is_empty() {
+        notes.push(format!(
+            "In some round fewer exchanges were done than fell due with {}: that round was an \
+             overload, its latency is the length of the queue.",
+            names.join(", ")
+        ));
+    }
+    let names = named(&full);
     if !names.is_empty() {
         notes.push(format!(
             "Load and servers were at the limit of one CPU with {}: rates say no more than that, \

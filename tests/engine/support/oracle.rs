@@ -130,6 +130,9 @@ impl<'a> Sender<'a> {
         bytes: usize,
         call: impl FnOnce(&TcpStream, &[u8]) -> std::io::Result<usize>,
     ) -> usize {
+        if self.failed.is_some() {
+            return 0;
+        }
         self.block.resize(bytes.max(self.block.len()), 0);
         let block = &mut self.block[..bytes];
         self.script.fill(self.offset, block);

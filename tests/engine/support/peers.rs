@@ -14,7 +14,7 @@ use fanin::op::Flow;
 use nix::libc::linger;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::oracle::{Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge, judge_whole};
+use super::oracle::{Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge_whole};
 use super::{PATIENCE, await_some};
 
 /// Hundreds of them run at a time.
@@ -66,14 +66,6 @@ impl<R: Send + 'static> Server<R> {
             kept.remove(&number)
         });
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
-    }
-
-    /// The same if it ever came to the server and is done by now.
-    pub fn outcome_if_any(&self, number: u64) -> Option<R> {
-        let mut outcomes = self.outcomes.lock().unwrap();
-        let (inbox, kept) = &mut *outcomes;
-        kept.extend(inbox.try_iter());
-        kept.remove(&number).map(|outcome| outcome.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 }
 
@@ -170,13 +162,7 @@ pub fn server(stream: &TcpStream, number: u64) -> (Sender<'_>, Receiver<'_>) {
     )
 }
 
-/// Judges both streams of a connection.
-#[track_caller]
-pub fn judge_both(client: Talk, server: Talk) -> Total {
-    [judge(client.0, server.1), judge(server.0, client.1)].into_iter().sum()
-}
-
-/// The same where nothing may go wrong.
+/// Judges both streams of a connection to which nothing may happen.
 #[track_caller]
 pub fn judge_both_whole(client: Talk, server: Talk) -> Total {
     [judge_whole(client.0, server.1), judge_whole(server.0, client.1)].into_iter().sum()

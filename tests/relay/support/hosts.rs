@@ -63,7 +63,7 @@ impl Hosts {
     pub fn socket_buffers_of_at_most(&self, bytes: u32) {
         Self::on(&self.relay, || {
             for name in ["tcp_rmem", "tcp_wmem"] {
-                let sizes = format!("4096 16384 {bytes}");
+                let sizes = format!("4096 {} {bytes}", bytes / 2);
                 std::fs::write(format!("/proc/sys/net/ipv4/{name}"), sizes).unwrap();
             }
         });

@@ -180,7 +180,8 @@ impl Relay {
     #[track_caller]
     pub fn descriptors(&self) -> u64 {
         let open: u64 = self.workers().iter().map(Task::descriptors).sum();
-        open - 2 * self.total("pipes_open")
+        // A pipe may be opened between the two looks.
+        open.saturating_sub(2 * self.total("pipes_open"))
     }
 
     /// Waits until nothing of any session is left, and the workers have as many descriptors as
@@ -189,8 +190,14 @@ impl Relay {
     pub fn await_rest(&self, before: u64) {
         await_that("nothing of a session is left", || {
             let total = &self.status()["total"];
-            let held = ["sessions", "pipes_used", "buffers_used"];
-            held.iter().all(|name| total[name] == 0) && self.descriptors() == before
+            let held = ["sessions", "pipes_used", "buffers_used"].map(|name| total[name].as_u64());
+            let descriptors = self.descriptors();
+            let rests = held == [Some(0); 3] && descriptors == before;
+            if !rests {
+                // Shown when the test fails.
+                println!("sessions, pipes, buffers: {held:?}, descriptors: {descriptors}");
+            }
+            rests
         });
         let names: Vec<_> = Task::of(self.pid()).iter().filter_map(Task::name).collect();
         assert!(!names.iter().any(|name| name.starts_with("iou-wrk")), "{names:?}");
@@ -217,6 +224,7 @@ impl Relay {
 }
 
 /// A thread of the relay, by its folder in /proc.
+#[derive(Clone)]
 pub struct Task(PathBuf);
 
 impl Task {
@@ -246,6 +254,12 @@ impl Task {
         !status.contains("TracerPid:\t0\n")
     }
 
+    /// Whether it waits in a call that can be interrupted.
+    pub fn is_asleep(&self) -> bool {
+        let status = std::fs::read_to_string(self.0.join("status")).unwrap();
+        status.contains("State:\tS")
+    }
+
     fn processor_time(&self) -> Duration {
         let text = std::fs::read_to_string(self.0.join("schedstat")).unwrap_or_default();
         let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
@@ -255,6 +269,11 @@ impl Task {
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.read_log();
+            let last = self.log.iter().rev().filter(|line| !line.contains(" session "));
+            println!("the relay said last: {:#?}", last.take(5).collect::<Vec<_>>());
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.control);

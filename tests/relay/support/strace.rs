@@ -7,12 +7,14 @@ use super::{Folder, await_that, run_well};
 
 /// strace, attached until it is asked what it did.
 pub struct Strace {
+    task: Task,
     child: Child,
     folder: Folder,
 }
 
 impl Strace {
-    /// Makes `call` of a thread fail with `errno` as often as `when` says (`FIRST+STEP`).
+    /// Makes `call` of a thread fail with `errno` as often as `when` says (`FIRST+STEP` or
+    /// `FIRST..LAST+STEP`).
     /// `None`, said loudly, where strace may not attach.
     pub fn inject(task: &Task, call: &str, errno: &str, when: &str) -> Option<Self> {
         let folder = Folder::new(&format!("strace-{}", task.id()));
@@ -33,11 +35,17 @@ impl Strace {
             eprintln!("SKIPPED: strace may not attach to {call} here");
             return None;
         }
-        Some(Self { child, folder })
+        Some(Self { task: task.clone(), child, folder })
     }
 
     /// Detaches, and returns how many calls it made fail.
     pub fn end(mut self) -> usize {
+        // A call that is being made to fail while strace lets go would return ENOSYS.
+        let mut asleep = 0;
+        await_that("the thread waits for something", || {
+            asleep = if self.task.is_asleep() { asleep + 1 } else { 0 };
+            asleep == 3
+        });
         run_well("kill", &["-INT", &self.child.id().to_string()]);
         self.child.wait().unwrap();
         let trace = std::fs::read_to_string(self.folder.path("trace")).unwrap();

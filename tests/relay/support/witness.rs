@@ -25,6 +25,15 @@ pub enum End {
     Cut,
 }
 
+/// What a receiver saw.
+enum Got {
+    Whole,
+    Cut,
+    /// A FIN too early. The kernel tells of a reset once: if the sending half of the same socket
+    /// was told, the receiving half reads what looks like a FIN.
+    EarlyFin(String),
+}
+
 /// What one session is to carry.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
@@ -199,14 +208,17 @@ fn both(
     stream: &TcpStream,
     key: u64,
     bytes: u64,
-    receive: impl FnOnce() -> Result<End, String>,
+    receive: impl FnOnce() -> Result<Got, String>,
 ) -> Result<End, String> {
     thread::scope(|scope| {
         let small = thread::Builder::new().stack_size(64 * 1024);
         let sent = small.spawn_scoped(scope, || send(stream, key, bytes)).unwrap();
         let received = receive()?;
-        let sent = sent.join().unwrap()?;
-        Ok(if (received, sent) == (End::Whole, End::Whole) { End::Whole } else { End::Cut })
+        match (received, sent.join().unwrap()?) {
+            (Got::Whole, End::Whole) => Ok(End::Whole),
+            (Got::EarlyFin(complaint), End::Whole) => Err(complaint),
+            (Got::Whole | Got::Cut | Got::EarlyFin(_), _) => Ok(End::Cut),
+        }
     })
 }
 
@@ -227,15 +239,15 @@ fn send(mut stream: &TcpStream, key: u64, bytes: u64) -> Result<End, String> {
     Ok(End::Whole)
 }
 
-fn receive(mut stream: &TcpStream, key: u64, bytes: u64) -> Result<End, String> {
+fn receive(mut stream: &TcpStream, key: u64, bytes: u64) -> Result<Got, String> {
     let (mut got, mut expected) = (vec![0; PIECE], vec![0; PIECE]);
     let mut at = 0;
     loop {
         let size = match stream.read(&mut got) {
-            Ok(0) if at == bytes => return Ok(End::Whole),
-            Ok(0) => return Err(format!("a FIN after {at} of {bytes} bytes")),
+            Ok(0) if at == bytes => return Ok(Got::Whole),
+            Ok(0) => return Ok(Got::EarlyFin(format!("a FIN after {at} of {bytes} bytes"))),
             Ok(size) => size,
-            Err(error) => return cut_by(&error),
+            Err(error) => return cut_by(&error).map(|_| Got::Cut),
         };
         fill(key, at, &mut expected[..size]);
         if at + size as u64 > bytes || got[..size] != expected[..size] {
