@@ -17,9 +17,7 @@
     missing_debug_implementations,
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    clippy::wrong_self_convention,
-    clippy::type_complexity,
-    reason = "a program of its own, of small numbers, whose helpers read as prose"
+    reason = "a program of its own, of small numbers"
 )]
 #![allow(clippy::unwrap_used, reason = "a test ends where it goes wrong")]
 #![allow(
