@@ -110,6 +110,9 @@ pub enum Command {
     Run(Box<Run>),
     /// Check a configuration file: says what is wrong, where, and what to write instead
     Check(Check),
+    /// Turn a configuration of HAProxy into fanin's own: TOML on standard output, and on standard
+    /// error what maps, what is ignored and why, and what to look at
+    Import(Import),
     /// Show what a running relay does: workers, sessions, bytes, servers
     Status(Status),
     /// Have a running relay read its file again, without touching a connection
@@ -120,7 +123,7 @@ pub enum Command {
 
 #[derive(Args, Debug)]
 pub struct Run {
-    /// Configuration file (TOML)
+    /// Configuration file (TOML; a name ending in .cfg is read as HAProxy's format)
     #[arg(
         short = 'c',
         long,
@@ -180,7 +183,7 @@ impl Run {
 
 #[derive(Args, Debug)]
 pub struct Check {
-    /// Configuration file (TOML)
+    /// Configuration file (TOML; a name ending in .cfg is read as HAProxy's format)
     #[arg(short = 'c', long, short_alias = 'f', value_name = "FILE", default_value = FILE_DEFAULT)]
     pub config: PathBuf,
     /// Print the complete configuration, every default filled in
@@ -193,6 +196,13 @@ impl Check {
     pub fn origin(&self) -> Origin {
         Origin::File { path: self.config.clone(), overrides: Overrides::default() }
     }
+}
+
+#[derive(Args, Debug)]
+pub struct Import {
+    /// Configuration file of HAProxy
+    #[arg(value_name = "FILE.cfg")]
+    pub file: PathBuf,
 }
 
 #[derive(Args, Debug)]

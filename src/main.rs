@@ -4,8 +4,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process;
 
-use fanin::cli::{Check, Cli, Command, ExitCode, Target};
-use fanin::config::{ConfigError, Origin};
+use fanin::cli::{Check, Cli, Command, ExitCode, Import, Target};
+use fanin::config::{Config, ConfigError, Origin};
 use fanin::control::{client, directory};
 use fanin::supervisor::{self, StartError};
 
@@ -15,6 +15,7 @@ fn main() -> process::ExitCode {
         Ok(cli) => match cli.command {
             Command::Run(arguments) => run(arguments.origin()),
             Command::Check(arguments) => check(&arguments),
+            Command::Import(arguments) => import(&arguments),
             Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
             Command::Status(arguments) => ask(&arguments.target, "status"),
             Command::Reload(target) => ask(&target, "reload"),
@@ -38,9 +39,28 @@ fn run(origin: Origin) -> ExitCode {
 }
 
 fn check(arguments: &Check) -> ExitCode {
-    match arguments.origin().load() {
-        Ok(config) if arguments.print => print(&config.render()),
-        Ok(_) => print(&format!("{} is valid\n", arguments.config.display())),
+    let file = arguments.config.display();
+    match arguments.origin().read() {
+        Ok((config, _)) if arguments.print => print(&config.render()),
+        Ok((_, None)) => print(&format!("{file} is valid\n")),
+        Ok((_, Some(report))) => print(&format!(
+            "{file} is valid, read as HAProxy's format: {}; `fanin import {file}` says what and why\n",
+            report.summary()
+        )),
+        Err(error) => complain(&error),
+    }
+}
+
+fn import(arguments: &Import) -> ExitCode {
+    let file = arguments.file.display();
+    match Config::import(&arguments.file) {
+        Ok((config, report)) => {
+            eprint!("fanin import {file}: {}\n{report}", report.summary());
+            print(&format!(
+                "# Made by `fanin import {file}`. Every setting is written out.\n\n{}",
+                config.render()
+            ))
+        }
         Err(error) => complain(&error),
     }
 }

@@ -56,10 +56,26 @@ impl Fault {
         self.help.push(help.into());
         self
     }
+
+    /// Writes out what would steer a terminal, wherever a message quotes the text.
+    fn tame(&mut self) {
+        let texts = [&mut self.title, &mut self.why].into_iter().chain(&mut self.help);
+        for text in texts.filter(|text| text.contains(is_control)) {
+            *text = text
+                .chars()
+                .map(|c| if is_control(c) { c.escape_debug().to_string() } else { c.to_string() })
+                .collect();
+        }
+    }
+}
+
+fn is_control(c: char) -> bool {
+    c.is_control() && c != '\n'
 }
 
 impl ConfigError {
     pub(super) fn in_file(path: &Path, text: &str, mut faults: Vec<Fault>) -> Self {
+        faults.iter_mut().for_each(Fault::tame);
         faults.sort_by_key(|fault| fault.span.as_ref().map_or(usize::MAX, |span| span.start));
         Self { kind: Kind::File { path: path.to_owned(), text: text.to_owned(), faults } }
     }

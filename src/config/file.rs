@@ -34,15 +34,6 @@ address = "intake.example.com:443""#;
 /// The text of a configuration file.
 pub(super) fn text(path: &Path) -> Result<String, ConfigError> {
     let unusable = |why: &str, help: &[&str]| ConfigError::unusable(path, why, help);
-    if path.extension().is_some_and(|extension| extension == "cfg") {
-        return Err(unusable(
-            "looks like a configuration of HAProxy, which this version does not read",
-            &[
-                "write its bind and server lines as TOML, and name the file with -c FILE.toml",
-                SMALLEST,
-            ],
-        ));
-    }
     let unreadable = |error: std::io::Error| ConfigError::unreadable(path, &error);
     let file = File::open(path).map_err(unreadable)?;
     if file.metadata().map_err(unreadable)?.is_dir() {
@@ -109,6 +100,8 @@ pub(super) struct ListenerTable {
     pub(super) maxconn: Option<Value>,
     pub(super) client_idle: Option<Value>,
     pub(super) backlog: Option<Value>,
+    pub(super) allow: Option<Value>,
+    pub(super) deny: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]

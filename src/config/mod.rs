@@ -1,6 +1,7 @@
 //! The configuration, complete and checked: nothing left to interpret, nothing missing.
 //!
 //! `file` is the TOML as written, `value` one value as written, `reader` the way from both to here,
+//! `haproxy` the way from HAProxy's format, `networks` sets of addresses,
 //! `check` what makes the whole impossible, `error` what a person sees then, `render` the way back to TOML. The rest of the
 //! program knows only the types here, and [`Origin::load`], which makes them. Names of servers are not resolved here (that takes the
 //! network); everything else that can be judged from the text alone has been judged.
@@ -8,6 +9,8 @@
 mod check;
 mod error;
 mod file;
+mod haproxy;
+mod networks;
 mod reader;
 mod render;
 #[cfg(test)]
@@ -23,6 +26,8 @@ use std::time::Duration;
 use crate::op::SpliceMode;
 
 pub use error::ConfigError;
+pub use haproxy::{Note, NoteKind, Report};
+pub use networks::{Network, Networks};
 pub use value::Refusal;
 
 /// Where the configuration is when nobody says otherwise.
@@ -94,6 +99,22 @@ impl Config {
         reader::read(text, overrides).map_err(|faults| ConfigError::in_file(path, text, faults))
     }
 
+    /// The configuration in a text of HAProxy's format, and what became of its lines.
+    pub fn from_haproxy(
+        path: &Path,
+        text: &str,
+        overrides: &Overrides,
+    ) -> Result<(Self, Report), ConfigError> {
+        haproxy::read(text, overrides, |name| std::env::var(name).ok())
+            .map_err(|faults| ConfigError::in_file(path, text, faults))
+    }
+
+    /// The configuration in a file of HAProxy's format, whatever its name, and what became of its
+    /// lines.
+    pub fn import(path: &Path) -> Result<(Self, Report), ConfigError> {
+        Self::from_haproxy(path, &file::text(path)?, &Overrides::default())
+    }
+
     /// The complete configuration as TOML, every default filled in. Reading it back gives the same
     /// configuration.
     pub fn render(&self) -> String {
@@ -124,13 +145,23 @@ pub enum Origin {
 impl Origin {
     /// Reads and checks the configuration.
     pub fn load(&self) -> Result<Config, ConfigError> {
+        self.read().map(|(config, _)| config)
+    }
+
+    /// The same, and what became of its lines if it is in HAProxy's format, which is what a name
+    /// ending in `.cfg` says.
+    pub fn read(&self) -> Result<(Config, Option<Report>), ConfigError> {
         match self {
             Self::File { path, overrides } => {
                 let text = file::text(path)?;
-                Config::from_text(path, &text, overrides)
+                if path.extension().is_some_and(|extension| extension == "cfg") {
+                    let (config, report) = Config::from_haproxy(path, &text, overrides)?;
+                    return Ok((config, Some(report)));
+                }
+                Ok((Config::from_text(path, &text, overrides)?, None))
             }
             Self::Flags { listen, servers, overrides } => {
-                Config::from_flags(listen, servers, overrides)
+                Ok((Config::from_flags(listen, servers, overrides)?, None))
             }
         }
     }
@@ -260,6 +291,10 @@ pub struct Listener {
     pub client_idle: Duration,
     /// Length of the kernel's queue of connections not yet accepted (listen(2)).
     pub backlog: u32,
+    /// Who alone may connect; empty is everybody.
+    pub allow: Vec<Network>,
+    /// Who may not, whatever `allow` says.
+    pub deny: Vec<Network>,
 }
 
 impl Listener {
@@ -272,7 +307,22 @@ impl Listener {
             maxconn: None,
             client_idle: IDLE_DEFAULT,
             backlog: BACKLOG_DEFAULT,
+            allow: Vec::new(),
+            deny: Vec::new(),
         }
+    }
+
+    /// Who may connect; `None` is everybody. `deny` is looked at first, then `allow`.
+    pub fn permitted(&self) -> Option<Networks> {
+        if self.allow.is_empty() && self.deny.is_empty() {
+            return None;
+        }
+        let set = |networks: &[Network]| networks.iter().copied().collect::<Networks>();
+        let allowed = match self.allow.as_slice() {
+            [] => Networks::everything(),
+            allow => set(allow),
+        };
+        Some(allowed.without(&set(&self.deny)))
     }
 }
 

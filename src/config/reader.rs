@@ -15,8 +15,8 @@ use super::file::{
 };
 use super::value::{self, Refusal};
 use super::{
-    Backend, Config, Control, Global, Listener, Log, Overrides, Server, Source, SourcePorts,
-    Timeouts,
+    Backend, Config, Control, Global, Listener, Log, Network, Overrides, Server, Source,
+    SourcePorts, Timeouts,
 };
 
 /// Listening addresses in all: each is a socket in every worker.
@@ -188,6 +188,8 @@ impl Reader {
             backlog: self.take("backlog", table.backlog.as_ref(), defaults.backlog, |written| {
                 integer(written, 1, value::BACKLOG_MAX)
             }),
+            allow: self.networks("allow", table.allow.as_ref()),
+            deny: self.networks("deny", table.deny.as_ref()),
             bind: defaults.bind,
             backend: defaults.backend,
         };
@@ -227,6 +229,24 @@ impl Reader {
             }
         }
         addresses
+    }
+
+    /// A list of networks, each judged by itself.
+    fn networks(&mut self, key: &str, value: Option<&Value>) -> Vec<Network> {
+        let values = match value.map(|value| (value, value.get_ref())) {
+            None => return Vec::new(),
+            Some((_, Written::List(list))) => list.as_slice(),
+            Some((value, _)) => std::slice::from_ref(value),
+        };
+        if values.len() > value::NETWORKS_MAX {
+            let help = format!("at most {}; name larger networks", value::NETWORKS_MAX);
+            let fault = Fault::new(format!("`{key}` has {} networks", values.len()));
+            self.faults.push(fault.at(values[0].span(), "the list begins here").help(help));
+        }
+        let each = |value| {
+            self.take(key, Some(value), None, |written| text_of(str::parse)(written).map(Some))
+        };
+        values.iter().filter_map(each).collect()
     }
 
     /// `None` if there is none; then that has been said, here or where backends are missed.

@@ -44,15 +44,16 @@ fn global(out: &mut Lines, global: &Global) {
 }
 
 fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
-    let bind: Vec<String> = listener.bind.iter().map(quoted).collect();
     out.table("[[listener]]");
     out.text("name", &listener.name);
-    out.key("bind", format!("[{}]", bind.join(", ")));
+    out.list("bind", &listener.bind);
     out.text("mode", "tcp");
     out.text("backend", &backend.name);
     out.auto_or("maxconn", listener.maxconn);
     out.text("client_idle", display_duration(listener.client_idle));
     out.key("backlog", listener.backlog);
+    out.list("allow", &listener.allow);
+    out.list("deny", &listener.deny);
 }
 
 fn backend(out: &mut Lines, backend: &Backend) {
@@ -115,6 +116,11 @@ impl Lines {
 
     fn text(&mut self, key: &str, value: impl Display) {
         self.key(key, quoted(value));
+    }
+
+    fn list(&mut self, key: &str, values: &[impl Display]) {
+        let values: Vec<String> = values.iter().map(quoted).collect();
+        self.key(key, format!("[{}]", values.join(", ")));
     }
 
     fn auto_or(&mut self, key: &str, value: Option<impl Display>) {

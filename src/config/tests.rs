@@ -410,7 +410,7 @@ fn what_is_not_a_configuration_file_is_refused_with_a_remedy() {
         ("noise.toml", Some(&b"\x7fELF\x02\x00\x01"[..]), "byte 5 is a NUL"),
         ("latin.toml", Some(&b"# ok\n# \xe9t\xe9\n"[..]), "line 2 has the byte 0xe9"),
         ("huge.toml", Some(&huge[..]), "larger than 4 MiB"),
-        ("haproxy.cfg", Some(&b"defaults\n"[..]), "HAProxy, which this version does not read"),
+        ("haproxy.cfg", Some(&b"defaults\n"[..]), "write a section `listen NAME`"),
         (".", None, "is a directory"),
     ] {
         let error = scratch.load(name, content);

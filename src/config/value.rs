@@ -33,6 +33,8 @@ pub const PIPES_MAX: u32 = 1 << 20;
 pub const SOURCE_PORT_MIN: u16 = 1024;
 /// The longest name of a listener, backend or server: what a host name may have (RFC 1035).
 pub const NAME_BYTES_MAX: usize = 253;
+/// Networks in one list.
+pub const NETWORKS_MAX: usize = 65_536;
 /// The longest path of a unix socket, without the NUL that ends it (unix(7)).
 pub const SOCKET_PATH_BYTES_MAX: usize = 107;
 

@@ -103,6 +103,8 @@ counts! {
     accept_failures,
     /// Connections accepted and ended at once, because there was no place even to wait.
     refused,
+    /// Connections ended at once, because their address may not connect.
+    denied,
     /// Sessions now.
     sessions,
     /// Sessions so far.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use crate::backend::Member;
 use crate::backend::board::Board;
-use crate::config::{Config, Server};
+use crate::config::{Config, Listener, Server};
 use crate::control::Addresses;
 use crate::session::SessionLimits;
 use crate::worker::admission::Quota;
 use crate::worker::plan::{Backend, Plan, Route};
+use crate::worker::rules::{AddressSet, Rules};
 
 use super::StartError;
 use super::limits::{Host, source_ports};
@@ -52,6 +53,7 @@ impl Registry {
             let backend = &config.backends[listener.backend];
             // One for all addresses of a listener.
             let quota = self.quota(number, listener.maxconn.unwrap_or(u32::MAX));
+            let rules = Arc::new(rules(listener));
             for _ in &listener.bind {
                 routes.push(Route {
                     backend: listener.backend,
@@ -63,6 +65,7 @@ impl Registry {
                         attempts_max: backend.retries.saturating_add(1),
                     },
                     quota: Arc::clone(&quota),
+                    rules: Arc::clone(&rules),
                 });
             }
         }
@@ -89,6 +92,11 @@ impl Registry {
         }
         Arc::clone(&self.quotas[listener])
     }
+}
+
+/// What a listener asks of those who come.
+fn rules(listener: &Listener) -> Rules {
+    Rules { permitted: listener.permitted().map(|set| AddressSet::new(set.into_ranges())) }
 }
 
 fn identity(backend: &str, server: &Server) -> (String, String, String) {

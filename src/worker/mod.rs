@@ -6,6 +6,7 @@
 pub mod admission;
 mod dial;
 pub mod plan;
+pub mod rules;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -267,7 +268,12 @@ impl<E: Engine> Worker<E> {
             }
             Completion::Accepted { listener, socket, peer } => {
                 self.counters.accepted.add(1);
-                self.on_accepted(listener, socket, peer);
+                if self.plan.routes[usize::from(listener.0)].rules.permit(peer.ip()) {
+                    self.on_accepted(listener, socket, peer);
+                } else {
+                    self.counters.denied.add(1);
+                    self.engine.refuse(socket);
+                }
             }
             Completion::AcceptFailed { listener, .. } => {
                 self.counters.accept_failures.add(1);

@@ -7,6 +7,7 @@ use crate::backend::Member;
 use crate::session::SessionLimits;
 
 use super::admission::Quota;
+use super::rules::Rules;
 
 /// The part of the configuration that sessions live by, names resolved. All workers share one.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct Route {
     pub limits: SessionLimits,
     /// Places for sessions through this listener, in the whole process.
     pub quota: Arc<Quota>,
+    /// Who may come in; one for all addresses of a listener.
+    pub rules: Arc<Rules>,
 }
 
 /// Servers among which sessions are shared out.

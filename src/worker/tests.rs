@@ -86,6 +86,7 @@ impl Bench {
             backend: 0,
             limits: LIMITS,
             quota: Arc::new(Quota::new(limit)),
+            rules: Arc::default(),
         });
         let members = (1..).zip(servers).map(|(last, name)| member(name, last)).collect();
         let backend = Backend { members, redispatch: true, source_ports: None };

@@ -79,6 +79,26 @@ fn any_configuration_is_read_or_refused_with_words() {
 }
 
 #[test]
+fn any_configuration_of_haproxy_is_taken_over_or_refused_with_words() {
+    fuzz("haproxy", 4096, |input| {
+        let Ok(text) = std::str::from_utf8(input) else { return };
+        match Config::from_haproxy(Path::new("x.cfg"), text, &Overrides::default()) {
+            Ok((config, report)) => {
+                let written = config.render();
+                let again = Config::from_text(Path::new("y.toml"), &written, &Overrides::default());
+                assert_eq!(again.ok().as_ref(), Some(&config), "{written}");
+                assert!(!report.to_string().contains('\u{1b}'), "an escape sequence got through");
+            }
+            Err(error) => {
+                let plain = error.render(false);
+                assert!(!plain.is_empty() && plain.len() < MESSAGE_BYTES_MAX + 64 * text.len());
+                assert!(!plain.contains('\u{1b}'), "an escape sequence got through: {plain:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn any_value_is_read_or_refused_with_words() {
     fuzz("values", 64, |input| {
         let text = String::from_utf8_lossy(input);

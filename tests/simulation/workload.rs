@@ -146,6 +146,7 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
             backend: random.index(usize::try_from(backends).expect("few")),
             limits: limits(random),
             quota: Arc::clone(quota),
+            rules: Arc::default(),
         })
         .collect();
     let mut first_board = 0;

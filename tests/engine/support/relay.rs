@@ -107,6 +107,7 @@ impl Options {
                 backend: 0,
                 limits: self.limits,
                 quota: Arc::new(Quota::new(u32::MAX)),
+                rules: Arc::default(),
             }],
             backends: vec![Backend {
                 members: self.servers.iter().enumerate().map(member).collect(),

@@ -1,0 +1,406 @@
+//! From what was written to our [`Config`].
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::config::check::{self, Place, Spans};
+use crate::config::error::Fault;
+use crate::config::value;
+use crate::config::{
+    Backend, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Networks, Overrides, Server,
+    Timeouts,
+};
+use crate::op::SpliceMode;
+
+use super::report::{NoteKind, Report};
+use super::sections::{Kind, Mode, Proxy, Sections, Set, Settings, Wait};
+use super::server::ServerLine;
+
+/// How long the agents written in Go keep an idle connection.
+const AGENTS_KEEP: Duration = Duration::from_secs(90);
+
+/// The configuration, with its report.
+pub(super) fn config(
+    sections: Sections,
+    overrides: &Overrides,
+) -> Result<(Config, Report), Vec<Fault>> {
+    let Sections { global, proxies, report } = sections;
+    let mut mapping = Mapping {
+        report,
+        faults: Vec::new(),
+        spans: Spans::new(),
+        backends: Vec::new(),
+        by_name: HashMap::new(),
+    };
+    let socket = mapping.socket(global.socket.as_ref());
+    let global = mapping.global(&global);
+    for proxy in &proxies {
+        mapping.backend(proxy);
+    }
+    let mut listeners = Vec::new();
+    for proxy in &proxies {
+        listeners.extend(mapping.listener(listeners.len(), proxy, &proxies));
+    }
+    if listeners.is_empty() && mapping.faults.is_empty() {
+        let help = "write a section `listen NAME` with a bind line and a server line";
+        mapping
+            .faults
+            .push(Fault::new("there is nothing to relay: nowhere agents connect to").help(help));
+    }
+    mapping.farewell();
+    let Mapping { report, mut faults, spans, backends, .. } = mapping;
+    let config = Config {
+        global: overrides.over(global),
+        listeners,
+        backends,
+        control: Control { socket: overrides.control.clone().or(socket) },
+        log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
+    };
+    if faults.is_empty() {
+        faults.extend(check::judge(&config, &spans));
+    }
+    if faults.is_empty() { Ok((config, report)) } else { Err(faults) }
+}
+
+struct Mapping {
+    report: Report,
+    faults: Vec<Fault>,
+    spans: Spans,
+    backends: Vec<Backend>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Mapping {
+    fn mapped<T>(&mut self, set: &Set<T>, text: impl Into<String>) {
+        self.report.note(NoteKind::Mapped, set.line, set.said.as_str(), text);
+    }
+
+    fn danger<T>(&mut self, set: &Set<T>, text: impl Into<String>) {
+        self.report.note(NoteKind::Danger, set.line, set.said.as_str(), text);
+    }
+
+    fn socket(&mut self, socket: Option<&Set<std::path::PathBuf>>) -> Option<std::path::PathBuf> {
+        let set = socket?;
+        self.mapped(set, "[control] socket");
+        if set.value.starts_with("/tmp") || set.value.starts_with("/var/tmp") {
+            let text = "everybody may write in this directory, and take the socket's name before \
+                        fanin does; write /run/fanin/relay.sock, which RuntimeDirectory=fanin of \
+                        systemd makes for fanin alone";
+            self.danger(set, text);
+        }
+        Some(set.value.clone())
+    }
+
+    fn global(&mut self, written: &super::sections::Global) -> Global {
+        let mut global = Global::default();
+        if let Some(set) = &written.maxconn {
+            self.mapped(set, "[global] maxconn");
+            global.maxconn = Some(set.value);
+        }
+        if let Some(set) = &written.workers {
+            self.mapped(set, "[global] workers");
+            global.workers = Some(set.value);
+        }
+        if let Some(set) = &written.pipes {
+            self.mapped(set, "[global] pipes");
+            global.pipes = Some(set.value);
+        }
+        if let Some(set) = &written.drain {
+            self.mapped(set, "[global] drain");
+            global.drain = set.value;
+        }
+        if let Some(set) = &written.nosplice {
+            self.mapped(set, "[global] splice = \"never\"");
+            global.splice = SpliceMode::Never;
+        }
+        global
+    }
+
+    fn backend(&mut self, proxy: &Proxy) {
+        if !proxy.kind.is_back() || (proxy.kind == Kind::Listen && proxy.servers.is_empty()) {
+            return;
+        }
+        self.relays_tcp(proxy);
+        let index = self.backends.len();
+        if self.by_name.insert(proxy.name.value.clone(), index).is_some() {
+            let title = format!("two backends are called `{}`", proxy.name.value);
+            self.faults.push(
+                Fault::new(title)
+                    .at(proxy.name.span.clone(), "this name is taken")
+                    .help("give each `backend` and `listen` a name of its own"),
+            );
+        }
+        self.spans.insert(Place::Backend(index), proxy.name.span.clone());
+        let settings = &proxy.settings;
+        let mut backend = Backend::new(proxy.name.value.as_str());
+        if let Some(set) = &settings.balance {
+            self.mapped(set, format!("[backend.{}] balance", proxy.name.value));
+            backend.balance = set.value;
+        }
+        if let Some(set) = &settings.retries {
+            self.mapped(set, "retries");
+            backend.retries = set.value;
+        }
+        // Off unless it is asked for, there.
+        backend.redispatch = settings.redispatch.as_ref().is_some_and(|set| set.value);
+        if let Some(set) = &settings.redispatch {
+            self.mapped(
+                set,
+                "redispatch: from the first failure on, not at the last attempt alone",
+            );
+        }
+        backend.timeouts = self.timeouts(proxy);
+        for server in &proxy.servers {
+            let server = self.server(index, backend.servers.len(), server);
+            backend.servers.push(server);
+        }
+        if backend.servers.is_empty() {
+            let title = format!("backend `{}` has no servers", proxy.name.value);
+            self.faults.push(
+                Fault::new(title)
+                    .at(proxy.name.span.clone(), "its sessions would have nowhere to go")
+                    .help("write a line such as: server mothership intake.example.com:443"),
+            );
+        }
+        self.backends.push(backend);
+    }
+
+    fn timeouts(&mut self, proxy: &Proxy) -> Timeouts {
+        let settings = &proxy.settings;
+        let defaults = Timeouts::default();
+        let connect = self.timeout(settings, Wait::Connect, "connect");
+        let server = self.idle(settings, Wait::Server, "server_idle");
+        if connect.is_none() {
+            let text = format!(
+                "`timeout connect` is not set: {}",
+                value::display_duration(defaults.connect)
+            );
+            self.unset(proxy, text);
+        }
+        if server.is_none() {
+            let text = format!(
+                "`timeout server` is not set: {}",
+                value::display_duration(defaults.server_idle)
+            );
+            self.unset(proxy, text);
+        }
+        let server_idle = server.unwrap_or(defaults.server_idle);
+        let fins = [Wait::ClientFin, Wait::ServerFin]
+            .into_iter()
+            .filter_map(|wait| self.timeout(settings, wait, "half_closed: the longer of the two"))
+            .max();
+        // Without them what has half closed waits as long as what has not.
+        let client = time(settings, Wait::Client).unwrap_or(server_idle);
+        Timeouts {
+            connect: connect.unwrap_or(defaults.connect),
+            server_idle,
+            half_closed: fins.unwrap_or_else(|| client.max(server_idle)),
+        }
+    }
+
+    fn unset(&mut self, proxy: &Proxy, text: String) {
+        let text = format!("{text} here, where HAProxy waits for ever");
+        self.report.note(NoteKind::Danger, proxy.name.line, proxy.name.said.as_str(), text);
+    }
+
+    fn timeout(&mut self, settings: &Settings, wait: Wait, key: &str) -> Option<Duration> {
+        let set = settings.timeouts[wait as usize].as_ref()?;
+        self.mapped(set, key);
+        Some(set.value)
+    }
+
+    /// How long one side may be silent: `timeout tunnel` takes the place of the side's own.
+    fn idle(&mut self, settings: &Settings, wait: Wait, key: &str) -> Option<Duration> {
+        let set = settings.timeouts[wait as usize].as_ref();
+        if let Some(tunnel) = settings.timeouts[Wait::Tunnel as usize].as_ref() {
+            self.mapped(tunnel, "client_idle and server_idle: from the start of a session, not from the first bytes both ways");
+            return Some(tunnel.value);
+        }
+        let set = set?;
+        self.mapped(set, key);
+        if set.value < AGENTS_KEEP {
+            let text = "this cuts agents that keep their connections: those written in Go keep idle \
+                        ones for 90 s and must be who ends them; write 120s";
+            self.danger(set, text);
+        }
+        Some(set.value)
+    }
+
+    fn server(&mut self, backend: usize, number: usize, line: &ServerLine) -> Server {
+        self.spans.insert(Place::Server(backend, number), line.name.span.clone());
+        self.spans.insert(Place::Address(backend, number), line.address.span.clone());
+        let options = &line.options;
+        self.mapped(&line.name, "[[server]]");
+        self.check(line);
+        Server {
+            name: line.name.value.clone(),
+            weight: options.weight.unwrap_or(crate::config::WEIGHT_DEFAULT),
+            backup: options.backup.unwrap_or_default(),
+            maxconn: options.maxconn,
+            address: line.address.value.clone(),
+        }
+    }
+
+    fn check(&mut self, line: &ServerLine) {
+        let options = &line.options;
+        if options.check != Some(true) {
+            return;
+        }
+        let text = "servers are judged by the connects of sessions";
+        let said = format!("server {} ... check", line.name.value);
+        self.report.note(NoteKind::Ignored, line.name.line, said, text);
+        let port = match &line.address.value {
+            crate::config::ServerAddress::Ip(address) => address.port(),
+            crate::config::ServerAddress::Name { port, .. } => *port,
+        };
+        if let Some(checked) = options.check_port.filter(|checked| *checked != port) {
+            let text = format!(
+                "a check of port {checked} says nothing of port {port}, which sessions go to: \
+                 remove `port {checked}`"
+            );
+            self.danger(&line.name, text);
+        }
+    }
+
+    fn listener(&mut self, index: usize, proxy: &Proxy, all: &[Proxy]) -> Option<Listener> {
+        if !proxy.kind.is_front() {
+            return None;
+        }
+        let is_page = proxy.stats.is_some()
+            && proxy.servers.is_empty()
+            && proxy.settings.default_backend.is_none();
+        if is_page {
+            let text = "there is no statistics page yet; `fanin status` shows the same";
+            self.report.note(NoteKind::Ignored, proxy.name.line, proxy.name.said.as_str(), text);
+            return None;
+        }
+        if proxy.kind == Kind::Frontend || proxy.servers.is_empty() {
+            self.relays_tcp(proxy);
+        }
+        let backend = self.backend_of(proxy)?;
+        if proxy.binds.is_empty() {
+            let text = "it has no bind line and never listens, there as here";
+            self.report.note(NoteKind::Ignored, proxy.name.line, proxy.name.said.as_str(), text);
+            return None;
+        }
+        let bind = proxy.binds.iter().map(|bind| bind.address.value).collect();
+        let mut listener = Listener::new(bind, backend);
+        listener.name.clone_from(&proxy.name.value);
+        self.spans.insert(Place::Listener(index), proxy.name.span.clone());
+        for (nth, bind) in proxy.binds.iter().enumerate() {
+            self.spans.insert(Place::Bind(index, nth), bind.address.span.clone());
+            self.mapped(&bind.address, "[[listener]] bind");
+        }
+        if let Some(set) = &proxy.settings.maxconn {
+            self.mapped(set, "[[listener]] maxconn");
+            listener.maxconn = Some(set.value);
+        }
+        if let Some(set) = &proxy.settings.backlog {
+            self.mapped(set, "[[listener]] backlog");
+            listener.backlog = set.value;
+        }
+        listener.client_idle = self.client_idle(proxy, all, backend);
+        self.rules(proxy, &mut listener);
+        Some(listener)
+    }
+
+    /// Rules in their order, the first that holds decides, and who meets none is accepted: worked
+    /// out as the set of those who are rejected, and written as the shorter of the two lists.
+    fn rules(&mut self, proxy: &Proxy, listener: &mut Listener) {
+        let mut undecided = Networks::everything();
+        let mut rejected = Networks::default();
+        for set in &proxy.verdicts {
+            let met = undecided.intersection(&set.value.who);
+            if !set.value.accept {
+                rejected = rejected.union(&met);
+            }
+            undecided = undecided.without(&met);
+            self.mapped(set, "[[listener]] allow and deny");
+        }
+        if rejected.is_empty() {
+            return;
+        }
+        let (deny, allow) = (rejected.networks(), rejected.complement().networks());
+        match proxy.verdicts.first() {
+            Some(set) if allow.is_empty() => {
+                let fault = Fault::new("nobody may connect")
+                    .at(set.span.clone(), "rejects everybody that is left");
+                self.faults.push(fault.help("accept somebody, or remove the section"));
+            }
+            _ if allow.len() < deny.len() => listener.allow = allow,
+            _ => listener.deny = deny,
+        }
+    }
+
+    /// `timeout client` stands with who listens, `timeout tunnel` with who has servers.
+    fn client_idle(&mut self, proxy: &Proxy, all: &[Proxy], backend: usize) -> Duration {
+        let name = &self.backends[backend].name;
+        let tunnel = all
+            .iter()
+            .find(|other| other.kind.is_back() && other.name.value == *name)
+            .and_then(|other| time(&other.settings, Wait::Tunnel));
+        if let Some(tunnel) = tunnel {
+            return tunnel;
+        }
+        self.idle(&proxy.settings, Wait::Client, "[[listener]] client_idle").unwrap_or_else(|| {
+            let text =
+                format!("`timeout client` is not set: {}", value::display_duration(IDLE_DEFAULT));
+            self.unset(proxy, text);
+            IDLE_DEFAULT
+        })
+    }
+
+    fn backend_of(&mut self, proxy: &Proxy) -> Option<usize> {
+        if !proxy.servers.is_empty() {
+            return self.by_name.get(&proxy.name.value).copied();
+        }
+        let Some(set) = &proxy.settings.default_backend else {
+            let title = format!("`{}` has nowhere to send its sessions", proxy.name.value);
+            let help = match proxy.kind {
+                Kind::Listen => "write a line such as: server mothership intake.example.com:443",
+                _ => "write default_backend NAME, and a section `backend NAME` with servers",
+            };
+            self.faults.push(
+                Fault::new(title).at(proxy.name.span.clone(), "no server, no backend").help(help),
+            );
+            return None;
+        };
+        let found = self.by_name.get(&set.value).copied();
+        if found.is_some() {
+            let (set, name) = (set.clone(), format!("[[listener]] backend = \"{}\"", set.value));
+            self.mapped(&set, name);
+            return found;
+        }
+        let names: Vec<&str> = self.backends.iter().map(|backend| backend.name.as_str()).collect();
+        let help = match value::nearest(&set.value, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("write a section `backend {}`", set.value),
+        };
+        let title = format!("there is no backend `{}`", set.value.escape_debug());
+        self.faults.push(Fault::new(title).at(set.span.clone(), "is not in this file").help(help));
+        None
+    }
+
+    fn relays_tcp(&mut self, proxy: &Proxy) {
+        let Some(set) = &proxy.settings.mode else { return };
+        if set.value == Mode::Tcp {
+            return self.mapped(&set.clone(), "mode = \"tcp\"");
+        }
+        let title = format!("`{}` relays HTTP, and fanin relays TCP", proxy.name.value);
+        let fault = Fault::new(title).at(set.span.clone(), "the mode of this proxy");
+        let help = "write mode tcp: HTTP and TLS pass through unchanged, so agents and server notice nothing";
+        if !self.faults.iter().any(|other| other.span.as_ref() == Some(&set.span)) {
+            self.faults.push(fault.help(help));
+        }
+    }
+
+    /// What concerns no single line.
+    fn farewell(&mut self) {
+        let text = "not needed: `fanin reload` looks names up again and touches no connection";
+        self.report.note(NoteKind::Danger, 0, "the cron job that reloads HAProxy", text);
+    }
+}
+
+fn time(settings: &Settings, wait: Wait) -> Option<Duration> {
+    settings.timeouts[wait as usize].as_ref().map(|set| set.value)
+}

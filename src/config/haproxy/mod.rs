@@ -1,0 +1,37 @@
+//! The configuration that an operator had with HAProxy, as ours.
+//!
+//! The text is cut into words (`lexer`), read section by section (`sections`, by the table of
+//! `keywords`; `global`, `proxy`, `bind`, `server` and `rules` know the single lines), and only then turned into a
+//! [`Config`] (`mapping`). Nothing is dropped in silence: what has no counterpart is refused with
+//! its place and the remedy, or, where that is harmless, named in the [`Report`] with the reason.
+//!
+//! The rules are those of HAProxy's configuration manual, whose sections the comments name.
+
+mod bind;
+mod global;
+mod keywords;
+mod lexer;
+mod mapping;
+mod proxy;
+mod report;
+mod rules;
+mod sections;
+mod server;
+#[cfg(test)]
+mod tests;
+
+use super::error::Fault;
+use super::{Config, Overrides};
+
+pub use report::{Note, NoteKind, Report};
+
+/// The configuration in a text of HAProxy's format, or everything that is wrong with it.
+/// `environment` gives the values of variables.
+pub(super) fn read(
+    text: &str,
+    overrides: &Overrides,
+    environment: lexer::Variables,
+) -> Result<(Config, Report), Vec<Fault>> {
+    let sections = sections::read(text, environment)?;
+    mapping::config(sections, overrides)
+}

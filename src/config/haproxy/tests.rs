@@ -1,0 +1,306 @@
+//! Files that people have, and files that nobody should run.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{ConfigError, Network, Networks, ServerAddress};
+
+const WORKING: &str = include_str!("../../../tests/fixtures/working-haproxy.cfg");
+const PAGE: &str = include_str!("../../../tests/fixtures/page-haproxy.cfg");
+
+fn import(text: &str) -> Result<(Config, Report), String> {
+    Config::from_haproxy(Path::new("h.cfg"), text, &Overrides::default())
+        .map_err(|error: ConfigError| error.to_string())
+}
+
+#[track_caller]
+fn good(text: &str) -> (Config, Report) {
+    let (config, report) = import(text).unwrap_or_else(|message| panic!("{message}\n{text}"));
+    let printed = config.render();
+    let again = Config::from_text(Path::new("t.toml"), &printed, &Overrides::default());
+    assert_eq!(again.expect(&printed), config, "{printed}");
+    (config, report)
+}
+
+#[track_caller]
+fn wrong(text: &str) -> String {
+    match import(text) {
+        Ok((config, _)) => panic!("taken for valid:\n{text}\n{config:#?}"),
+        Err(message) => message,
+    }
+}
+
+/// A listener with these lines in front of one server, and these in its own section.
+fn listen(lines: &str) -> String {
+    format!(
+        "defaults\n timeout client 2m\n timeout server 2m\n timeout connect 5s\n\
+         listen a\n bind 127.0.0.1:3834\n server s 192.0.2.1:443\n{lines}\n"
+    )
+}
+
+fn danger(report: &Report) -> Vec<String> {
+    report.of(NoteKind::Danger).iter().map(|note| format!("{}: {}", note.line, note.text)).collect()
+}
+
+#[test]
+fn the_page_as_a_user_runs_it_is_taken_over_whole() {
+    let (config, report) = good(WORKING);
+    assert_eq!(config.global.maxconn, Some(4096));
+    assert_eq!(config.control.socket.as_deref(), Some(Path::new("/tmp/haproxy")));
+    assert_eq!(config.listeners.len(), 1);
+    let listener = &config.listeners[0];
+    assert_eq!(
+        (listener.name.as_str(), listener.bind[0].to_string()),
+        ("forwarder", "0.0.0.0:3834".into())
+    );
+    assert_eq!(listener.client_idle, Duration::from_secs(5));
+    let backend = config.backend_of(listener);
+    assert_eq!(
+        (backend.name.as_str(), backend.retries, backend.redispatch),
+        ("stackstate", 3, true)
+    );
+    assert_eq!(backend.timeouts.connect, Duration::from_secs(5));
+    assert_eq!(backend.timeouts.server_idle, Duration::from_secs(5));
+    // Without `timeout client-fin`, what has half closed waits as long as what has not.
+    assert_eq!(backend.timeouts.half_closed, Duration::from_secs(5));
+    assert_eq!(backend.servers[0].name, "mothership");
+    assert_eq!(backend.servers[0].address.to_string(), "stackstate.example.com:443");
+    let dangers = danger(&report);
+    for expected in [
+        "5: everybody may write in this directory",
+        "12: this cuts agents that keep their connections",
+        "13: this cuts agents that keep their connections",
+        "31: a check of port 80 says nothing of port 443",
+        "0: not needed",
+    ] {
+        assert!(dangers.iter().any(|said| said.starts_with(expected)), "{expected}: {dangers:#?}");
+    }
+}
+
+#[test]
+fn the_page_as_it_is_printed_lacks_what_it_lacks_and_nothing_is_guessed() {
+    let message = wrong(PAGE);
+    for expected in [
+        "a section header is missing: `global`",
+        "h.cfg:2:5",
+        "write `global` on a line of its own before this one",
+        "`log local0` lacks the address of the syslog server",
+        "h.cfg:2:9",
+        "write log HOST local0",
+        "a section header is missing: `defaults`",
+        "h.cfg:7:5",
+        "write `defaults` on a line of its own",
+        "server `mothership` has no address",
+        "h.cfg:38:23",
+        "server mothership HOST:PORT check",
+        "4 errors",
+    ] {
+        assert!(message.contains(expected), "wanted {expected} in\n{message}");
+    }
+}
+
+#[test]
+fn defaults_are_inherited_by_name_and_from_the_latest() {
+    let (config, _) = good(
+        "defaults one\n timeout client 1m\n timeout server 1m\n timeout connect 1s\n retries 7\n\
+         defaults two from one\n retries 2\n option redispatch\n default-server weight 5 backup\n\
+         listen a from one\n bind 127.0.0.1:1\n server s 192.0.2.1:443\n\
+         listen b\n bind 127.0.0.1:2\n server s 192.0.2.1:443 no-backup\n server t 192.0.2.2:443\n\
+         listen c\n bind 127.0.0.1:3\n no option redispatch\n server s 192.0.2.1:443 weight 9\n",
+    );
+    let [a, b, c] = &config.backends[..] else { panic!("{config:#?}") };
+    assert_eq!((a.retries, a.redispatch, a.servers[0].weight), (7, false, 1));
+    assert_eq!((b.retries, b.redispatch), (2, true));
+    assert_eq!((b.servers[0].backup, b.servers[1].backup), (false, true));
+    assert_eq!((c.redispatch, c.servers[0].weight, c.servers[0].backup), (false, 9, true));
+    assert_eq!(c.timeouts.connect, Duration::from_secs(1));
+}
+
+#[test]
+fn timeouts_mean_what_they_mean_there() {
+    let of = |lines: &str| {
+        let (config, report) = good(&listen(lines));
+        let (listener, timeouts) = (config.listeners[0].client_idle, config.backends[0].timeouts);
+        (listener, timeouts.server_idle, timeouts.half_closed, danger(&report))
+    };
+    let seconds = Duration::from_secs;
+    let (client, server, half_closed, _) = of("");
+    assert_eq!((client, server, half_closed), (seconds(120), seconds(120), seconds(120)));
+    let (client, server, half_closed, _) = of(" timeout tunnel 1h\n timeout client-fin 1500");
+    assert_eq!(
+        (client, server, half_closed),
+        (seconds(3600), seconds(3600), Duration::from_millis(1500))
+    );
+    let (client, _, half_closed, dangers) =
+        of(" timeout client 0\n timeout server-fin 10s\n timeout client-fin 20s");
+    assert_eq!((client, half_closed), (seconds(7 * 24 * 3600), seconds(20)));
+    assert!(dangers.iter().any(|said| said.contains("0 is for ever")), "{dangers:?}");
+    let (client, ..) = of(" clitimeout 90001us");
+    assert_eq!(client, Duration::from_millis(91));
+}
+
+#[test]
+fn addresses_are_read_as_haproxy_reads_them() {
+    for (written, expected) in [
+        ("*:80", &["0.0.0.0:80"][..]),
+        (":80", &["0.0.0.0:80"]),
+        ("ipv4@:80", &["0.0.0.0:80"]),
+        ("ipv6@:80", &["[::]:80"]),
+        (":::80", &["[::]:80"]),
+        ("[::1]:80", &["[::1]:80"]),
+        ("::1:80", &["[::1]:80"]),
+        ("127.0.0.1:80,127.0.0.2:80", &["127.0.0.1:80", "127.0.0.2:80"]),
+        ("127.0.0.1:80-82", &["127.0.0.1:80", "127.0.0.1:81", "127.0.0.1:82"]),
+    ] {
+        let text = format!("listen a\n bind {written}\n server s 192.0.2.1:443\n");
+        let (config, _) = good(&text);
+        let bound: Vec<_> = config.listeners[0].bind.iter().map(ToString::to_string).collect();
+        assert_eq!(bound, expected, "{written}");
+    }
+    for (written, expected) in [
+        ("10.0.0.7:443", "10.0.0.7:443"),
+        ("ipv4@10.0.0.7:443", "10.0.0.7:443"),
+        ("2001:db8::7:443", "[2001:db8::7]:443"),
+        ("[2001:db8::7]:443", "[2001:db8::7]:443"),
+        ("intake.example.com:443", "intake.example.com:443"),
+    ] {
+        let (config, _) = good(&format!("listen a\n bind :80\n server s {written}\n"));
+        let address: &ServerAddress = &config.backends[0].servers[0].address;
+        assert_eq!(address.to_string(), expected);
+    }
+}
+
+#[test]
+fn rules_come_to_the_same_set_of_addresses_in_whatever_order() {
+    let who = |lines: &str| {
+        let (config, _) = good(&listen(lines));
+        let set: Networks = config.listeners[0].permitted().unwrap_or_else(Networks::everything);
+        move |address: &str| {
+            let one: Networks = [address.parse::<Network>().unwrap()].into_iter().collect();
+            !set.intersection(&one).is_empty()
+        }
+    };
+    let only = who(" tcp-request connection reject if !{ src 10.0.0.0/8 192.0.2.7 }");
+    assert!(only("10.1.2.3") && only("192.0.2.7") && !only("192.0.2.8") && !only("::1"));
+    let except = who(
+        " acl ours src 10.0.0.0/8\n acl ours src 2001:db8::/32\n acl bad src 10.6.6.0/255.255.255.0\n\
+         tcp-request connection accept if { src 10.6.6.6 }\n\
+         tcp-request connection reject if bad or !ours\n",
+    );
+    assert!(except("10.6.6.6") && !except("10.6.6.7") && except("10.1.1.1"));
+    assert!(except("2001:db8::1") && !except("2001:db9::1") && !except("192.0.2.1"));
+    let both = who(" acl net src 10.0.0.0/8\n acl half src 10.0.0.0/9\n\
+         tcp-request connection reject unless net half || { src 127.0.0.1 }\n");
+    assert!(both("10.1.1.1") && !both("10.200.1.1") && both("127.0.0.1"));
+    // The first that holds decides.
+    let first = who(" tcp-request connection accept\n tcp-request connection reject\n");
+    assert!(first("10.1.1.1"));
+}
+
+#[test]
+fn variables_are_the_environments_and_setenv_adds_to_them() {
+    let (config, report) = good(
+        "global\n setenv PORT 3999\n presetenv PORT 1\n\
+         listen a\n bind \"127.0.0.1:${PORT}\"\n server s \"192.0.2.1:${NOBODY_SETS_THIS-443}\"\n",
+    );
+    assert_eq!(config.listeners[0].bind[0].port(), 3999);
+    assert_eq!(config.backends[0].servers[0].address.to_string(), "192.0.2.1:443");
+    assert!(!danger(&report).iter().any(|said| said.contains("variable")));
+}
+
+/// What is wrong, where, and what to do: lines of a listener (from line 8) and parts of the message.
+const WRONG: &[(&str, &[&str])] = &[
+    (" mode http", &["h.cfg:8:2", "relays HTTP, and fanin relays TCP", "write mode tcp"]),
+    (" mode tpc", &["there is no mode `tpc`"]),
+    (" balance foo", &["h.cfg:8:10", "there is no balance `foo`"]),
+    (" option foo", &["unknown keyword `option foo`"]),
+    (" option redispach", &["did you mean `option redispatch`?"]),
+    (" timeout bar 5s", &["h.cfg:8:10", "known: client, server"]),
+    (" timeout client", &["lacks its time"]),
+    (" timeout client 5x", &["h.cfg:8:17", "not a unit of time"]),
+    (" timeout client 5s 6s", &["`6s` is one word too many"]),
+    (" retries x", &["not a whole number"]),
+    (" maxconn 10 11", &["`11` is one word too many"]),
+    (" bind", &["lacks what it is set to", "bind *:3834"]),
+    (" bind nowhere", &["has no port"]),
+    (" bind host:80", &["\"host\" is not an IP address"]),
+    (" bind :99999", &["1 to 65535"]),
+    (" bind /run/x.sock", &["unix socket"]),
+    (" bind :81 ssl crt x.pem", &["h.cfg:8:11", "TLS", "passes through unchanged"]),
+    (" bind 127.0.0.1:3834", &["is listened on twice"]),
+    (" server t", &["server `t` has no address"]),
+    (" server t check", &["an option stands where the address belongs"]),
+    (" server t 192.0.2.2", &["has no port"]),
+    (" server t 192.0.2.2:80 wieght 5", &["did you mean `weight`?"]),
+    (" server t 192.0.2.2:80 weight 300", &["0 to 256"]),
+    (" server t 192.0.2.2:80 weight", &["lacks what it is set to"]),
+    (" server t 192.0.2.2:80 ssl verify none", &["h.cfg:8:24", "agents speak it with the server"]),
+    (" server s 192.0.2.2:80", &["two servers of backend `a` are called `s`"]),
+    (" server t 127.0.0.1:3834", &["is the relay itself"]),
+    (" use_backend x if { src 10.0.0.1 }", &["a listener has one backend"]),
+    (" stick-table type ip size 1m", &["per_source"]),
+    (" http-request deny", &["HTTP passes through unchanged"]),
+    (" tcp-request content reject", &["tcp-request connection"]),
+    (" tcp-request connection reject if { dst 10.0.0.1 }", &["only `src` can be tested"]),
+    (" tcp-request connection reject if { src 10.0.0.1", &["not closed"]),
+    (" tcp-request connection reject if nobody", &["there is no acl `nobody`"]),
+    (" tcp-request connection reject", &["nobody may connect"]),
+    (" acl x src 10.0.0.300", &["not an address or network"]),
+    (" foo bar", &["unknown keyword `foo`"]),
+    (" .if defined(X)", &["conditional blocks"]),
+    (" server \"t 192.0.2.1:80", &["not closed"]),
+    ("listen a\n bind :99\n server s 192.0.2.1:80", &["are called `a`", "h.cfg:8:8"]),
+    ("frontend f\n bind :99\n default_backend b", &["there is no backend `b`"]),
+    ("frontend f\n bind :99", &["nowhere to send its sessions", "default_backend"]),
+    (
+        "frontend f\n bind :99\n default_backend a\n server s 192.0.2.1:80",
+        &["cannot stand in a section"],
+    ),
+    ("backend b", &["backend `b` has no servers"]),
+    ("listen", &["without a name"]),
+    ("listen b from nothing", &["no defaults called `nothing`"]),
+    (
+        "peers p\n peer x 10.0.0.1:1",
+        &["a section `peers` has no counterpart", "remove the section"],
+    ),
+    ("global\n stats socket ipv4@127.0.0.1:9999", &["the control socket cannot be"]),
+    ("global\n nbthread 0", &["1 to 1024"]),
+];
+
+#[test]
+fn what_cannot_be_taken_over_is_refused_with_place_and_remedy() {
+    for (lines, expected) in WRONG {
+        let message = wrong(&listen(lines));
+        for part in *expected {
+            assert!(message.contains(part), "{lines}: wanted {part} in\n{message}");
+        }
+        assert_eq!(message.matches("error:").count(), 1, "{lines}:\n{message}");
+    }
+}
+
+#[test]
+fn an_old_address_behind_the_name_is_taken_and_named() {
+    let (config, report) = good("listen a :3834\n server s 192.0.2.1:443\n");
+    assert_eq!(config.listeners[0].bind[0].to_string(), "0.0.0.0:3834");
+    assert!(danger(&report).iter().any(|said| said.contains("before 1.6")));
+}
+
+#[test]
+fn every_keyword_is_known_once_in_a_place() {
+    for (number, one) in keywords::KEYWORDS.iter().enumerate() {
+        for other in &keywords::KEYWORDS[number + 1..] {
+            assert!(one.name != other.name || one.place & other.place == 0, "{}", one.name);
+        }
+    }
+}
+
+#[test]
+fn the_report_names_lines_and_reasons() {
+    let (_, report) = good(WORKING);
+    let text = report.to_string();
+    for part in ["taken over:", "ignored, and why:", "to look at:", "line    3", "maxconn 4096"] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+    assert!(!text.contains('\u{1b}'));
+}
