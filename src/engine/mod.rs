@@ -15,7 +15,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::op::{
-    AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, SpliceMode, Time,
+    AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, Side, SpliceMode, Time,
 };
 
 /// The kernel, as a worker sees it.
@@ -48,6 +48,10 @@ pub trait Engine {
     /// waited for. Returns the time after the wait: the only clock that a worker has. `completions`
     /// may stay empty.
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
+
+    /// Bytes that a side's socket has taken and its peer has not acknowledged: what a push that waits
+    /// for room does not tell. Zero where there is no socket.
+    fn send_queue(&mut self, session: SessionKey, side: Side) -> u32;
 
     /// What it has done so far and holds now.
     fn stats(&self) -> EngineStats;

@@ -72,6 +72,11 @@ impl FlowState {
         self.pulling || self.pushing
     }
 
+    /// Whether the sink has not yet taken what is held for it.
+    pub(super) const fn is_pushing(&self) -> bool {
+        self.pushing
+    }
+
     /// Whether the source has ended its stream and all of it was passed on or thrown away.
     pub(super) const fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Ended)

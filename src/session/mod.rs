@@ -108,8 +108,8 @@ pub struct Session {
     attempts: u16,
     reason: Option<CloseReason>,
     flows: [FlowState; 2],
-    /// When a byte last moved on each side.
-    active: [Time; 2],
+    /// When a byte last moved.
+    active: Time,
     opened: Time,
     connected: Option<Time>,
     /// The first direction whose sink closed, if one has.
@@ -118,6 +118,9 @@ pub struct Session {
     linger_until: Option<Time>,
     /// Why the last attempt failed.
     failed: Option<Errno>,
+    /// What each side's socket still had to deliver when its push was last found waiting too long;
+    /// none since it moved.
+    queue_seen: [Option<u32>; 2],
 }
 
 // Capacity planning rests on this (design target: 512 B of user memory for an idle session).
@@ -133,12 +136,13 @@ impl Session {
             attempts: 0,
             reason: None,
             flows: Flow::ALL.map(FlowState::new),
-            active: [now; 2],
+            active: now,
             opened: now,
             connected: None,
             cut: None,
             linger_until: None,
             failed: None,
+            queue_seen: [None; 2],
         };
         session.flows[Flow::ToBackend.index()].proceed(key, false, ops);
         (session, Step::Dial { failed: None })
@@ -225,10 +229,16 @@ impl Session {
         Step::Continue
     }
 
-    /// The moment of [`Session::deadline`] may have come.
-    pub fn on_deadline(&mut self, now: Time, limits: &SessionLimits, ops: &mut Ops) -> Step {
-        let due = self.deadline(limits).is_some_and(|deadline| deadline <= now);
-        if !due {
+    /// The moment of [`Session::deadline`] may have come. `send_queue` tells how much a side's socket
+    /// has still to deliver; it is asked only of a side whose push has waited for too long.
+    pub fn on_deadline(
+        &mut self,
+        now: Time,
+        limits: &SessionLimits,
+        send_queue: impl FnMut(Side) -> u32,
+        ops: &mut Ops,
+    ) -> Step {
+        if !self.is_due(now, limits) {
             return Step::Continue;
         }
         match self.phase {
@@ -239,8 +249,11 @@ impl Session {
                 ops.push(Op::Cancel { session: self.key, slot: Slot::Connect });
             }
             Phase::Relaying => {
-                let reason = self.overdue(now, limits);
-                self.begin_close(reason, ops);
+                self.look_at_queues(now, send_queue);
+                if self.is_due(now, limits) {
+                    let reason = self.overdue(now, limits);
+                    self.begin_close(reason, ops);
+                }
             }
             Phase::GivingUp | Phase::Closing { .. } => {}
         }
@@ -254,13 +267,29 @@ impl Session {
             Phase::Waiting { until } | Phase::Connecting { until } => Some(until),
             Phase::GivingUp | Phase::Closing { .. } => None,
             Phase::Relaying => {
-                let [client, backend] = self.active;
-                let idle = (client + limits.client_idle).min(backend + limits.server_idle);
-                let half_closed =
-                    self.is_half_closed().then(|| self.last_active() + limits.half_closed);
-                [Some(idle), half_closed, self.linger_until].into_iter().flatten().min()
+                let [client, backend] = self.idle_deadlines(limits);
+                let half_closed = self.is_half_closed().then(|| self.active + limits.half_closed);
+                [client, backend, half_closed, self.linger_until].into_iter().flatten().min()
             }
         }
+    }
+
+    /// When each side has been idle for too long. A source that we do not read from, because its sink
+    /// takes nothing, is not idle.
+    fn idle_deadlines(&self, limits: &SessionLimits) -> [Option<Time>; 2] {
+        Side::ALL.map(|side| {
+            let limit = match side {
+                Side::Client => limits.client_idle,
+                Side::Backend => limits.server_idle,
+            };
+            let held_up = self.flows[side.outbound().index()].is_pushing();
+            let is_sink = self.flows[side.other().outbound().index()].is_pushing();
+            (!held_up || is_sink).then(|| self.active + limit)
+        })
+    }
+
+    fn is_due(&self, now: Time, limits: &SessionLimits) -> bool {
+        self.deadline(limits).is_some_and(|deadline| deadline <= now)
     }
 
     /// Attempts to connect so far.
@@ -300,7 +329,7 @@ impl Session {
             Outcome::Done => {
                 self.phase = Phase::Relaying;
                 self.connected = Some(now);
-                self.active = [now; 2];
+                self.active = now;
                 for flow in &mut self.flows {
                     flow.proceed(self.key, true, ops);
                 }
@@ -344,11 +373,11 @@ impl Session {
         match outcome {
             Outcome::Moved(bytes) => {
                 state.on_pulled(bytes, key, ops);
-                self.active[flow.source().index()] = now;
+                self.active = now;
             }
             Outcome::EndOfStream => {
                 state.on_end_of_stream();
-                self.active[flow.source().index()] = now;
+                self.active = now;
             }
             Outcome::Failed(errno) => {
                 state.end_pull();
@@ -377,7 +406,8 @@ impl Session {
         match outcome {
             Outcome::Moved(bytes) => {
                 state.on_pushed(bytes);
-                self.active[flow.sink().index()] = now;
+                self.active = now;
+                self.queue_seen[flow.sink().index()] = None;
             }
             // The sink closed in order and then answered our bytes with a reset: tcp_reset() turns
             // that into EPIPE for a socket in CLOSE_WAIT. What it sent before is still whole.
@@ -417,7 +447,7 @@ impl Session {
         if self.flows[flow.index()].cut(self.key, ops) {
             self.cut.get_or_insert(flow);
             // The other direction has `half_closed` from now, however long nothing moved before.
-            self.active[flow.sink().index()] = now;
+            self.active = now;
         }
     }
 
@@ -435,12 +465,26 @@ impl Session {
         }
     }
 
-    fn is_half_closed(&self) -> bool {
-        self.flows.iter().any(|flow| flow.is_cut() || flow.stage() != Stage::Open)
+    /// Bytes may leave a sink's socket although no push ends: the kernel says that there is room again
+    /// only when a good part of the queue has gone (`tcp_stream_memory_free()`), for which a slow
+    /// reader takes its time. A queue that has changed since the last look, or was never looked at,
+    /// is a session in which bytes move. So a sink that takes nothing more is ended by the second
+    /// look, within twice the limit.
+    fn look_at_queues(&mut self, now: Time, mut send_queue: impl FnMut(Side) -> u32) {
+        for flow in Flow::ALL {
+            let sink = flow.sink();
+            if !self.flows[flow.index()].is_pushing() {
+                continue;
+            }
+            let queue = Some(send_queue(sink));
+            if std::mem::replace(&mut self.queue_seen[sink.index()], queue) != queue {
+                self.active = now;
+            }
+        }
     }
 
-    fn last_active(&self) -> Time {
-        self.active[0].max(self.active[1])
+    fn is_half_closed(&self) -> bool {
+        self.flows.iter().any(|flow| flow.is_cut() || flow.stage() != Stage::Open)
     }
 
     /// Which of the waits of a relaying session has gone on for too long.
@@ -448,12 +492,14 @@ impl Session {
         if self.linger_until.is_some_and(|until| until <= now) {
             return self.cut.map_or(CloseReason::HalfClosed, |cut| gone(cut.sink()));
         }
-        if self.is_half_closed() && self.last_active() + limits.half_closed <= now {
+        if self.is_half_closed() && self.active + limits.half_closed <= now {
             return CloseReason::HalfClosed;
         }
-        let [client, backend] =
-            [self.active[0] + limits.client_idle, self.active[1] + limits.server_idle];
-        if client <= backend { CloseReason::ClientIdle } else { CloseReason::ServerIdle }
+        match self.idle_deadlines(limits) {
+            [Some(client), Some(backend)] if client <= backend => CloseReason::ClientIdle,
+            [Some(_), None] => CloseReason::ClientIdle,
+            _ => CloseReason::ServerIdle,
+        }
     }
 
     /// Asks for the close once nothing else is in flight. Every path to the end comes here.

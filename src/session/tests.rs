@@ -37,6 +37,8 @@ struct Driver {
     wants_dial: bool,
     close: Option<[CloseHow; 2]>,
     report: Option<Report>,
+    /// What each side's socket has still to deliver.
+    send_queue: u32,
 }
 
 impl Driver {
@@ -55,6 +57,7 @@ impl Driver {
             wants_dial: false,
             close: None,
             report: None,
+            send_queue: 1000,
         };
         driver.follow(step, ops);
         driver
@@ -126,7 +129,7 @@ impl Driver {
     fn waits(&mut self, time: Duration) {
         self.now = self.now + time;
         let mut ops = Ops::new();
-        let step = self.session.on_deadline(self.now, &LIMITS, &mut ops);
+        let step = self.session.on_deadline(self.now, &LIMITS, |_| self.send_queue, &mut ops);
         self.follow(step, ops);
     }
 
@@ -653,7 +656,10 @@ fn each_side_has_an_idle_timer_of_its_own() {
     session.pulls(ToBackend, 1);
     assert!(!session.session.is_closing());
     // The server does not take it: the server is idle, the client is not.
-    session.waits(LIMITS.server_idle - LIMITS.client_idle + Duration::from_secs(1));
+    session.waits(LIMITS.server_idle);
+    session.waits(LIMITS.server_idle - Duration::from_secs(1));
+    assert!(!session.session.is_closing());
+    session.waits(Duration::from_secs(1));
     assert_eq!(session.joins().reason, CloseReason::ServerIdle);
 
     let mut session = Driver::relaying();
@@ -693,4 +699,32 @@ fn the_time_of_a_half_closed_session_begins_when_a_side_is_found_gone() {
     session.waits(LIMITS.half_closed * 2);
     session.breaks(Client, Errno::EPIPE);
     assert_eq!(session.session.deadline(&LIMITS), Some(session.now + LIMITS.half_closed));
+}
+
+#[test]
+fn a_sink_whose_queue_shrinks_is_no_idle_one_and_a_stuck_one_is_ended_by_the_second_look() {
+    let mut driver = Driver::relaying();
+    driver.meets_end(ToBackend);
+    driver.pulls(ToClient, 100);
+    for _ in 0..5 {
+        driver.waits(LIMITS.half_closed);
+        assert!(!driver.session.is_closing(), "bytes leave the queue");
+        driver.send_queue -= 1;
+    }
+    driver.waits(LIMITS.half_closed);
+    assert!(!driver.session.is_closing(), "the queue has shrunk since the last look");
+    driver.waits(LIMITS.half_closed);
+    assert!(driver.session.is_closing());
+    assert_eq!(driver.joins().reason, CloseReason::HalfClosed);
+}
+
+#[test]
+fn a_queue_is_looked_at_anew_after_a_push() {
+    let mut driver = Driver::relaying();
+    driver.meets_end(ToBackend);
+    driver.pulls(ToClient, 100);
+    driver.waits(LIMITS.half_closed);
+    driver.pushes(ToClient, 1);
+    driver.waits(LIMITS.half_closed);
+    assert!(!driver.session.is_closing(), "as much as before may be other bytes");
 }

@@ -258,6 +258,19 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: std::time::Duration) -> io::Re
     Ok(())
 }
 
+/// Bytes that were written to a connected TCP socket and are not acknowledged by its peer: `Send-Q` of
+/// ss(8), `SIOCOUTQ` of tcp(7).
+///
+/// # Errors
+/// As ioctl(2) says.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ, which is SIOCOUTQ, writes one int, which lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    Errno::result(result)?;
+    Ok(u32::try_from(bytes).unwrap_or_default())
+}
+
 /// A connected pair of nonblocking stream sockets.
 ///
 /// # Errors

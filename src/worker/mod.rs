@@ -290,9 +290,18 @@ impl<E: Engine> Worker<E> {
         key: SessionKey,
         event: impl FnOnce(&mut Relay, Time, &SessionLimits, &mut Vec<Op>) -> Step,
     ) {
+        self.with_engine(key, |relay, _, now, limits, ops| event(relay, now, limits, ops));
+    }
+
+    /// The same for an event that has a question to the engine.
+    fn with_engine(
+        &mut self,
+        key: SessionKey,
+        event: impl FnOnce(&mut Relay, &mut E, Time, &SessionLimits, &mut Vec<Op>) -> Step,
+    ) {
         let Some(relay) = self.sessions.of(key) else { return };
         let limits = &self.plan.routes[usize::from(relay.listener.0)].limits;
-        let step = event(relay, self.now, limits, &mut self.ops);
+        let step = event(relay, &mut self.engine, self.now, limits, &mut self.ops);
         match step {
             Step::Continue => {
                 if let Some(deadline) = relay.session.deadline(limits) {
@@ -379,7 +388,10 @@ impl<E: Engine> Worker<E> {
         self.timers.expire(self.now, &mut due);
         for index in due.drain(..) {
             let Some(key) = self.sessions.key_at(index) else { continue };
-            self.with(key, |relay, now, limits, ops| relay.session.on_deadline(now, limits, ops));
+            self.with_engine(key, |relay, engine, now, limits, ops| {
+                let send_queue = |side| engine.send_queue(key, side);
+                relay.session.on_deadline(now, limits, send_queue, ops)
+            });
         }
         self.due = due;
     }

@@ -7,7 +7,7 @@ use super::*;
 use crate::backend::Member;
 use crate::backend::board::Board;
 use crate::engine::EngineStats;
-use crate::op::{Flow, Outcome};
+use crate::op::{Flow, Outcome, Side};
 use crate::worker::plan::{Backend, Route};
 
 const FIRST: ListenerId = ListenerId(0);
@@ -62,6 +62,10 @@ impl Engine for Hand {
     fn wait(&mut self, _: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
         completions.append(&mut self.coming);
         Ok(self.now)
+    }
+
+    fn send_queue(&mut self, _: SessionKey, _: Side) -> u32 {
+        0
     }
 
     fn stats(&self) -> EngineStats {

@@ -11,6 +11,7 @@ use crate::support::dice::Dice;
 use crate::support::oracle::{End, HELLO_BYTES, Total, judge};
 use crate::support::peers::{
     Server, Talk, all, client, connect, judge_both_whole, reset_on_close, server, shrink,
+    small_listener,
 };
 use crate::support::relay::{Options, Relay, Variant};
 use crate::support::{await_rest, await_that, holds_for};
@@ -20,6 +21,7 @@ on_every_engine![
     a_server_that_has_ended_hears_the_client_out,
     half_closed_and_silent_is_ended_and_nobody_else,
     a_half_closed_session_in_which_bytes_move_stays,
+    a_reader_that_takes_its_time_is_not_taken_for_a_silent_one,
     a_reset_of_the_client_reaches_the_server_after_a_true_prefix,
     a_reset_of_the_server_reaches_the_client_after_a_true_prefix,
     the_last_answer_arrives_although_the_client_was_still_sending,
@@ -140,6 +142,36 @@ fn a_half_closed_session_in_which_bytes_move_stays(variant: Variant) {
     let talk = (sent, receiver.receive_all());
     assert_eq!(talk.1.bytes, BEATS);
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
+}
+
+/// The relay's socket holds so much for the reader that no push ends within the timer, and yet bytes
+/// move all the time.
+fn a_reader_that_takes_its_time_is_not_taken_for_a_silent_one(variant: Variant) {
+    const SLOWLY: Duration = Duration::from_millis(1200);
+    let backend = Server::on(small_listener(4096), |number, stream| {
+        let (mut sender, mut receiver) = server(stream, number);
+        sender.send(HELLO_BYTES);
+        let sent = sender.finish();
+        let begun = Instant::now();
+        let unhurried = || {
+            if begun.elapsed() > SLOWLY {
+                return usize::MAX;
+            }
+            holds_for(Duration::from_millis(20), "", || true);
+            1024
+        };
+        (sent, receiver.receive_all_in(unhurried))
+    });
+    let mut options = Options::to(backend.address);
+    half_closed(&mut options);
+    let relay = Relay::start(variant, &options);
+    let stream = connect(relay.address);
+    let (mut sender, mut receiver) = client(&stream, 1);
+    sender.send(HELLO_BYTES);
+    let got = receiver.receive_all();
+    sender.send(4 * 1024 * 1024);
+    let sent = sender.finish();
+    relay.finish(judge_both_whole((sent, got), backend.outcome(1)));
 }
 
 /// Where the streams of D12 are cut: somewhere in a message, a buffer, a pipe, or much later.

@@ -77,6 +77,9 @@ pub(crate) struct Totals {
     pub(crate) connect_failures: u64,
     pub(crate) retries: u64,
     pub(crate) redispatches: u64,
+    /// Attempts at a server that failed, was taken away and came back: the same one or another,
+    /// as the worker's place for it was kept or not.
+    pub(crate) redispatches_perhaps: u64,
     pub(crate) port_conflicts: u64,
     pub(crate) established: u64,
     pub(crate) ended: u64,
@@ -214,6 +217,11 @@ impl Checker {
             self.seen.sight(Sight::ReplacedUnderLoad);
         }
         self.replaced_at = self.now;
+        for shadow in self.sessions.values_mut() {
+            let members = &plan.backends[route(&plan, shadow.listener).backend].members;
+            let there = |address| members.iter().any(|member| member.addresses.contains(&address));
+            shadow.failed_left |= shadow.failed.is_some_and(|(address, _)| !there(address));
+        }
         let before = std::mem::replace(&mut self.plan, plan);
         self.plan_before.get_or_insert(before);
     }

@@ -155,6 +155,8 @@ kinds! {
         /// An operation ended with a result although it had been cancelled.
         CompletedThoughCancelled,
         CancelFoundNothing,
+        /// A push had waited for too long, and it was looked whether its sink takes anything at all.
+        LookedAtQueue,
         /// The client's first bytes waited for a server.
         EarlyBytes,
         /// The client ended its stream before there was a server.

@@ -327,7 +327,8 @@ impl Station {
         assert_eq!(counts.connect_attempts, totals.attempts, "attempts");
         assert_eq!(counts.connect_failures, totals.connect_failures, "failed attempts");
         assert_eq!(counts.retries, totals.retries, "retries");
-        assert_eq!(counts.redispatches, totals.redispatches, "redispatches");
+        let redispatches = totals.redispatches..=totals.redispatches + totals.redispatches_perhaps;
+        assert!(redispatches.contains(&counts.redispatches), "redispatches: {counts:?}");
         assert_eq!(counts.port_conflicts, totals.port_conflicts, "port conflicts");
         assert_eq!(counts.listeners_paused, engine.network.paused(), "paused listeners");
         assert_eq!(counts.ended.iter().sum::<u64>(), totals.ended, "ended");

@@ -53,10 +53,17 @@ pub(crate) struct Shadow {
     pub(crate) port_retry: bool,
     /// Who failed last, and why.
     pub(crate) failed: Option<(SocketAddr, CloseReason)>,
+    /// There has been a plan without it since.
+    pub(crate) failed_left: bool,
     /// Takes a place at the server of `address`.
     pub(crate) at_server: bool,
     pub(crate) connected: bool,
-    pub(crate) active: [u64; 2],
+    /// When a byte last moved, as far as the worker can know.
+    pub(crate) active: u64,
+    /// As in `session`.
+    pub(crate) queue_seen: [Option<u64>; 2],
+    /// When a peer last took something of what a push was waiting with.
+    pub(crate) taken: u64,
     /// The first direction whose sink closed.
     pub(crate) cut: Option<Flow>,
     pub(crate) linger_by: Option<u64>,
@@ -108,9 +115,12 @@ impl Shadow {
             ports_tried: 0,
             port_retry: false,
             failed: None,
+            failed_left: false,
             at_server: false,
             connected: false,
-            active: [now; 2],
+            active: now,
+            queue_seen: [None; 2],
+            taken: 0,
             cut: None,
             linger_by: None,
             cause: None,
@@ -173,12 +183,19 @@ impl Shadow {
             return reasons;
         }
         let idle = [
-            (CloseReason::ClientIdle, self.active[0] + micros(limits.client_idle)),
-            (CloseReason::ServerIdle, self.active[1] + micros(limits.server_idle)),
+            (CloseReason::ClientIdle, Side::Client, micros(limits.client_idle)),
+            (CloseReason::ServerIdle, Side::Backend, micros(limits.server_idle)),
         ];
-        reasons.extend(idle.into_iter().filter(|(_, by)| *by <= now).map(|(why, _)| why));
+        for (why, side, limit) in idle {
+            // A source that is not read from, because its sink takes nothing, is not idle.
+            let held_up = self.is_flying(Slot::Push(side.outbound()));
+            let is_sink = self.is_flying(Slot::Push(side.other().outbound()));
+            if (!held_up || is_sink) && self.active + limit <= now {
+                reasons.push(why);
+            }
+        }
         let half_closed = self.flows.iter().any(|flow| flow.cut || flow.ended);
-        let last = self.active[0].max(self.active[1]) + micros(limits.half_closed);
+        let last = self.active + micros(limits.half_closed);
         if half_closed && last <= now {
             reasons.push(CloseReason::HalfClosed);
         }
@@ -188,6 +205,28 @@ impl Shadow {
             reasons.push(gone(cut.sink()));
         }
         reasons
+    }
+
+    /// A session that only its time is up for has not moved a byte for as long as the shortest of its
+    /// limits: neither did an operation, nor did a peer take what was pushed to it before.
+    pub(crate) fn check_truly_overdue(&self, now: u64, limits: &SessionLimits) {
+        let idle = |why: &CloseReason| {
+            matches!(
+                why,
+                CloseReason::ClientIdle | CloseReason::ServerIdle | CloseReason::HalfClosed
+            )
+        };
+        if self.excuses.is_empty() || !self.excuses.iter().all(idle) {
+            return;
+        }
+        let limit = limits.client_idle.min(limits.server_idle).min(limits.half_closed);
+        assert!(
+            self.taken + micros(limit) <= now,
+            "{:?}: ended by {:?} at {now}, and bytes were taken at {}",
+            self.key,
+            self.excuses,
+            self.taken
+        );
     }
 
     /// Nothing is forgotten and nothing overdue.

@@ -76,6 +76,9 @@ pub(crate) struct Socket {
     pub(crate) peer_ended: bool,
     pub(crate) sent: u64,
     read: u64,
+    /// Nothing went in any more, and there is not enough room yet to say so: Linux wakes a writer only
+    /// when a good part of the queue has gone (tcp_stream_memory_free()).
+    full: bool,
     pub(crate) we_ended: bool,
     /// The peer's program has let go of the connection.
     peer_closed: bool,
@@ -99,6 +102,7 @@ impl Socket {
             peer_ended: false,
             sent: 0,
             read: 0,
+            full: false,
             we_ended: false,
             peer_closed: false,
             error: None,
@@ -132,12 +136,21 @@ impl Socket {
             let errno = self.error.take().unwrap_or(Errno::EPIPE);
             return Some((Outcome::Failed(errno), Effects::default()));
         }
-        let room = self.window - (self.sent - self.read);
+        let room = self.window - self.queue();
+        self.full = if self.full { room < self.window.div_ceil(2) } else { room == 0 };
+        if self.full {
+            return None;
+        }
         let bytes = room.min(bytes_max);
         let moved = NonZeroU32::new(u32::try_from(bytes).expect("moves are small"))?;
         self.sent += bytes;
         let effects = Effects { answer_reset: self.peer_closed, ..self.schedule_reading() };
         Some((Outcome::Moved(moved), effects))
+    }
+
+    /// What was written and not taken yet.
+    pub(crate) const fn queue(&self) -> u64 {
+        self.sent - self.read
     }
 
     /// shutdown(SHUT_WR).

@@ -40,6 +40,8 @@ pub(super) enum Event {
     /// The same, as late as its deadline allows.
     EndsLate(Slot, Outcome),
     Deadline,
+    /// The same, while the queue of a sink that takes no more has shrunk.
+    DeadlineDrained,
 }
 
 impl World {
@@ -62,6 +64,10 @@ impl World {
         }
         if let Some(deadline) = self.driver.session.deadline(&LIMITS) {
             events.push(Event::Deadline);
+            let pushes = |slot: &Slot| matches!(slot, Slot::Push(_));
+            if self.driver.flying.iter().any(pushes) {
+                events.push(Event::DeadlineDrained);
+            }
             if self.driver.session.phase == Phase::Relaying
                 && deadline.since(self.driver.now) > MOMENT
             {
@@ -142,7 +148,8 @@ impl World {
                 self.driver.waits(deadline.since(self.driver.now) - MOMENT);
                 self.driver.ends(slot, outcome);
             }
-            Event::Deadline => {
+            Event::Deadline | Event::DeadlineDrained => {
+                self.driver.send_queue -= u32::from(event == Event::DeadlineDrained);
                 let deadline = self.driver.session.deadline(&LIMITS).unwrap();
                 self.driver.waits(deadline.since(self.driver.now));
             }
@@ -190,7 +197,7 @@ impl World {
             session.attempts,
             session.reason,
             session.cut,
-            session.linger_until.is_some(),
+            (session.linger_until.is_some(), session.queue_seen.map(|seen| seen.is_some())),
             self.driver.wants_dial,
             (flying, cancelled),
             self.driver.held,

@@ -81,9 +81,12 @@ impl Checker {
         shadow.attempts += 1;
         let retry = shadow.attempts > 1;
         let failed = shadow.failed.map(|(address, _)| server_of(address));
+        let left = shadow.failed_left;
         self.totals.retries += u64::from(retry);
         let elsewhere = failed.is_some_and(|failed| failed != server_of(to));
+        let perhaps = failed.is_some() && !elsewhere && left;
         self.totals.redispatches += u64::from(elsewhere);
+        self.totals.redispatches_perhaps += u64::from(perhaps);
         let shadow = self.shadow(key);
         shadow.at_server = true;
         self.totals.attempts += 1;
@@ -103,12 +106,16 @@ impl Checker {
         let listener = shadow.listener;
         let members = |plan: &Plan| plan.backends[route(plan, listener).backend].members.clone();
         let failed = shadow.failed.map(|(address, _)| address);
+        let left = shadow.failed_left;
         let known = plans.iter().flatten().flat_map(|plan| members(plan)).any(|member| {
             let again = failed.is_some_and(|failed| member.addresses.contains(&failed));
             member.addresses.contains(&to) && (member.weight > 0 || again)
         });
         assert!(known, "{key:?}: {to} is not a server of its backend");
         let (Some(failed), Dial::Waiting { since }) = (failed, shadow.dial) else { return };
+        if left {
+            return;
+        }
         let plan = plans[1].as_ref().expect("there is a plan");
         let members = members(plan);
         let same = members
@@ -221,6 +228,7 @@ impl Checker {
             shadow.excuses.push(shadow.reason_unserved());
         }
         assert!(!shadow.excuses.is_empty(), "{key:?} ends for no reason: {shadow:?}");
+        shadow.check_truly_overdue(now, &limits);
     }
 
     pub(super) fn shadow_ref(&self, key: SessionKey) -> &Shadow {

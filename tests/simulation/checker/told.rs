@@ -46,7 +46,7 @@ impl Checker {
             let shadow = self.shadow(key);
             shadow.connected = true;
             shadow.dial = Dial::Connected;
-            shadow.active = [now; 2];
+            shadow.active = now;
             let retry_kept = shadow.attempts > 1 && shadow.flows[0].held > 0;
             if gave_up {
                 self.seen.sight(Sight::GaveUpYetConnected);
@@ -77,6 +77,7 @@ impl Checker {
             _ => CloseReason::ConnectTimeout,
         };
         shadow.failed = Some((address, reason));
+        shadow.failed_left = false;
         shadow.dial = Dial::Waiting { since: now };
         if !dying && shadow.attempts >= attempts_max {
             shadow.cause = Some(reason);
@@ -100,7 +101,7 @@ impl Checker {
             Outcome::Moved(bytes) => {
                 state.pulled += u64::from(bytes.get());
                 state.held = u64::from(bytes.get());
-                shadow.active[flow.source().index()] = now;
+                shadow.active = now;
                 if !connected {
                     self.seen.sight(Sight::EarlyBytes);
                 }
@@ -108,7 +109,7 @@ impl Checker {
             Outcome::EndOfStream => {
                 // Nobody is told of an end that comes after the end of the session.
                 state.ended = !dying;
-                shadow.active[flow.source().index()] = now;
+                shadow.active = now;
                 if !connected {
                     self.seen.sight(Sight::EarlyEnd);
                 }
@@ -134,13 +135,14 @@ impl Checker {
             Outcome::Moved(bytes) => {
                 state.pushed += u64::from(bytes.get());
                 state.held -= u64::from(bytes.get());
-                shadow.active[flow.sink().index()] = now;
+                shadow.active = now;
+                shadow.queue_seen[flow.sink().index()] = None;
             }
             Outcome::Failed(Errno::EPIPE) => {
                 if !dying {
                     state.cut = true;
                     shadow.cut.get_or_insert(flow);
-                    shadow.active[flow.sink().index()] = now;
+                    shadow.active = now;
                 }
                 self.seen.sight(Sight::PushBrokenPipe);
             }
@@ -153,6 +155,27 @@ impl Checker {
             }
             Outcome::Cancelled => self.seen.sight(Sight::Cancelled),
             Outcome::Done | Outcome::EndOfStream => unreachable!("the kernel counts bytes"),
+        }
+    }
+
+    /// The worker asks how much a sink has still to take: it knows of what has left since it last
+    /// asked.
+    pub(crate) fn on_looked(&mut self, key: SessionKey, side: Side, queue: u64) {
+        let now = self.now;
+        let shadow = self.shadow(key);
+        if shadow.queue_seen[side.index()].replace(queue) != Some(queue) {
+            shadow.active = now;
+            self.seen.sight(Sight::LookedAtQueue);
+        }
+    }
+
+    /// The peer has taken something from a socket: whoever pushes to it is not idle, whether it knows
+    /// or not.
+    pub(crate) fn on_taken(&mut self, key: SessionKey, side: Side, at: u64) {
+        if let Some(shadow) = self.sessions.get_mut(&(key.index(), key.generation()))
+            && shadow.is_flying(Slot::Push(side.other().outbound()))
+        {
+            shadow.taken = shadow.taken.max(at);
         }
     }
 
@@ -193,7 +216,7 @@ impl Checker {
             if !state.ended && state.held == 0 {
                 state.cut = true;
                 shadow.cut.get_or_insert(towards);
-                shadow.active[side.index()] = now;
+                shadow.active = now;
             }
             self.shadow(key).settle(now);
         } else {
