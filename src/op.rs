@@ -6,8 +6,8 @@
 //! The rules, which `session` keeps and every engine may rely on:
 //!
 //! 1. At most one operation per [`Slot`] of a session is in flight.
-//! 2. A [`Op::Pull`] is asked for only when the flow holds nothing; a [`Op::Push`] or
-//!    [`Op::Discard`] only when it holds something.
+//! 2. A [`Op::Pull`] or [`Op::Greet`] is asked for only when the flow holds nothing; a [`Op::Push`],
+//!    [`Op::Discard`] or [`Op::Skip`] only when it holds something.
 //! 3. [`Op::Close`] is asked for once, last, and only with nothing else in flight.
 //!
 //! And those which every engine keeps and a session may rely on:
@@ -220,6 +220,12 @@ pub enum Op {
     /// Moves bytes from the flow's source into the engine's keeping. Completes with `Moved`,
     /// `EndOfStream`, `Failed` or `Cancelled` (nothing was taken then).
     Pull { session: SessionKey, flow: Flow },
+    /// A [`Op::Pull`] from the client whose bytes can be looked at before they go on, which is what
+    /// `Engine::greeting` is for.
+    Greet { session: SessionKey },
+    /// Throws away the first bytes that a [`Op::Greet`] brought: they were for the relay. Has no
+    /// completion.
+    Skip { session: SessionKey, bytes: u32 },
     /// Moves held bytes to the flow's sink; fewer than held is usual. Completes with `Moved`,
     /// `Failed` or `Cancelled` (what was moved before is reported as `Moved` instead).
     Push { session: SessionKey, flow: Flow },

@@ -102,6 +102,17 @@ pub(super) struct ListenerTable {
     pub(super) backlog: Option<Value>,
     pub(super) allow: Option<Value>,
     pub(super) deny: Option<Value>,
+    pub(super) proxy_from: Option<Value>,
+    pub(super) per_source: Option<PerSourceTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PerSourceTable {
+    pub(super) sessions: Option<Value>,
+    pub(super) rate: Option<Value>,
+    pub(super) ipv4_prefix: Option<Value>,
+    pub(super) ipv6_prefix: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]

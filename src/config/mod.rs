@@ -295,6 +295,50 @@ pub struct Listener {
     pub allow: Vec<Network>,
     /// Who may not, whatever `allow` says.
     pub deny: Vec<Network>,
+    /// Load balancers that speak for their clients: they must begin with a PROXY header, and nobody
+    /// else may connect. Empty is none, and everybody speaks for itself.
+    pub proxy_from: Vec<Network>,
+    pub per_source: PerSource,
+}
+
+/// What the connections from each source may come to. With PROXY headers, the source is whom they name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PerSource {
+    /// Sessions at one time; `None` is no limit.
+    pub sessions: Option<u16>,
+    /// New connections; `None` is no limit.
+    pub rate: Option<Rate>,
+    /// Addresses that agree in so many bits are one source.
+    pub ipv4_prefix: u8,
+    /// The same for IPv6: a host has a /64 at its command (RFC 4291 section 2.5.4).
+    pub ipv6_prefix: u8,
+}
+
+impl Default for PerSource {
+    fn default() -> Self {
+        Self { sessions: None, rate: None, ipv4_prefix: 32, ipv6_prefix: 64 }
+    }
+}
+
+/// So many in a period: all of them at once after a rest, else evenly spaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    pub count: u32,
+    pub period: Duration,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, value::display_duration(self.period))
+    }
+}
+
+impl FromStr for Rate {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::rate(text)
+    }
 }
 
 impl Listener {
@@ -309,6 +353,8 @@ impl Listener {
             backlog: BACKLOG_DEFAULT,
             allow: Vec::new(),
             deny: Vec::new(),
+            proxy_from: Vec::new(),
+            per_source: PerSource::default(),
         }
     }
 

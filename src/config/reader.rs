@@ -10,12 +10,12 @@ use toml::Spanned;
 use super::check::{self, Place, Spans};
 use super::error::Fault;
 use super::file::{
-    BackendTable, GlobalTable, ListenerTable, LogTable, SMALLEST, ServerTable, Tables, Value,
-    Written, structure,
+    BackendTable, GlobalTable, ListenerTable, LogTable, PerSourceTable, SMALLEST, ServerTable,
+    Tables, Value, Written, structure,
 };
 use super::value::{self, Refusal};
 use super::{
-    Backend, Config, Control, Global, Listener, Log, Network, Overrides, Server, Source,
+    Backend, Config, Control, Global, Listener, Log, Network, Overrides, PerSource, Server, Source,
     SourcePorts, Timeouts,
 };
 
@@ -190,6 +190,8 @@ impl Reader {
             }),
             allow: self.networks("allow", table.allow.as_ref()),
             deny: self.networks("deny", table.deny.as_ref()),
+            proxy_from: self.networks("proxy_from", table.proxy_from.as_ref()),
+            per_source: self.per_source(table.per_source.as_ref()),
             bind: defaults.bind,
             backend: defaults.backend,
         };
@@ -229,6 +231,32 @@ impl Reader {
             }
         }
         addresses
+    }
+
+    fn per_source(&mut self, table: Option<&PerSourceTable>) -> PerSource {
+        let defaults = PerSource::default();
+        let Some(table) = table else { return defaults };
+        PerSource {
+            sessions: self.take("sessions", table.sessions.as_ref(), None, |written| {
+                word_or(written, "off", 1, value::SOURCE_SESSIONS_MAX)
+            }),
+            rate: self.take("rate", table.rate.as_ref(), None, |written| match written {
+                Written::Text(text) if text == "off" => Ok(None),
+                _ => text_of(value::rate)(written).map(Some),
+            }),
+            ipv4_prefix: self.take(
+                "ipv4_prefix",
+                table.ipv4_prefix.as_ref(),
+                defaults.ipv4_prefix,
+                |written| integer(written, 1, 32),
+            ),
+            ipv6_prefix: self.take(
+                "ipv6_prefix",
+                table.ipv6_prefix.as_ref(),
+                defaults.ipv6_prefix,
+                |written| integer(written, 1, 128),
+            ),
+        }
     }
 
     /// A list of networks, each judged by itself.
@@ -444,14 +472,25 @@ fn auto_or<N>(written: &Written, first: N, last: N) -> Result<Option<N>, Refusal
 where
     N: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
 {
-    let auto = format!("allowed: \"auto\", or {first} to {last}");
+    word_or(written, "auto", first, last)
+}
+
+/// A number, or the word that stands for there being none.
+fn word_or<N>(written: &Written, word: &str, first: N, last: N) -> Result<Option<N>, Refusal>
+where
+    N: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
+{
+    let allowed = format!("allowed: \"{word}\", or {first} to {last}");
     match written {
-        Written::Text(text) if text == "auto" => Ok(None),
+        Written::Text(text) if text == word => Ok(None),
         Written::Integer(number) => match value::number(*number, first..=last) {
             Ok(number) => Ok(Some(number)),
-            Err(refusal) => Err(Refusal::new(refusal.why, auto)),
+            Err(refusal) => Err(Refusal::new(refusal.why, allowed)),
         },
-        _ => Err(Refusal::new("wants a whole number, without quotes, or \"auto\"", auto)),
+        _ => {
+            let why = format!("wants a whole number, without quotes, or \"{word}\"");
+            Err(Refusal::new(why, allowed))
+        }
     }
 }
 

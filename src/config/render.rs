@@ -54,6 +54,19 @@ fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
     out.key("backlog", listener.backlog);
     out.list("allow", &listener.allow);
     out.list("deny", &listener.deny);
+    out.list("proxy_from", &listener.proxy_from);
+    let limits = &listener.per_source;
+    let off = || quoted("off");
+    out.key(
+        "per_source",
+        format_args!(
+            "{{ sessions = {}, rate = {}, ipv4_prefix = {}, ipv6_prefix = {} }}",
+            limits.sessions.map_or_else(off, |sessions| sessions.to_string()),
+            limits.rate.map_or_else(off, quoted),
+            limits.ipv4_prefix,
+            limits.ipv6_prefix
+        ),
+    );
 }
 
 fn backend(out: &mut Lines, backend: &Backend) {

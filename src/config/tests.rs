@@ -24,6 +24,10 @@ backend = "intake"
 maxconn = 10000
 client_idle = "90s"
 backlog = 128
+allow = ["10.0.0.0/8", "2001:db8::/32"]
+deny = "10.6.6.6"
+proxy_from = ["10.0.0.1"]
+per_source = { sessions = 50, rate = "20/1s", ipv4_prefix = 24 }
 
 [[listener]]
 bind = "*:3900"
@@ -88,6 +92,12 @@ fn everything_written_is_what_is_meant() {
     assert_eq!(config.global.pin, Pin::List(vec![0, 3]));
     assert_eq!(config.global.drain, Duration::from_millis(1500));
     assert_eq!(config.global.pipe_bytes, 1 << 20);
+    let listener = &config.listeners[0];
+    assert_eq!(listener.deny, ["10.6.6.6".parse().unwrap()]);
+    let rate = Rate { count: 20, period: Duration::from_secs(1) };
+    let per_source =
+        PerSource { sessions: Some(50), rate: Some(rate), ipv4_prefix: 24, ipv6_prefix: 64 };
+    assert_eq!(listener.per_source, per_source);
     // In the order of the file, not of the alphabet.
     assert_eq!(config.backends[0].name, "spare.site");
     assert_eq!(config.listeners[0].backend, 1);
@@ -202,7 +212,7 @@ fn a_wrong_global_value_is_shown_with_its_remedy() {
 }
 
 /// Keys of the listener on line 2, of the server on line 4, and what the message must hold.
-const WRONG_PARTS: [(&str, &str, &[&str]); 26] = [
+const WRONG_PARTS: [(&str, &str, &[&str]); 31] = [
     ("bind = [\"3834\"]", "address = \"h:1\"", &["t.toml:2:9", "\"3834\"", "\"0.0.0.0:3834\""]),
     ("bind = \"localhost:80\"", "address = \"h:1\"", &["\"localhost\" is not an IP address"]),
     ("bind = []", "address = \"h:1\"", &["t.toml:2:8", "empty list"]),
@@ -222,6 +232,23 @@ const WRONG_PARTS: [(&str, &str, &[&str]); 26] = [
     ("bind = \":1\"\nbacklog = 70000", "address = \"h:1\"", &["1 to 65535"]),
     ("bind = \":1\"\nname = \"a b\"", "address = \"h:1\"", &["\"a b\"", "not a usable name"]),
     ("bind = \":1\"\nname = \"\\u001b[31m\"", "address = \"h:1\"", &["\"\\u{1b}[31m\""]),
+    (
+        "bind = \":1\"\nallow = [\"10.0.0.1/8\"]",
+        "address = \"h:1\"",
+        &["t.toml:3:10", "\"10.0.0.0/8\""],
+    ),
+    (
+        "bind = \":1\"\ndeny = \"me\"",
+        "address = \"h:1\"",
+        &["t.toml:3:8", "such as \"10.0.0.0/8\""],
+    ),
+    (
+        "bind = \":1\"\nper_source = { rate = \"20\" }",
+        "address = \"h:1\"",
+        &["t.toml:3:23", "\"20/1s\""],
+    ),
+    ("bind = \":1\"\nper_source = { rate = \"2000/1s\" }", "address = \"h:1\"", &["1 to 1000"]),
+    ("bind = \":1\"\nper_source = { sessions = 0 }", "address = \"h:1\"", &["\"off\", or 1 to"]),
     ("bind = \":1\"", "address = \"h\"", &["t.toml:4:11", "has no port", "\"h:443\""]),
     ("bind = \":1\"", "address = \"10.0.0.1\"", &["has no port", "\"10.0.0.1:443\""]),
     ("bind = \":1\"", "address = \"2001:db8::1\"", &["\"[2001:db8::1]:443\""]),

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Balance, EngineChoice, LogFormat, Pin, ServerAddress, SourcePorts};
+use super::{Balance, EngineChoice, LogFormat, Pin, Rate, ServerAddress, SourcePorts};
 use crate::op::{SessionKey, SpliceMode};
 
 /// The longest duration that can be asked for. Anything longer is meant as "never", and a
@@ -33,6 +33,10 @@ pub const PIPES_MAX: u32 = 1 << 20;
 pub const SOURCE_PORT_MIN: u16 = 1024;
 /// The longest name of a listener, backend or server: what a host name may have (RFC 1035).
 pub const NAME_BYTES_MAX: usize = 253;
+/// The longest period of a rate.
+pub const RATE_PERIOD_MAX: Duration = Duration::from_secs(3600);
+/// Sessions that one source can be limited to: they are counted in 16 bits.
+pub const SOURCE_SESSIONS_MAX: u16 = u16::MAX - 1;
 /// Networks in one list.
 pub const NETWORKS_MAX: usize = 65_536;
 /// The longest path of a unix socket, without the NUL that ends it (unix(7)).
@@ -271,6 +275,34 @@ where
         )
     })?;
     number(parsed, range).map(Some)
+}
+
+/// A number in a period: `20/1s`, `600/1m`. Counted in milliseconds, so no more than one in each.
+pub fn rate(text: &str) -> Result<Rate, Refusal> {
+    const EXAMPLES: &str = "write a number in a period, such as \"20/1s\" or \"600/1m\"";
+    let Some((count, period)) = text.split_once('/') else {
+        return Err(Refusal::new("not a rate", EXAMPLES));
+    };
+    let digits = count.bytes().all(|byte| byte.is_ascii_digit());
+    let (Some(count), period) = (count.parse::<u32>().ok().filter(|_| digits), duration(period)?)
+    else {
+        return Err(Refusal::new("the number is not a whole number", EXAMPLES));
+    };
+    if period > RATE_PERIOD_MAX || period.is_zero() {
+        let most = display_duration(RATE_PERIOD_MAX);
+        return Err(Refusal::new(
+            "the period is out of range",
+            format!("allowed: \"1ms\" to \"{most}\""),
+        ));
+    }
+    if count == 0 || u128::from(count) > period.as_millis() {
+        let most = period.as_millis();
+        return Err(Refusal::new(
+            "the number is out of range",
+            format!("allowed: 1 to {most} in this period, one a millisecond"),
+        ));
+    }
+    Ok(Rate { count, period })
 }
 
 /// An address to listen on: `10.0.0.1:3834`, `[::1]:3834`, or `:3834` and `*:3834` for every IPv4

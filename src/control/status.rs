@@ -204,6 +204,7 @@ impl Status {
         let total = &self.total;
         let troubles = [
             (total.refused, "connections refused, because there was no place for them"),
+            (total.source_limited, "connections denied, because their source is at its limit"),
             (total.denied, "connections denied, because of the address that they came from"),
             (total.accept_failures, "times accepting failed for want of descriptors or memory"),
             (total.listeners_paused, "listeners paused now, counted in each worker"),

@@ -131,6 +131,13 @@ impl Epoll {
     }
 
     /// Tries the pull that a flow has asked for; it stays parked if it would block.
+    fn pull(&mut self, key: SessionKey, flow: Flow, in_sight: bool) {
+        let direction = &mut self.session(key).flows[flow.index()];
+        direction.pulling = true;
+        direction.state.keep_in_sight(in_sight);
+        self.try_pull(key, flow);
+    }
+
     fn try_pull(&mut self, key: SessionKey, flow: Flow) {
         let session = &mut self.sessions[key.index()];
         let direction = &mut session.flows[flow.index()];
@@ -378,9 +385,11 @@ impl Engine for Epoll {
     fn submit(&mut self, op: Op) {
         match op {
             Op::Connect { session, address, source } => self.connect(session, address, source),
-            Op::Pull { session, flow } => {
-                self.session(session).flows[flow.index()].pulling = true;
-                self.try_pull(session, flow);
+            Op::Pull { session, flow } => self.pull(session, flow, false),
+            Op::Greet { session } => self.pull(session, Flow::ToBackend, true),
+            Op::Skip { session, bytes } => {
+                let direction = &mut self.sessions[session.index()].flows[Flow::ToBackend.index()];
+                direction.state.skip(bytes, &mut self.means);
             }
             Op::Push { session, flow } => {
                 self.session(session).flows[flow.index()].pushing = true;
@@ -398,6 +407,10 @@ impl Engine for Epoll {
             Op::Cancel { session, slot } => self.cancel(session, slot),
             Op::Close { session, client, backend } => self.close(session, [client, backend]),
         }
+    }
+
+    fn greeting(&self, session: SessionKey) -> &[u8] {
+        self.sessions[session.index()].flows[Flow::ToBackend.index()].state.in_sight()
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {

@@ -42,6 +42,9 @@ pub trait Engine {
     /// completion too.
     fn submit(&mut self, op: Op);
 
+    /// What the last [`Op::Greet`] of a session brought and nobody has skipped yet.
+    fn greeting(&self, session: SessionKey) -> &[u8];
+
     /// Appends what has completed to `completions`, waiting for at least one thing to happen until
     /// `until` (for ever when `None`). What is at hand may be given without a look at the sockets,
     /// unless `until` is not after the time returned last: then they are looked at, and nothing is

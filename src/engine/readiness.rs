@@ -82,12 +82,33 @@ enum Store {
 pub(super) struct FlowState {
     store: Store,
     policy: PathPolicy,
+    /// What is pulled next will be looked at, so it must not go through a pipe.
+    in_sight: bool,
 }
 
 impl FlowState {
     /// The path that the next pull should take.
     pub(super) const fn path(&self, mode: SpliceMode) -> Path {
-        self.policy.path(mode)
+        if self.in_sight { Path::Copied } else { self.policy.path(mode) }
+    }
+
+    /// Whether what is pulled next will be looked at.
+    pub(super) const fn keep_in_sight(&mut self, on: bool) {
+        self.in_sight = on;
+    }
+
+    /// What is held, where it can be looked at.
+    pub(super) fn in_sight(&self) -> &[u8] {
+        match &self.store {
+            Store::Buffer { pages, from, to } => &pages[*from as usize..*to as usize],
+            Store::Empty | Store::Pipe { .. } => &[],
+        }
+    }
+
+    /// Throws away the first bytes of what is held.
+    pub(super) fn skip(&mut self, bytes: u32, means: &mut Means) {
+        means.stats.bytes_discarded += u64::from(bytes);
+        self.take(bytes, means);
     }
 
     /// Another path than these attempts has brought so many bytes.

@@ -13,6 +13,7 @@
 //! holds a reference to its file, so that close(2) alone would not even send the FIN.
 
 mod close;
+mod greeting;
 mod inbox;
 mod listening;
 mod probe;
@@ -478,10 +479,9 @@ impl Engine for Uring {
     fn submit(&mut self, op: Op) {
         match op {
             Op::Connect { session, address, source } => self.connect(session, address, source),
-            Op::Pull { session, flow } => {
-                self.sessions[session.index()].flows[flow.index()].pulling = true;
-                self.try_pull(session, flow);
-            }
+            Op::Pull { session, flow } => self.pull(session, flow, false),
+            Op::Greet { session } => self.pull(session, Flow::ToBackend, true),
+            Op::Skip { session, bytes } => self.skip(session, bytes),
             Op::Push { session, flow } => {
                 self.sessions[session.index()].flows[flow.index()].pushing = true;
                 self.try_push(session, flow);
@@ -496,6 +496,10 @@ impl Engine for Uring {
             Op::Cancel { session, slot } => self.cancel(session, slot),
             Op::Close { session, client, backend } => self.begin_close(session, [client, backend]),
         }
+    }
+
+    fn greeting(&self, session: SessionKey) -> &[u8] {
+        self.in_sight(session)
     }
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {

@@ -105,6 +105,8 @@ counts! {
     refused,
     /// Connections ended at once, because their address may not connect.
     denied,
+    /// Connections ended because their source had too many, or came too fast.
+    source_limited,
     /// Sessions now.
     sessions,
     /// Sessions so far.

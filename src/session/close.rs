@@ -43,6 +43,12 @@ pub enum CloseReason {
     NoServer,
     /// We lacked something for the server's socket: descriptors or memory.
     NoResources,
+    /// The client did not begin with a PROXY header although it must.
+    BadGreeting,
+    /// The PROXY header did not come in time.
+    GreetingTimeout,
+    /// The source that the PROXY header names is at one of its limits.
+    SourceLimit,
     /// The drain's deadline passed.
     Drained,
     /// The relay was told to end at once.
@@ -51,7 +57,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in index order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Completed,
         Self::ClientReset,
         Self::ServerReset,
@@ -68,6 +74,9 @@ impl CloseReason {
         Self::NoPort,
         Self::NoServer,
         Self::NoResources,
+        Self::BadGreeting,
+        Self::GreetingTimeout,
+        Self::SourceLimit,
         Self::Drained,
         Self::Stopped,
     ];
@@ -99,6 +108,9 @@ impl CloseReason {
             Self::NoPort => "no_port",
             Self::NoServer => "no_server",
             Self::NoResources => "no_resources",
+            Self::BadGreeting => "bad_greeting",
+            Self::GreetingTimeout => "greeting_timeout",
+            Self::SourceLimit => "source_limit",
             Self::Drained => "drained",
             Self::Stopped => "stopped",
         }

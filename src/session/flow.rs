@@ -116,6 +116,21 @@ impl FlowState {
         }
     }
 
+    /// Asks for the client's first bytes, which are for us.
+    pub(super) fn greet(&mut self, key: SessionKey, ops: &mut Ops) {
+        assert_eq!(self.held, 0, "pulled only when nothing is held (op rule 2)");
+        ops.push(Op::Greet { session: key });
+        self.pulling = true;
+    }
+
+    /// Throws away the first bytes of what is held: they were for us.
+    pub(super) fn skip(&mut self, bytes: u32, key: SessionKey, ops: &mut Ops) {
+        assert!(bytes <= self.held, "skipped {bytes} of {} held bytes", self.held);
+        ops.push(Op::Skip { session: key, bytes });
+        self.discarded += u64::from(bytes);
+        self.held -= bytes;
+    }
+
     pub(super) fn on_pulled(&mut self, bytes: NonZeroU32, key: SessionKey, ops: &mut Ops) {
         self.end_pull();
         self.held = bytes.get();

@@ -13,6 +13,7 @@
 
 mod close;
 mod flow;
+pub mod greeting;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use nix::errno::Errno;
 
 pub use close::CloseReason;
 use flow::{FlowState, Stage};
+use greeting::Greeting;
 
 use crate::op::{CloseHow, Flow, Op, Outcome, SessionKey, Side, Slot, Time};
 
@@ -78,9 +80,13 @@ pub struct Report {
     pub total_time: Duration,
 }
 
-/// Where a session stands. The first three are the drawing's Dialing.
+/// Where a session stands. All before `Relaying` is the drawing's Dialing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The client's first bytes are for us, and must have come at `until`.
+    Greeting {
+        until: Time,
+    },
     /// Between attempts; the next is due at `until`.
     Waiting {
         until: Time,
@@ -121,6 +127,7 @@ pub struct Session {
     /// What each side's socket still had to deliver when its push was last found waiting too long;
     /// none since it moved.
     queue_seen: [Option<u32>; 2],
+    greeting: Greeting,
 }
 
 // Capacity planning rests on this (design target: 512 B of user memory for an idle session).
@@ -130,9 +137,15 @@ impl Session {
     /// A session for a client that has just been adopted. Its first bytes are asked for at once,
     /// so that they can go out as the connect completes.
     pub fn open(key: SessionKey, now: Time, ops: &mut Ops) -> (Self, Step) {
-        let mut session = Self {
+        let mut session = Self::new(key, Phase::Waiting { until: now }, now);
+        session.flows[Flow::ToBackend.index()].proceed(key, false, ops);
+        (session, Step::Dial { failed: None })
+    }
+
+    fn new(key: SessionKey, phase: Phase, now: Time) -> Self {
+        Self {
             key,
-            phase: Phase::Waiting { until: now },
+            phase,
             attempts: 0,
             reason: None,
             flows: Flow::ALL.map(FlowState::new),
@@ -143,9 +156,8 @@ impl Session {
             linger_until: None,
             failed: None,
             queue_seen: [None; 2],
-        };
-        session.flows[Flow::ToBackend.index()].proceed(key, false, ops);
-        (session, Step::Dial { failed: None })
+            greeting: Greeting::default(),
+        }
     }
 
     /// Makes the next attempt, at this address.
@@ -242,6 +254,7 @@ impl Session {
             return Step::Continue;
         }
         match self.phase {
+            Phase::Greeting { .. } => self.begin_close(CloseReason::GreetingTimeout, ops),
             Phase::Waiting { .. } => return Step::Dial { failed: self.failed },
             Phase::Connecting { .. } => {
                 // The attempt ends where every attempt does, when its cancellation comes back.
@@ -264,7 +277,9 @@ impl Session {
     /// byte; an owner may set its timer lazily and ask again when it fires.
     pub fn deadline(&self, limits: &SessionLimits) -> Option<Time> {
         match self.phase {
-            Phase::Waiting { until } | Phase::Connecting { until } => Some(until),
+            Phase::Greeting { until } | Phase::Waiting { until } | Phase::Connecting { until } => {
+                Some(until)
+            }
             Phase::GivingUp | Phase::Closing { .. } => None,
             Phase::Relaying => {
                 let [client, backend] = self.idle_deadlines(limits);

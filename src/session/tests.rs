@@ -3,6 +3,7 @@
 //! keeps `docs/LIFECYCLE.md` true.
 
 mod exhaustive;
+mod greeting;
 mod lifecycle;
 
 use std::num::NonZeroU32;
@@ -179,6 +180,14 @@ impl Driver {
             Op::Push { flow, .. } => {
                 assert!(self.held[flow.index()] > 0, "{op:?} with nothing held");
                 self.takes_off(Slot::Push(flow));
+            }
+            Op::Greet { .. } => {
+                assert_eq!(self.held[ToBackend.index()], 0, "greets with bytes held");
+                self.takes_off(Slot::Pull(ToBackend));
+            }
+            Op::Skip { bytes, .. } => {
+                assert!(bytes <= self.held[ToBackend.index()], "skips what is not held");
+                self.held[ToBackend.index()] -= bytes;
             }
             Op::Discard { flow, .. } => {
                 assert!(!self.flies(Slot::Push(flow)), "{op:?} while it is being pushed");

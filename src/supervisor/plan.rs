@@ -1,26 +1,33 @@
 //! From the configuration to what the workers live by.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::backend::Member;
 use crate::backend::board::Board;
-use crate::config::{Config, Listener, Server};
+use crate::config::{Config, Listener, Networks, PerSource, Server};
 use crate::control::Addresses;
 use crate::session::SessionLimits;
 use crate::worker::admission::Quota;
 use crate::worker::plan::{Backend, Plan, Route};
 use crate::worker::rules::{AddressSet, Rules};
+use crate::worker::sources::{SourceLimits, SourceRate, Sources};
 
 use super::StartError;
 use super::limits::{Host, source_ports};
+
+/// Sources that are counted at the least: 1 MiB, for any number of agents behind one relay.
+const SOURCES_MIN: usize = 1 << 17;
 
 /// What outlives a reload: the servers' records and the listeners' places.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     boards: HashMap<(String, String, String), Arc<Board>>,
     quotas: Vec<Arc<Quota>>,
+    /// Made when a listener first has limits for its sources, and then kept.
+    sources: Option<Arc<Sources>>,
 }
 
 impl Registry {
@@ -53,7 +60,7 @@ impl Registry {
             let backend = &config.backends[listener.backend];
             // One for all addresses of a listener.
             let quota = self.quota(number, listener.maxconn.unwrap_or(u32::MAX));
-            let rules = Arc::new(rules(listener));
+            let rules = Arc::new(self.rules(listener, config.global.maxconn));
             for _ in &listener.bind {
                 routes.push(Route {
                     backend: listener.backend,
@@ -84,6 +91,34 @@ impl Registry {
         }
     }
 
+    /// What a listener asks of those who come.
+    fn rules(&mut self, listener: &Listener, maxconn: Option<u32>) -> Rules {
+        let set = |networks: Networks| AddressSet::new(networks.into_ranges());
+        let PerSource { sessions, rate, ipv4_prefix, ipv6_prefix } = listener.per_source;
+        let rate = rate.map(|rate| SourceRate { connections: rate.count, period: rate.period });
+        let limits = (sessions.is_some() || rate.is_some()).then_some(SourceLimits {
+            sessions,
+            rate,
+            ipv4_prefix,
+            ipv6_prefix,
+        });
+        if limits.is_some() {
+            // Twice what can be there at one time: a full bucket is then a rarity.
+            let there = maxconn.map_or(SOURCES_MIN, |maxconn| 2 * maxconn as usize);
+            self.sources.get_or_insert_with(|| Arc::new(Sources::new(there.max(SOURCES_MIN))));
+        }
+        Rules {
+            permitted: listener.permitted().map(set),
+            proxies: match listener.proxy_from.as_slice() {
+                [] => None,
+                from => Some(set(from.iter().copied().collect())),
+            },
+            limits,
+            sources: self.sources.clone(),
+            salt: salt(&listener.name),
+        }
+    }
+
     fn quota(&mut self, listener: usize, limit: u32) -> Arc<Quota> {
         if let Some(quota) = self.quotas.get(listener) {
             quota.resize(limit);
@@ -94,9 +129,9 @@ impl Registry {
     }
 }
 
-/// What a listener asks of those who come.
-fn rules(listener: &Listener) -> Rules {
-    Rules { permitted: listener.permitted().map(|set| AddressSet::new(set.into_ranges())) }
+/// Tells a listener's sources from those of others, over a reload too.
+fn salt(listener: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(listener)
 }
 
 fn identity(backend: &str, server: &Server) -> (String, String, String) {

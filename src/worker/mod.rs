@@ -5,8 +5,10 @@
 
 pub mod admission;
 mod dial;
+mod greeting;
 pub mod plan;
 pub mod rules;
+pub mod sources;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -29,7 +31,10 @@ use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
 use admission::{Admission, Quota};
 use dial::{Dialer, Lease};
+use greeting::AtLimit;
 use plan::Plan;
+use rules::Rules;
+use sources::Ticket;
 use table::Table;
 use timers::Timers;
 
@@ -94,7 +99,9 @@ pub struct Worker<E> {
     timers: Timers,
     admission: Admission,
     /// Accepted, and waiting for a place.
-    waiting: VecDeque<(ListenerId, AcceptedSocket, SocketAddr)>,
+    waiting: VecDeque<Arrival>,
+    /// Some listener's clients speak for others.
+    greets: bool,
     backends: Backends,
     dialer: Dialer,
     plan: Arc<Plan>,
@@ -130,6 +137,16 @@ enum Phase {
     },
 }
 
+/// An accepted connection that has no session yet.
+#[derive(Debug)]
+struct Arrival {
+    listener: ListenerId,
+    socket: AcceptedSocket,
+    client: SocketAddr,
+    /// Where its source is counted.
+    ticket: Option<Ticket>,
+}
+
 /// A session and what the worker knows about it beyond the session itself.
 #[derive(Debug)]
 struct Relay {
@@ -145,6 +162,8 @@ struct Relay {
     /// Time has passed since then, so that it may be tried again.
     paused: bool,
     lease: Option<Lease>,
+    /// Where its source is counted.
+    ticket: Option<Ticket>,
     /// Source ports tried for the attempt under way.
     ports_tried: u8,
 }
@@ -162,6 +181,7 @@ impl<E: Engine> Worker<E> {
             timers: Timers::new(),
             admission,
             waiting: VecDeque::new(),
+            greets: false,
             backends: Backends::default(),
             dialer: Dialer::new(setup.index, setup.workers, setup.seed),
             plan: setup.plan,
@@ -256,6 +276,11 @@ impl<E: Engine> Worker<E> {
             Completion::Ended { session, slot: Slot::Connect, outcome } => {
                 self.on_connect_ended(session, outcome);
             }
+            Completion::Ended { session, slot, outcome }
+                if self.greets && self.awaits_greeting(session, slot) =>
+            {
+                self.on_greeting(session, outcome);
+            }
             Completion::Ended { session, slot, outcome } => {
                 self.with(session, |relay, now, limits, ops| {
                     relay.session.on_completion(slot, outcome, now, limits, ops)
@@ -268,12 +293,7 @@ impl<E: Engine> Worker<E> {
             }
             Completion::Accepted { listener, socket, peer } => {
                 self.counters.accepted.add(1);
-                if self.plan.routes[usize::from(listener.0)].rules.permit(peer.ip()) {
-                    self.on_accepted(listener, socket, peer);
-                } else {
-                    self.counters.denied.add(1);
-                    self.engine.refuse(socket);
-                }
+                self.on_accepted(listener, socket, peer);
             }
             Completion::AcceptFailed { listener, .. } => {
                 self.counters.accept_failures.add(1);
@@ -313,7 +333,25 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    fn on_accepted(&mut self, listener: ListenerId, socket: AcceptedSocket, peer: SocketAddr) {
+    fn on_accepted(&mut self, listener: ListenerId, socket: AcceptedSocket, client: SocketAddr) {
+        let rules = &self.plan.routes[usize::from(listener.0)].rules;
+        if !rules.permit(client.ip()) {
+            self.counters.denied.add(1);
+            return self.engine.refuse(socket);
+        }
+        // Who speaks for others is counted as whom it speaks for.
+        let ticket = match rules.proxies {
+            Some(_) => None,
+            None => match self.count(listener, client) {
+                Ok(ticket) => ticket,
+                Err(AtLimit) => return self.engine.refuse(socket),
+            },
+        };
+        self.let_in_or_queue(Arrival { listener, socket, client, ticket });
+    }
+
+    fn let_in_or_queue(&mut self, arrival: Arrival) {
+        let listener = arrival.listener;
         // One that was on its way up when its listener was given up is served if there is room, but
         // nobody waits any more, and nothing begins after a stop.
         let (welcome, listens) = match self.phase {
@@ -321,25 +359,39 @@ impl<E: Engine> Worker<E> {
             Phase::Draining { .. } => (true, false),
             Phase::Stopping { .. } => (false, false),
         };
-        let others_wait = self.waiting.iter().any(|(other, ..)| *other == listener);
+        let others_wait = self.waiting.iter().any(|other| other.listener == listener);
         if welcome && !others_wait && self.admission.enter(listener, self.now) {
-            return self.open(listener, socket, peer);
+            return self.open(arrival);
         }
         if listens {
             self.engine.accepting(listener, false);
         }
         if listens && self.waiting.len() < WAITING_MAX {
-            self.waiting.push_back((listener, socket, peer));
+            self.waiting.push_back(arrival);
         } else {
-            self.counters.refused.add(1);
-            self.engine.refuse(socket);
+            self.refuse(arrival);
         }
     }
 
-    fn open(&mut self, listener: ListenerId, socket: AcceptedSocket, client: SocketAddr) {
+    /// There is no place for it, not even to wait.
+    fn refuse(&mut self, arrival: Arrival) {
+        self.rules(arrival.listener).discount(arrival.ticket);
+        self.counters.refused.add(1);
+        self.engine.refuse(arrival.socket);
+    }
+
+    fn rules(&self, listener: ListenerId) -> &Rules {
+        &self.plan.routes[usize::from(listener.0)].rules
+    }
+
+    fn open(&mut self, arrival: Arrival) {
+        let Arrival { listener, socket, client, ticket } = arrival;
         let key = self.sessions.vacancy().expect("admission counts the places of the table");
         self.engine.adopt(socket, key);
-        let (session, step) = Session::open(key, self.now, &mut self.ops);
+        let (session, step) = match self.rules(listener).proxies {
+            Some(_) => Session::greet(key, self.now, &mut self.ops),
+            None => Session::open(key, self.now, &mut self.ops),
+        };
         let relay = Relay {
             session,
             listener,
@@ -349,6 +401,7 @@ impl<E: Engine> Worker<E> {
             failed: None,
             paused: false,
             lease: None,
+            ticket,
             ports_tried: 0,
         };
         self.sessions.insert(key, relay);
@@ -362,6 +415,7 @@ impl<E: Engine> Worker<E> {
         let Some(relay) = self.sessions.remove(key) else { return };
         self.timers.clear(key.index());
         self.dialer.release(relay.lease);
+        self.rules(relay.listener).discount(relay.ticket);
         let mut server = None;
         if let Some(id) = relay.server {
             let board = self.backends.board(id);
@@ -400,16 +454,16 @@ impl<E: Engine> Worker<E> {
     fn let_in(&mut self) {
         let waiting = if self.admission.has_room() { self.waiting.len() } else { 0 };
         for _ in 0..waiting {
-            let Some((listener, socket, peer)) = self.waiting.pop_front() else { break };
-            if self.admission.enter(listener, self.now) {
-                self.open(listener, socket, peer);
+            let Some(arrival) = self.waiting.pop_front() else { break };
+            if self.admission.enter(arrival.listener, self.now) {
+                self.open(arrival);
             } else {
-                self.waiting.push_back((listener, socket, peer));
+                self.waiting.push_back(arrival);
             }
         }
         if self.admission.next().is_some_and(|until| until <= self.now) {
             let waiting = &self.waiting;
-            let waits = |listener| waiting.iter().any(|(other, ..)| *other == listener);
+            let waits = |listener| waiting.iter().any(|other| other.listener == listener);
             for listener in self.admission.resume(self.now, waits) {
                 self.engine.accepting(listener, true);
             }
@@ -443,6 +497,8 @@ impl<E: Engine> Worker<E> {
     fn adopt_plan(&mut self) {
         let members: Vec<_> =
             self.plan.backends.iter().map(|backend| backend.members.clone()).collect();
+        // Sessions may be greeting still when no listener asks for it any more.
+        self.greets |= self.plan.routes.iter().any(|route| route.rules.proxies.is_some());
         self.backends.replace(&members);
         self.dialer.retain(&self.plan);
     }
@@ -468,9 +524,8 @@ impl<E: Engine> Worker<E> {
             self.admission.end(listener);
             self.engine.unlisten(listener);
         }
-        for (_, socket, _) in self.waiting.drain(..) {
-            self.counters.refused.add(1);
-            self.engine.refuse(socket);
+        for arrival in std::mem::take(&mut self.waiting) {
+            self.refuse(arrival);
         }
     }
 

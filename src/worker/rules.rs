@@ -2,6 +2,11 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::op::Time;
+
+use super::sources::{Entry, SourceLimits, Sources, Ticket};
 
 /// A set of addresses: ranges of their numbers, sorted, none touching the next. An IPv4 address
 /// counts as its mapped IPv6 form.
@@ -38,12 +43,39 @@ pub(super) const fn number(address: IpAddr) -> u128 {
 pub struct Rules {
     /// Who may connect; `None` is everybody.
     pub permitted: Option<AddressSet>,
+    /// Who alone may connect because it speaks for others, by a PROXY header that it must begin with;
+    /// `None` is nobody, and everybody speaks for itself.
+    pub proxies: Option<AddressSet>,
+    pub limits: Option<SourceLimits>,
+    /// All workers' table, once any listener has had limits; sessions may still be counted in it when
+    /// there are none any more.
+    pub sources: Option<Arc<Sources>>,
+    /// Tells the listener's sources from those of others.
+    pub salt: u64,
 }
 
 impl Rules {
     /// Whether who comes from here may connect at all.
     pub fn permit(&self, address: IpAddr) -> bool {
-        self.permitted.as_ref().is_none_or(|permitted| permitted.contains(address))
+        let among = |set: &Option<AddressSet>| {
+            set.as_ref().is_none_or(|permitted| permitted.contains(address))
+        };
+        among(&self.permitted) && among(&self.proxies)
+    }
+
+    /// Counts who comes, if sources have limits here.
+    pub(super) fn count(&self, address: IpAddr, now: Time) -> Entry {
+        match (&self.limits, &self.sources) {
+            (Some(limits), Some(sources)) => sources.enter(self.salt, address, limits, now),
+            _ => Entry::Uncounted,
+        }
+    }
+
+    /// A session has ended that was counted.
+    pub(super) fn discount(&self, ticket: Option<Ticket>) {
+        if let (Some(ticket), Some(sources)) = (ticket, &self.sources) {
+            sources.leave(ticket);
+        }
     }
 }
 

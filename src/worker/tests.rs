@@ -32,6 +32,8 @@ struct Hand {
     /// Numbers of sockets, in the order in which they were adopted.
     adopted: Vec<u32>,
     refused: Vec<u32>,
+    /// What the next greeting is.
+    greeting: Vec<u8>,
 }
 
 impl Engine for Hand {
@@ -57,6 +59,10 @@ impl Engine for Hand {
 
     fn submit(&mut self, op: Op) {
         self.ops.push(op);
+    }
+
+    fn greeting(&self, _: SessionKey) -> &[u8] {
+        &self.greeting
     }
 
     fn wait(&mut self, _: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {

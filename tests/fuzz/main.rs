@@ -17,8 +17,9 @@ use std::panic::{self, RefUnwindSafe};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use fanin::config::{Config, Overrides, value};
+use fanin::config::{Config, Network, Overrides, value};
 use fanin::control::parse_command;
+use fanin::session::greeting::{HEADER_BYTES_MAX, Parsed, parse};
 use fanin::sys::process;
 
 use mutator::Mutator;
@@ -98,6 +99,26 @@ fn any_configuration_of_haproxy_is_taken_over_or_refused_with_words() {
     });
 }
 
+/// Each input whole, byte by byte and in two pieces at every place: it is the same header each time.
+#[test]
+fn any_greeting_is_a_header_or_none_however_it_is_cut() {
+    fuzz("greetings", 600, |input| {
+        let whole = parse(input);
+        if let Parsed::Header { bytes, .. } = whole {
+            assert!(bytes <= input.len() && bytes <= HEADER_BYTES_MAX);
+            assert_eq!(parse(&input[..bytes]), whole, "what follows is not looked at");
+        }
+        // What has been refused or taken once stays so, whatever comes behind it.
+        let mut before = Parsed::More;
+        for cut in 0..=input.len() {
+            let part = parse(&input[..cut]);
+            assert!(before == Parsed::More || part == before, "{before:?}, then {part:?}");
+            before = part;
+        }
+        assert_eq!(before, whole);
+    });
+}
+
 #[test]
 fn any_value_is_read_or_refused_with_words() {
     fuzz("values", 64, |input| {
@@ -114,6 +135,12 @@ fn any_value_is_read_or_refused_with_words() {
         }
         if let Ok(address) = value::server_address(text) {
             assert_eq!(value::server_address(&address.to_string()).ok(), Some(address));
+        }
+        if let Ok(rate) = value::rate(text) {
+            assert_eq!(value::rate(&rate.to_string()).ok(), Some(rate));
+        }
+        if let Ok(network) = text.parse::<Network>() {
+            assert_eq!(network.to_string().parse().ok(), Some(network));
         }
         if let Ok(ports) = value::source_ports(text) {
             assert_eq!(value::source_ports(&ports.to_string()).ok(), Some(ports));

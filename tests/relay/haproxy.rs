@@ -121,6 +121,7 @@ const JUDGED: &[(&str, bool)] = &[
     ),
     ("bind 127.0.0.1:3834\nno option redispatch\noption splice-auto\noption tcplog", true),
     ("bind 127.0.0.1:3834\noption clitcpka\noption dontlognull\noption tcp-check", true),
+    ("bind 127.0.0.1:3834 accept-proxy", true),
     ("bind", false),
     ("bind 127.0.0.1", false),
     ("bind 127.0.0.1:99999", false),

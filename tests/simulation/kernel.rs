@@ -381,6 +381,10 @@ impl Engine for SimEngine {
         self.foresee(self.now, Event::Watch(number));
     }
 
+    fn greeting(&self, _: SessionKey) -> &[u8] {
+        unreachable!("no listener of the simulation asks for a greeting")
+    }
+
     fn refuse(&mut self, socket: AcceptedSocket) {
         let number = self.network.take(socket);
         self.network.socket(number).close(CloseHow::Reset);

@@ -45,7 +45,13 @@ fn sweep_of_random_seeds_in_which_everything_occurs() {
     });
     let mut never = missing(Fault::ALL, &seen.faults);
     never.extend(missing(Sight::ALL, &seen.sights));
-    never.extend(missing(&CloseReason::ALL, &seen.reasons));
+    // No listener here asks for a greeting: a simulated stream is counts without content.
+    let greeting =
+        [CloseReason::BadGreeting, CloseReason::GreetingTimeout, CloseReason::SourceLimit];
+    let reasons = missing(&CloseReason::ALL, &seen.reasons);
+    never.extend(
+        reasons.into_iter().filter(|name| !greeting.iter().any(|one| format!("{one:?}") == *name)),
+    );
     assert!(never.is_empty(), "never occurred in {seeds} seeds: {never:?}");
 }
 

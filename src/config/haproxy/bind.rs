@@ -78,15 +78,19 @@ impl Reader {
             }
             return 2;
         }
+        if name == "accept-proxy" {
+            let set = Self::set(line, ());
+            if let Some(proxy) = self.proxy() {
+                proxy.accept_proxy = Some(set);
+            }
+            return 1;
+        }
         let remedy = match name.as_str() {
             "ssl" | "crt" | "ca-file" | "alpn" | "verify" | "ciphers" | "crt-list" => {
                 "remove what concerns TLS: it passes through unchanged, and the server ends it"
             }
             "transparent" | "interface" | "namespace" => {
                 "listen on an address of the interface instead; systemd can put fanin into a namespace"
-            }
-            "accept-proxy" => {
-                "list the load balancers in [[listener]] proxy_from of fanin's own file"
             }
             _ => "correct it, or remove it",
         };

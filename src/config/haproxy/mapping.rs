@@ -7,8 +7,8 @@ use crate::config::check::{self, Place, Spans};
 use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
-    Backend, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Networks, Overrides, Server,
-    Timeouts,
+    Backend, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Network, Networks, Overrides,
+    Server, Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -301,6 +301,13 @@ impl Mapping {
         }
         listener.client_idle = self.client_idle(proxy, all, backend);
         self.rules(proxy, &mut listener);
+        if let Some(set) = &proxy.accept_proxy {
+            self.mapped(set, "[[listener]] proxy_from");
+            let text = "whoever can connect may claim any address: list your load balancers in \
+                        [[listener]] proxy_from";
+            self.danger(set, text);
+            listener.proxy_from = Network::ALL.to_vec();
+        }
         Some(listener)
     }
 

@@ -51,7 +51,8 @@ impl Reader {
             "accept" => true,
             "reject" => false,
             "expect-proxy" => {
-                let help = "list the load balancers in [[listener]] proxy_from of fanin's own file";
+                let help = "write `accept-proxy` behind the address in the bind line, and list the \
+                            load balancers in [[listener]] proxy_from of fanin's own file";
                 return self.fault(
                     line,
                     2,

@@ -128,6 +128,8 @@ pub(super) struct Proxy {
     pub(super) servers: Vec<ServerLine>,
     pub(super) acls: Acls,
     pub(super) verdicts: Vec<Set<Verdict>>,
+    /// Where a PROXY header was asked for.
+    pub(super) accept_proxy: Option<Set<()>>,
     /// Where its statistics page was asked for.
     pub(super) stats: Option<Set<()>>,
 }
@@ -451,6 +453,7 @@ impl Reader {
             servers: Vec::new(),
             acls: Acls::default(),
             verdicts: Vec::new(),
+            accept_proxy: None,
             stats: None,
         });
         let after = &line.words[2..from.unwrap_or(line.words.len())];

@@ -303,6 +303,9 @@ fn every_state_keeps_the_rules_and_has_a_way_out() {
         CloseReason::ConnectFailed,
         CloseReason::NoPort,
         CloseReason::NoResources,
+        CloseReason::BadGreeting,
+        CloseReason::GreetingTimeout,
+        CloseReason::SourceLimit,
         CloseReason::Drained,
     ];
     for reason in CloseReason::ALL {

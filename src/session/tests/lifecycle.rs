@@ -102,6 +102,7 @@ fn session_state(world: &World) -> &'static str {
         return "Finished";
     }
     match world.driver.session.phase {
+        Phase::Greeting { .. } => unreachable!("only who speaks for others greets"),
         Phase::Waiting { .. } => "Waiting",
         Phase::Connecting { .. } => "Connecting",
         Phase::GivingUp => "GivingUp",

@@ -50,6 +50,9 @@ impl Checker {
                 assert!(!shadow.flows[flow.index()].fin, "{session:?}: a second FIN");
                 shadow.flows[flow.index()].fin = true;
             }
+            Op::Greet { .. } | Op::Skip { .. } => {
+                unreachable!("no listener of the simulation asks for a greeting")
+            }
             Op::Cancel { session, slot } => self.on_cancel(session, slot),
             Op::Close { session, client, backend } => self.on_close(session, [client, backend]),
         }

@@ -35,6 +35,9 @@ impl SimEngine {
                 let effects = self.network.socket(socket).end();
                 self.apply(socket, effects);
             }
+            Op::Greet { .. } | Op::Skip { .. } => {
+                unreachable!("no listener of the simulation asks for a greeting")
+            }
             Op::Cancel { session, slot } => self.cancel(session, slot),
             Op::Close { session, client, backend } => self.close(session, [client, backend]),
         }

@@ -1,0 +1,354 @@
+//! The first bytes of a client that speaks for others: the PROXY protocol's header, versions 1 and 2
+//! (proxy-protocol.txt of HAProxy, sections 2.1 and 2.2). PURE.
+//!
+//! A load balancer in front of the relay says in it whose connection this is. What it says is believed
+//! only of those who are listed, which is the worker's affair; here it is only read. Whatever is not
+//! exactly a header is refused: guessing would let bytes of a stream pass for an address.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::op::{Flow, Outcome, SessionKey, Side, Time};
+
+use super::{CloseReason, Ops, Phase, Session, Step};
+
+/// The longest header that is read: what fits into the smallest segment that every host takes (RFC
+/// 1122 section 3.3.3), and so comes in one piece (section 2.2 of the protocol).
+pub const HEADER_BYTES_MAX: usize = 536;
+
+/// How long a PROXY header may take: it comes with the first segment, or one retransmission later.
+pub const GREETING_MAX: Duration = Duration::from_secs(3);
+/// The longest header of version 1, with its line end (section 2.1).
+const LINE_BYTES_MAX: usize = 107;
+const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Signature, version and command, family, length.
+const FIXED_BYTES: usize = 16;
+
+/// What the first bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// The beginning of a header.
+    More,
+    /// A header of so many bytes; what follows is the stream's.
+    Header { bytes: usize, client: Option<SocketAddr> },
+    /// No header.
+    Bad,
+}
+
+/// Reads the header at the beginning of `bytes`.
+///
+/// `client` is who is behind the load balancer; `None` where it speaks for itself (`LOCAL`: a health
+/// check, whatever address stands behind it) or does not know (`UNKNOWN`, `AF_UNSPEC`, `AF_UNIX`).
+pub fn parse(bytes: &[u8]) -> Parsed {
+    match bytes.first() {
+        None => Parsed::More,
+        Some(b'P') => parse_line(bytes),
+        Some(b'\r') => parse_binary(bytes),
+        Some(_) => Parsed::Bad,
+    }
+}
+
+/// Version 1: `PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n`.
+fn parse_line(bytes: &[u8]) -> Parsed {
+    const BEGINNING: &[u8] = b"PROXY ";
+    let common = bytes.len().min(BEGINNING.len());
+    if bytes[..common] != BEGINNING[..common] {
+        return Parsed::Bad;
+    }
+    let line = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
+    // The first line feed ends it, or nothing does.
+    let Some(feed) = line.iter().position(|&byte| byte == b'\n') else {
+        return if bytes.len() < LINE_BYTES_MAX { Parsed::More } else { Parsed::Bad };
+    };
+    let end = feed - 1;
+    if line[end] != b'\r' {
+        return Parsed::Bad;
+    }
+    match std::str::from_utf8(&line[BEGINNING.len()..end]).ok().and_then(line_client) {
+        Some(client) => Parsed::Header { bytes: end + 2, client },
+        None => Parsed::Bad,
+    }
+}
+
+/// The client in what follows `PROXY `; `None` if that is malformed.
+fn line_client(rest: &str) -> Option<Option<SocketAddr>> {
+    if rest == "UNKNOWN" || rest.starts_with("UNKNOWN ") {
+        return Some(None);
+    }
+    let mut words = rest.split(' ');
+    let family = words.next()?;
+    let (source, destination) = (words.next()?, words.next()?);
+    let ip = |text: &str| -> Option<IpAddr> {
+        match family {
+            "TCP4" => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
+            "TCP6" => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
+            _ => None,
+        }
+    };
+    let (source, _) = (ip(source)?, ip(destination)?);
+    let (port, _) = (port(words.next()?)?, port(words.next()?)?);
+    words.next().is_none().then_some(Some(SocketAddr::new(source, port)))
+}
+
+/// A decimal number without sign or leading zeros.
+fn port(text: &str) -> Option<u16> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    (plain && (text.len() == 1 || !text.starts_with('0'))).then(|| text.parse().ok())?
+}
+
+/// Version 2: the signature, two nibbles of version and command, two of family and transport, the
+/// length of what follows: addresses, then TLVs, which are passed over.
+fn parse_binary(bytes: &[u8]) -> Parsed {
+    let common = bytes.len().min(SIGNATURE.len());
+    if bytes[..common] != SIGNATURE[..common] {
+        return Parsed::Bad;
+    }
+    if bytes.get(12).is_some_and(|command| !matches!(command, 0x20 | 0x21)) {
+        return Parsed::Bad;
+    }
+    let Some(fixed) = bytes.get(..FIXED_BYTES) else { return Parsed::More };
+    let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
+    let total = FIXED_BYTES + length;
+    if total > HEADER_BYTES_MAX {
+        return Parsed::Bad;
+    }
+    let is_local = fixed[12] == 0x20;
+    // The addresses must be there even if nobody looks at them: a short block is a forgery.
+    let block = match fixed[13] {
+        0x11 => 12,
+        0x21 => 36,
+        0x31 => 216,
+        0x00 => 0,
+        _ if is_local => 0,
+        _ => return Parsed::Bad,
+    };
+    if length < block && !is_local {
+        return Parsed::Bad;
+    }
+    let Some(addresses) = bytes.get(FIXED_BYTES..total) else { return Parsed::More };
+    let client = if is_local { None } else { binary_client(fixed[13], addresses) };
+    Parsed::Header { bytes: total, client }
+}
+
+fn binary_client(family: u8, block: &[u8]) -> Option<SocketAddr> {
+    let port = |at: usize| Some(u16::from_be_bytes([*block.get(at)?, *block.get(at + 1)?]));
+    match family {
+        0x11 => {
+            let source: [u8; 4] = block.get(..4)?.try_into().ok()?;
+            Some(SocketAddr::new(source.into(), port(8)?))
+        }
+        0x21 => {
+            let source: [u8; 16] = block.get(..16)?.try_into().ok()?;
+            Some(SocketAddr::new(source.into(), port(32)?))
+        }
+        _ => None,
+    }
+}
+
+/// A header that comes in pieces. Memory is taken only for one that does.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Greeting {
+    kept: Option<Box<Kept>>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    bytes: [u8; HEADER_BYTES_MAX],
+    length: usize,
+}
+
+impl Greeting {
+    /// Takes the next bytes. How many of these belong to the header stands in [`Parsed::Header`]; with
+    /// [`Parsed::More`] all do.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Parsed {
+        let before = self.kept.as_ref().map_or(0, |kept| kept.length);
+        let fits = bytes.len().min(HEADER_BYTES_MAX - before);
+        let parsed = match &mut self.kept {
+            None => parse(bytes),
+            Some(kept) => {
+                kept.bytes[before..before + fits].copy_from_slice(&bytes[..fits]);
+                kept.length += fits;
+                parse(&kept.bytes[..kept.length])
+            }
+        };
+        match parsed {
+            Parsed::More if fits < bytes.len() => Parsed::Bad,
+            Parsed::More if self.kept.is_none() => {
+                let mut kept = Kept { bytes: [0; HEADER_BYTES_MAX], length: fits };
+                kept.bytes[..fits].copy_from_slice(bytes);
+                self.kept = Some(Box::new(kept));
+                Parsed::More
+            }
+            Parsed::Header { bytes: total, client } => {
+                Parsed::Header { bytes: total - before, client }
+            }
+            parsed => parsed,
+        }
+    }
+}
+
+impl Session {
+    /// A session for a client that has just been adopted and speaks for another: it must begin with a
+    /// PROXY header, and is dialled for when that is there.
+    pub fn greet(key: SessionKey, now: Time, ops: &mut Ops) -> (Self, Step) {
+        let mut session = Self::new(key, Phase::Greeting { until: now + GREETING_MAX }, now);
+        session.flows[Flow::ToBackend.index()].greet(key, ops);
+        (session, Step::Continue)
+    }
+
+    /// What [`Op::Greet`] came to; `bytes` is what the engine holds of it. The second part is who is
+    /// behind the client, once its header has said so.
+    pub fn on_greeting(
+        &mut self,
+        outcome: Outcome,
+        bytes: &[u8],
+        ops: &mut Ops,
+    ) -> (Step, Option<SocketAddr>) {
+        let key = self.key;
+        let flow = &mut self.flows[Flow::ToBackend.index()];
+        let held = match outcome {
+            Outcome::Moved(held) => held,
+            Outcome::Failed(errno) => {
+                flow.end_pull();
+                self.begin_close(CloseReason::of_broken(Side::Client, errno), ops);
+                return (Step::Continue, None);
+            }
+            _ => {
+                flow.end_pull();
+                self.begin_close(CloseReason::BadGreeting, ops);
+                return (Step::Continue, None);
+            }
+        };
+        flow.on_pulled(held, key, ops);
+        let seen = &bytes[..bytes.len().min(HEADER_BYTES_MAX)];
+        match self.greeting.take(seen) {
+            Parsed::More if seen.len() == held.get() as usize => {
+                flow.skip(held.get(), key, ops);
+                flow.greet(key, ops);
+                (Step::Continue, None)
+            }
+            Parsed::Header { bytes, client } => {
+                flow.skip(u32::try_from(bytes).unwrap_or(u32::MAX), key, ops);
+                self.greeting = Greeting::default();
+                self.phase = Phase::Waiting { until: self.opened };
+                self.flows[Flow::ToBackend.index()].proceed(key, false, ops);
+                (Step::Dial { failed: None }, client)
+            }
+            Parsed::More | Parsed::Bad => {
+                self.begin_close(CloseReason::BadGreeting, ops);
+                (Step::Continue, None)
+            }
+        }
+    }
+
+    /// Whether the client's first bytes are still awaited, for [`Session::on_greeting`].
+    pub const fn is_greeting(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binary(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(block.len()).unwrap().to_be_bytes();
+        [&SIGNATURE[..], &[command, family], &length, block].concat()
+    }
+
+    fn v4_block() -> Vec<u8> {
+        [&[192, 0, 2, 1, 198, 51, 100, 1][..], &56324u16.to_be_bytes(), &443u16.to_be_bytes()]
+            .concat()
+    }
+
+    fn header(bytes: usize, client: &str) -> Parsed {
+        Parsed::Header { bytes, client: Some(client.parse().unwrap()) }
+    }
+
+    /// Headers, with a stream behind each.
+    fn good() -> Vec<(Vec<u8>, Parsed)> {
+        let line = |text: &str| [text.as_bytes(), b"GET / HTTP/1.1\r\n"].concat();
+        let mut v6 = Ipv6Addr::LOCALHOST.octets().repeat(2);
+        v6.extend([0xdc, 0x04, 0x01, 0xbb]);
+        let tlv = [&v4_block()[..], &[0x04, 0, 3, 1, 2, 3]].concat();
+        let none = |bytes| Parsed::Header { bytes, client: None };
+        vec![
+            (
+                line("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n"),
+                header(45, "192.0.2.1:56324"),
+            ),
+            (line("PROXY TCP6 ::1 2001:db8::1 1 65535\r\n"), header(36, "[::1]:1")),
+            (line("PROXY UNKNOWN\r\n"), none(15)),
+            (line("PROXY UNKNOWN ffff::1 ::1 1 2\r\n"), none(31)),
+            (binary(0x21, 0x11, &v4_block()), header(28, "192.0.2.1:56324")),
+            (binary(0x21, 0x11, &tlv), header(34, "192.0.2.1:56324")),
+            (binary(0x21, 0x21, &v6), header(52, "[::1]:56324")),
+            // A forged address behind LOCAL is not believed.
+            (binary(0x20, 0x11, &v4_block()), none(28)),
+            (binary(0x20, 0x00, &[]), none(16)),
+            (binary(0x21, 0x00, &[1, 2, 3]), none(19)),
+            (binary(0x21, 0x31, &[0; 216]), none(232)),
+            (
+                binary(0x21, 0x11, &[&v4_block()[..], &[0; 508]].concat()),
+                header(536, "192.0.2.1:56324"),
+            ),
+        ]
+    }
+
+    #[test]
+    fn headers_of_both_versions_are_read_and_the_stream_begins_behind_them() {
+        for (bytes, expected) in good() {
+            assert_eq!(parse(&bytes), expected, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn however_a_header_is_cut_it_is_the_same() {
+        for (mut bytes, expected) in good() {
+            bytes.extend(b"stream");
+            let Parsed::Header { bytes: length, client } = expected else { unreachable!() };
+            for cut in 0..length {
+                assert_eq!(parse(&bytes[..cut]), Parsed::More, "{cut} of {}", bytes.escape_ascii());
+                let mut greeting = Greeting::default();
+                assert_eq!(greeting.take(&bytes[..cut]), Parsed::More);
+                let rest = Parsed::Header { bytes: length - cut, client };
+                assert_eq!(greeting.take(&bytes[cut..]), rest, "cut at {cut}");
+            }
+            let mut greeting = Greeting::default();
+            for byte in &bytes[..length - 1] {
+                assert_eq!(greeting.take(&[*byte]), Parsed::More);
+            }
+            assert_eq!(greeting.take(&bytes[length - 1..]), Parsed::Header { bytes: 1, client });
+        }
+    }
+
+    #[test]
+    fn what_is_not_exactly_a_header_is_refused() {
+        let line = |text: &str| text.as_bytes().to_vec();
+        for bytes in [
+            line("GET / HTTP/1.1\r\n"),
+            line("PROXY\r\n"),
+            line("PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n"),
+            line("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443 1\r\n"),
+            line("PROXY TCP4 192.0.2.1  198.51.100.1 56324 443\r\n"),
+            line("PROXY TCP4 ::1 ::1 56324 443\r\n"),
+            line("PROXY TCP6 192.0.2.1 198.51.100.1 56324 443\r\n"),
+            line("PROXY TCP4 192.0.2.1 198.51.100.1 056324 443\r\n"),
+            line("PROXY TCP4 192.0.2.1 198.51.100.1 +1 443\r\n"),
+            line("PROXY TCP4 192.0.2.1 198.51.100.1 65536 443\r\n"),
+            line("PROXY TCP4 192.0.2.1 198.51.100.1 1 2\n"),
+            line("PROXY UDP4 192.0.2.1 198.51.100.1 1 2\r\n"),
+            line("PROXY UNKNOWNS\r\n"),
+            line(&format!("PROXY UNKNOWN {}\r\n", "x".repeat(100))),
+            b"\r\n\r\n\0\r\nQUIT\t".to_vec(),
+            binary(0x11, 0x11, &v4_block()),
+            binary(0x22, 0x11, &v4_block()),
+            binary(0x21, 0x12, &v4_block()),
+            binary(0x21, 0x11, &v4_block()[..11]),
+            binary(0x21, 0x21, &v4_block()),
+            binary(0x21, 0x11, &[0; 521]),
+        ] {
+            assert_eq!(parse(&bytes), Parsed::Bad, "{}", bytes.escape_ascii());
+        }
+    }
+}
