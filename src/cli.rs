@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -45,6 +45,9 @@ impl From<&ConfigError> for ExitCode {
         }
     }
 }
+
+/// Where relays listen by custom.
+const LISTEN_USUAL: u16 = 3834;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,6 +116,8 @@ pub enum Command {
     /// Turn a configuration of HAProxy into fanin's own: TOML on standard output, and on standard
     /// error what maps, what is ignored and why, and what to look at
     Import(Import),
+    /// Say what on this host would stop so many agents, and the command that cures it
+    Doctor(Doctor),
     /// Show what a running relay does: workers, sessions, bytes, servers
     Status(Status),
     /// Have a running relay read its file again, without touching a connection
@@ -206,6 +211,36 @@ pub struct Import {
 }
 
 #[derive(Args, Debug)]
+pub struct Doctor {
+    /// Configuration to judge the host by [default: /etc/fanin/fanin.toml if there is one, else the
+    /// defaults]
+    #[arg(short = 'c', long, short_alias = 'f', value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Agents at one time [default: maxconn if it is set, else 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub agents: Option<u32>,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Doctor {
+    /// Where the configuration to judge by comes from; `there` tells whether a file is there.
+    pub fn origin(&self, there: impl Fn(&Path) -> bool) -> Origin {
+        let file = |path: PathBuf| Origin::File { path, overrides: Overrides::default() };
+        match &self.config {
+            Some(path) => file(path.clone()),
+            None if there(Path::new(FILE_DEFAULT)) => file(FILE_DEFAULT.into()),
+            None => Origin::Flags {
+                listen: vec![SocketAddr::from(([0, 0, 0, 0], LISTEN_USUAL))],
+                servers: vec![ServerAddress::Name { host: "intake.example.com".into(), port: 443 }],
+                overrides: Overrides::default(),
+            },
+        }
+    }
+}
+
+#[derive(Args, Debug)]
 pub struct Status {
     #[command(flatten)]
     pub target: Target,
@@ -275,9 +310,9 @@ mod tests {
 
     #[test]
     fn a_file_is_the_default_and_has_two_spellings() {
-        assert_eq!(origin("fanin run").path(), Some(std::path::Path::new(FILE_DEFAULT)));
+        assert_eq!(origin("fanin run").path(), Some(Path::new(FILE_DEFAULT)));
         for line in ["fanin run -c x.toml", "fanin run -f x.toml"] {
-            assert_eq!(origin(line).path(), Some(std::path::Path::new("x.toml")));
+            assert_eq!(origin(line).path(), Some(Path::new("x.toml")));
         }
     }
 

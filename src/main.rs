@@ -4,9 +4,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process;
 
-use fanin::cli::{Check, Cli, Command, ExitCode, Import, Target};
+use fanin::cli::{Check, Cli, Command, Doctor, ExitCode, Import, Target};
 use fanin::config::{Config, ConfigError, Origin};
 use fanin::control::{client, directory};
+use fanin::doctor;
 use fanin::supervisor::{self, StartError};
 
 fn main() -> process::ExitCode {
@@ -16,6 +17,7 @@ fn main() -> process::ExitCode {
             Command::Run(arguments) => run(arguments.origin()),
             Command::Check(arguments) => check(&arguments),
             Command::Import(arguments) => import(&arguments),
+            Command::Doctor(arguments) => examine(&arguments),
             Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
             Command::Status(arguments) => ask(&arguments.target, "status"),
             Command::Reload(target) => ask(&target, "reload"),
@@ -63,6 +65,17 @@ fn import(arguments: &Import) -> ExitCode {
         }
         Err(error) => complain(&error),
     }
+}
+
+fn examine(arguments: &Doctor) -> ExitCode {
+    let config = match arguments.origin(std::path::Path::exists).load() {
+        Ok(config) => config,
+        Err(error) => return complain(&error),
+    };
+    let agents = arguments.agents.or(config.global.maxconn).unwrap_or(doctor::AGENTS_DEFAULT);
+    let diagnosis = doctor::judge(&config, agents, &doctor::Host::look());
+    print(&if arguments.json { diagnosis.json() } else { diagnosis.text() });
+    if diagnosis.ok { ExitCode::Success } else { ExitCode::Runtime }
 }
 
 fn ask(target: &Target, command: &str) -> ExitCode {

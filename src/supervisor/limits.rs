@@ -35,17 +35,17 @@ const SOURCE_PORTS_MIN: usize = 1024;
 
 /// What was found on this host.
 #[derive(Clone, Debug)]
-pub(super) struct Host {
+pub struct Host {
     /// Descriptors in one table: RLIMIT_NOFILE.
-    pub(super) descriptors: u64,
+    pub descriptors: u64,
     /// CPUs that the process may run on; at least one.
-    pub(super) processors: Vec<u16>,
+    pub processors: Vec<u16>,
     /// Pages that an ordinary user's pipes may hold; `None` where that does not bind.
-    pub(super) pipe_pages: Option<u64>,
+    pub pipe_pages: Option<u64>,
     /// What the kernel chooses source ports from.
-    pub(super) local_ports: RangeInclusive<u16>,
+    pub local_ports: RangeInclusive<u16>,
     /// What it is told not to choose.
-    pub(super) reserved_ports: Vec<RangeInclusive<u16>>,
+    pub reserved_ports: Vec<RangeInclusive<u16>>,
 }
 
 impl Host {
@@ -90,15 +90,15 @@ pub(super) fn list(numbers: &[u16]) -> String {
 
 /// How large everything is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Budget {
-    pub(super) workers: u16,
+pub struct Budget {
+    pub workers: u16,
     /// Sessions at one time in the process.
-    pub(super) sessions: u32,
+    pub sessions: u32,
     /// Sessions at one time in one worker: connections do not spread evenly, so this is more than
     /// the worker's share where the descriptors allow it, and a reload may raise `maxconn` to it.
     /// Costs nothing: the tables grow as sessions come.
-    pub(super) sessions_a_worker: u32,
-    pub(super) pipes_a_worker: u32,
+    pub sessions_a_worker: u32,
+    pub pipes_a_worker: u32,
 }
 
 impl Budget {
@@ -106,7 +106,7 @@ impl Budget {
     ///
     /// # Errors
     /// When the host's limits do not carry it; the message has the remedy.
-    pub(super) fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
+    pub fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
         let workers = config.global.workers.unwrap_or_else(|| host.workers());
         let carried = sessions_carried(config, host, workers);
         let total = carried * u64::from(workers);
@@ -167,7 +167,7 @@ fn pipes_a_worker(config: &Config, host: &Host, workers: u16) -> u64 {
 ///
 /// # Errors
 /// When a configured range overlaps the kernel's own.
-pub(super) fn source_ports(
+pub fn source_ports(
     ports: SourcePorts,
     host: &Host,
 ) -> Result<Option<RangeInclusive<u16>>, StartError> {

@@ -6,7 +6,7 @@
 
 mod error;
 mod instance;
-mod limits;
+pub mod limits;
 mod plan;
 mod status;
 mod thread;

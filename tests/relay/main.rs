@@ -19,6 +19,7 @@
 mod agents;
 mod clients;
 mod connecting;
+mod doctor;
 mod exhaustion;
 mod haproxy;
 mod injection;
