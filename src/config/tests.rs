@@ -1,5 +1,7 @@
 //! What people get wrong, and what they are told; and that what is printed can be read back.
 
+mod reference;
+
 use std::fs;
 use std::path::PathBuf;
 
