@@ -106,6 +106,15 @@ struct TypedRun {
     /// Write the report as JSON (docs/loadgen-report.md)
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
+    /// Write the run second by second as CSV
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    csv: Option<PathBuf>,
+    /// Write the latency's percentiles as HdrHistogram's text, for its plotter
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    hgrm: Option<PathBuf>,
+    /// Write the latency second by second as HdrHistogram's interval log (V2)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    hlog: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -164,6 +173,19 @@ pub(crate) enum Target {
     Started { fanin: Option<PathBuf>, arguments: Vec<String> },
 }
 
+/// Where the report goes besides the terminal (docs/loadgen-report.md).
+#[derive(Clone, Debug)]
+pub(crate) struct Files {
+    /// The report, whole.
+    pub(crate) json: Option<PathBuf>,
+    /// Second by second.
+    pub(crate) csv: Option<PathBuf>,
+    /// HdrHistogram's percentile text.
+    pub(crate) hgrm: Option<PathBuf>,
+    /// HdrHistogram's interval log.
+    pub(crate) hlog: Option<PathBuf>,
+}
+
 /// A load run, complete.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -183,8 +205,8 @@ pub(crate) struct Settings {
     pub(crate) max_send_lag: Nanos,
     /// What must hold.
     pub(crate) objectives: Vec<Objective>,
-    /// Where the JSON goes.
-    pub(crate) json: Option<PathBuf>,
+    /// Where the report goes besides the terminal.
+    pub(crate) files: Files,
 }
 
 /// Reads the command line.
@@ -245,7 +267,7 @@ fn settings(typed: TypedRun) -> Result<Settings, Error> {
         timeout: nanos(typed.timeout),
         max_send_lag: nanos(typed.max_send_lag),
         objectives: typed.objectives,
-        json: typed.json,
+        files: Files { json: typed.json, csv: typed.csv, hgrm: typed.hgrm, hlog: typed.hlog },
     })
 }
 

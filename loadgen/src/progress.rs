@@ -1,7 +1,11 @@
-//! One line a second while the load runs: rewritten in place on a terminal, else a line each.
+//! One line a second while the load runs: rewritten in place on a terminal, else a line each; and
+//! the same figures kept for the report.
 
 use crate::clock::{Nanos, SECOND};
+use crate::procfs::Usage;
 use crate::recorder::Interval;
+use crate::report::series::{Packed, Second};
+use crate::report::{per, seconds};
 use crate::thread::Progress;
 use std::io::{IsTerminal, Write};
 
@@ -12,6 +16,8 @@ pub(crate) struct Board {
     open: Vec<u64>,
     interval: Interval,
     failed: u64,
+    relay: Option<Usage>,
+    series: Vec<Second>,
     last: Nanos,
     in_place: bool,
 }
@@ -25,6 +31,8 @@ impl Board {
             open: zeros,
             interval: Interval::new(),
             failed: 0,
+            relay: None,
+            series: Vec::new(),
             last: 0,
             in_place: std::io::stderr().is_terminal(),
         }
@@ -35,13 +43,18 @@ impl Board {
         let thread = progress.thread as usize;
         self.agents[thread] = progress.agents;
         self.open[thread] = progress.open;
-        self.failed += progress.interval.failed;
-        self.interval.add(&progress.interval);
+        self.take_rest(&progress.interval);
+    }
+
+    /// Takes what a thread saw after its last progress.
+    pub(crate) fn take_rest(&mut self, interval: &Interval) {
+        self.failed += interval.failed;
+        self.interval.add(interval);
     }
 
     /// Shows the line for the time since the last one.
-    pub(crate) fn show(&mut self, now: Nanos, agents: u32, phase: &str) {
-        let line = self.line(now, agents, phase);
+    pub(crate) fn show(&mut self, now: Nanos, agents: u32, phase: &str, relay: Option<Usage>) {
+        let line = self.line(now, agents, phase, relay);
         let mut out = std::io::stderr().lock();
         // A closed terminal must not end the run.
         let _ = match self.in_place {
@@ -51,20 +64,44 @@ impl Board {
         let _ = out.flush();
     }
 
-    /// Leaves the line for good.
-    pub(crate) fn finish(&self) {
+    /// Leaves the line for good; the seconds, with what came after the last line.
+    pub(crate) fn finish(mut self, now: Nanos, relay: Option<Usage>) -> Vec<Second> {
         if self.in_place {
             eprintln!();
         }
+        self.close(now, relay);
+        self.series
     }
 
-    fn line(&mut self, now: Nanos, agents: u32, phase: &str) -> String {
+    /// Ends the second.
+    fn close(&mut self, now: Nanos, relay: Option<Usage>) {
         let interval = std::mem::replace(&mut self.interval, Interval::new());
-        let span = now.saturating_sub(self.last).max(1);
+        let span_s = seconds(now.saturating_sub(self.last));
+        let cpu = |usage: Usage| (usage.user + usage.system).as_secs_f64();
+        let used = relay.zip(self.relay).map(|(now, then)| (cpu(now) - cpu(then)).max(0.0));
+        self.series.push(Second {
+            at_s: seconds(self.last),
+            span_s,
+            agents: self.agents.iter().sum(),
+            open: self.open.iter().sum(),
+            answered: interval.answered,
+            failed: interval.failed,
+            p50_us: interval.exchange.value_at_quantile(0.5),
+            p99_us: interval.exchange.value_at_quantile(0.99),
+            max_us: interval.exchange.max(),
+            relay_cpu: used.map(|used| per(used, span_s)),
+            relay_resident_bytes: relay.map(|usage| usage.resident),
+            measured: Packed::new(&interval.measured),
+        });
+        self.relay = relay;
         self.last = now;
-        let rate = u128::from(interval.answered) * u128::from(SECOND) / u128::from(span);
-        let quantile = |q| millis(interval.exchange.value_at_quantile(q));
-        format!(
+    }
+
+    fn line(&mut self, now: Nanos, agents: u32, phase: &str, relay: Option<Usage>) -> String {
+        let span = now.saturating_sub(self.last).max(1);
+        let rate = u128::from(self.interval.answered) * u128::from(SECOND) / u128::from(span);
+        let quantile = |q| millis(self.interval.exchange.value_at_quantile(q));
+        let line = format!(
             "{:>4} s {phase:<7}  agents {}/{agents}  open {}  {rate}/s  errors {}  p50 {}  p99 {}",
             now / SECOND,
             self.agents.iter().sum::<u64>(),
@@ -72,7 +109,9 @@ impl Board {
             self.failed,
             quantile(0.5),
             quantile(0.99),
-        )
+        );
+        self.close(now, relay);
+        line
     }
 }
 
@@ -99,10 +138,10 @@ mod tests {
             interval.exchange.record(2_000).unwrap();
             board.take(&Progress { thread, agents: 10, open: 3, interval });
         }
-        let line = board.line(SECOND, 20, "load");
+        let line = board.line(SECOND, 20, "load", None);
         assert!(line.contains("agents 20/20  open 6  100/s  errors 2"), "{line}");
         assert!(line.contains("p50 2.00 ms"), "{line}");
-        assert!(board.line(2 * SECOND, 20, "load").contains("  0/s  errors 2"));
+        assert!(board.line(2 * SECOND, 20, "load", None).contains("  0/s  errors 2"));
     }
 
     #[test]

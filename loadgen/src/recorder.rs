@@ -89,6 +89,8 @@ impl Counts {
 pub(crate) struct Interval {
     /// Whole exchanges from the intended start.
     pub(crate) exchange: Micros,
+    /// Those of them that belong to the measured window.
+    pub(crate) measured: Micros,
     /// Exchanges that ended with a good reply.
     pub(crate) answered: u64,
     /// Exchanges that failed.
@@ -98,12 +100,13 @@ pub(crate) struct Interval {
 impl Interval {
     /// Nothing yet.
     pub(crate) fn new() -> Self {
-        Self { exchange: histogram(), answered: 0, failed: 0 }
+        Self { exchange: histogram(), measured: histogram(), answered: 0, failed: 0 }
     }
 
     /// Adds another thread's interval.
     pub(crate) fn add(&mut self, other: &Self) {
         add(&mut self.exchange, &other.exchange);
+        add(&mut self.measured, &other.measured);
         self.answered += other.answered;
         self.failed += other.failed;
     }
@@ -208,8 +211,15 @@ impl Recorder {
         counts.bytes_up += bytes_up;
         self.answered_in_time += u64::from(self.span.contains(&now));
         self.interval.answered += 1;
-        record(&mut self.interval.exchange, now.saturating_sub(timing.intended));
+        self.ended(timing, now);
+    }
+
+    /// Whole exchanges, in the run's histogram and in the second's.
+    fn ended(&mut self, timing: Timing, now: Nanos) {
+        let latency = now.saturating_sub(timing.intended);
+        record(&mut self.interval.exchange, latency);
         if self.measures(timing) {
+            record(&mut self.interval.measured, latency);
             self.exchange.record(timing, now);
         }
     }
@@ -222,10 +232,7 @@ impl Recorder {
             *self.errnos.entry(errno).or_insert(0) += 1;
         }
         if why.age_counts() {
-            record(&mut self.interval.exchange, now.saturating_sub(timing.intended));
-            if self.measures(timing) {
-                self.exchange.record(timing, now);
-            }
+            self.ended(timing, now);
         }
     }
 

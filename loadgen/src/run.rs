@@ -9,11 +9,13 @@ use crate::plan::Plan;
 use crate::procfs::{Machine, Usage, usage};
 use crate::progress::Board;
 use crate::recorder::Recorder;
-use crate::report::{self, Report, claim, text};
+use crate::report::series::{self, Second};
+use crate::report::{self, Report, claim, hdr, text};
 use crate::stage::Stage;
 use crate::thread::{self, Message, Orders};
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -132,6 +134,7 @@ struct Seen {
     fallen: Option<String>,
     cpu: Vec<Duration>,
     elapsed: Nanos,
+    series: Vec<Second>,
 }
 
 /// A run under way.
@@ -170,8 +173,8 @@ impl Show<'_> {
             fallen: None,
         };
         self.watch(&mut watch, &mut messages, signals, &stop).await?;
-        watch.board.finish();
         let elapsed = clock.now();
+        let series = watch.board.finish(elapsed, self.usage());
         let [begin, end] = watch
             .window
             .map(|sample| sample.unwrap_or_else(|| (elapsed, Machine::now(), self.usage())));
@@ -185,6 +188,7 @@ impl Show<'_> {
             fallen: watch.fallen,
             cpu: watch.cpu,
             elapsed,
+            series,
         })
     }
 
@@ -212,6 +216,7 @@ impl Show<'_> {
                     Some(Message::Progress(progress)) => watch.board.take(&progress),
                     Some(Message::Failed(why)) => return Err(Error::System(why)),
                     Some(Message::Finished(record, cpu)) => {
+                        watch.board.take_rest(&record.interval);
                         watch.record.add(&record);
                         watch.cpu.push(cpu);
                     }
@@ -224,7 +229,8 @@ impl Show<'_> {
                 }
                 _ = second.tick() => {
                     let now = clock.now();
-                    watch.board.show(now, plan.agents, phase(now, plan.ramp, plan.end()));
+                    let phase = phase(now, plan.ramp, plan.end());
+                    watch.board.show(now, plan.agents, phase, self.usage());
                     if watch.fallen.is_none() {
                         watch.fallen = self.stage.as_mut().and_then(Stage::fallen);
                     }
@@ -296,6 +302,8 @@ impl Show<'_> {
             loop_lag_us,
             objectives: Vec::new(),
             claim,
+            distribution: seen.record.exchange.from_intended,
+            series: seen.series,
             exit_code: SUCCESS,
         };
         let objectives = &self.settings.objectives;
@@ -386,11 +394,28 @@ fn exit_code(report: &Report) -> u8 {
 fn publish(settings: &Settings, report: &Report) -> Result<(), Error> {
     // A closed pipe (`| head`) is no reason to lose the JSON and the exit code.
     let _ = io::stdout().write_all(text::render(report).as_bytes());
-    let Some(path) = &settings.json else {
-        return Ok(());
-    };
-    let refuse = |error: String| Error::Run(format!("cannot write {}: {error}", path.display()));
-    let mut json = serde_json::to_string_pretty(report).map_err(|e| refuse(e.to_string()))?;
-    json.push('\n');
-    std::fs::write(path, json).map_err(|error| refuse(error.to_string()))
+    let files = &settings.files;
+    if let Some(path) = &files.json {
+        let json = serde_json::to_string_pretty(report).map_err(|e| refused(path, e))?;
+        save(path, (json + "\n").as_bytes())?;
+    }
+    if let Some(path) = &files.csv {
+        save(path, series::csv(&report.series).as_bytes())?;
+    }
+    if let Some(path) = &files.hgrm {
+        save(path, hdr::hgrm(&report.distribution).as_bytes())?;
+    }
+    if let Some(path) = &files.hlog {
+        let log = hdr::hlog(&report.series, report.made_by.began_unix_s);
+        save(path, &log.map_err(|error| refused(path, error))?)?;
+    }
+    Ok(())
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    std::fs::write(path, bytes).map_err(|error| refused(path, error))
+}
+
+fn refused(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::Run(format!("cannot write {}: {why}", path.display()))
 }

@@ -61,7 +61,7 @@ pub(crate) struct Orders {
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The last second.
-    Progress(Progress),
+    Progress(Box<Progress>),
     /// All is over; these are the measurements and this thread's processor time.
     Finished(Box<Recorder>, Duration),
     /// The thread could not begin.
@@ -203,7 +203,8 @@ impl<S: Stream> Shared<S> {
         let (agents, open) = (record.agents_begun, record.open);
         let thread = self.orders.thread;
         // The main thread may have gone already; then nobody wants the news.
-        let _ = out.send(Message::Progress(Progress { thread, agents, open, interval }));
+        let progress = Box::new(Progress { thread, agents, open, interval });
+        let _ = out.send(Message::Progress(progress));
     }
 
     /// Measures this thread's own lateness while the plan lasts, and sees to it that the run ends

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
-use support::{Running, Sink, load, loadgen, within};
+use support::{Running, Sink, load, loadgen, python, scratch, within};
 
 fn count(report: &Value, path: &str) -> u64 {
     let value = path.split('/').fold(report, |value, key| &value[key]);
@@ -304,7 +304,7 @@ fn the_sink_ends_with_whoever_started_it() {
     let script = support::script(
         "\"$1\" sink --listen 127.0.0.1:0 > \"$2\" & while ! grep -q listens \"$2\"; do :; done",
     );
-    let told = support::scratch("address");
+    let told = scratch("address");
     let status = std::process::Command::new("sh")
         .arg(&script)
         .arg(env!("CARGO_BIN_EXE_loadgen"))
@@ -316,4 +316,58 @@ fn the_sink_ends_with_whoever_started_it() {
     let address = text.trim().rsplit(' ').next().expect("an address").to_owned();
     let gone = || TcpStream::connect(&address).is_err();
     assert!(within(Duration::from_secs(10), gone), "the sink outlived its parent");
+}
+
+/// Reads both files with another implementation of HdrHistogram: each line of the `.hgrm` must
+/// name the value up to which the log's sum has counted as many. The percentiles are taken from its
+/// counts by rank, rounded up as ours are: its own look-up rounds the rank to the nearest, which
+/// may be the exchange before.
+const READ_BY_OTHERS: &str = r#"
+import json, math, sys
+from fractions import Fraction
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
+total = HdrHistogram(1, 3600 * 1000 * 1000, 3)
+log = HistogramLogReader(sys.argv[1], HdrHistogram(1, 3600 * 1000 * 1000, 3))
+while (interval := log.get_next_interval_histogram()) is not None:
+    total.add(interval)
+top = total.get_highest_equivalent_value
+upto = {top(at.value_iterated_to): at.total_count_to_this_value for at in total.get_recorded_iterator()}
+lines = [line.split() for line in open(sys.argv[2])]
+lines = [fields for fields in lines if fields and fields[0][0].isdigit()]
+for value, _, count, *_ in lines:
+    assert upto[top(round(float(value) * 1000))] == int(count), (value, count)
+assert int(lines[-1][2]) == total.get_total_count()
+def at(percent):
+    rank = math.ceil(Fraction(percent) * total.get_total_count() / 100)
+    return next(value for value, count in upto.items() if count >= rank)
+print(json.dumps({"count": total.get_total_count(), **{
+    "p" + percent: at(percent) for percent in ("50", "90", "99", "99.9")}}))
+"#;
+
+#[test]
+fn another_hdrhistogram_reads_equal_percentiles_from_hlog_and_hgrm() {
+    let sink = Sink::start(&["--delay", "3ms"]);
+    let (hlog, hgrm, csv) = (scratch("run.hlog"), scratch("run.hgrm"), scratch("run.csv"));
+    let path = |path: &std::path::Path| path.to_str().expect("UTF-8").to_owned();
+    let args = ["--agents", "200", "--speedup", "20", "--ramp", "1s", "--duration", "3s"];
+    let files = ["--hlog", &path(&hlog), "--hgrm", &path(&hgrm), "--csv", &path(&csv)];
+    let run = load(&[&args[..], &files[..]].concat(), &sink.address);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+
+    let mut other = std::process::Command::new(python());
+    let output = other.args(["-c", READ_BY_OTHERS]).args([&hlog, &hgrm]).output().expect("python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let theirs: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let ours = &run.report["latency_us"]["exchange"]["from_intended"];
+    for field in ["count", "p50", "p90", "p99", "p99.9"] {
+        assert_eq!(theirs[field], ours[field], "{field}: {theirs} {ours}");
+    }
+
+    let csv = std::fs::read_to_string(csv).expect("the CSV");
+    let answered = csv.lines().skip(1).map(|line| line.split(',').nth(4).expect("a field"));
+    let answered: u64 = answered.map(|n| n.parse::<u64>().expect("a count")).sum();
+    let whole =
+        ["window", "warm_up"].map(|part| count(&run.report, &format!("achieved/{part}/answered")));
+    assert_eq!(answered, whole.iter().sum::<u64>(), "every reply is in one second");
 }

@@ -1,8 +1,10 @@
-//! PURE: the result of a run. Text and JSON are two views of this one value.
+//! PURE: the result of a run. Text, JSON, CSV and HdrHistogram's files are views of this one value.
 //!
 //! `docs/loadgen-report.md` describes the JSON; a change of meaning changes `SCHEMA`.
 
 pub(crate) mod claim;
+pub(crate) mod hdr;
+pub(crate) mod series;
 pub(crate) mod slo;
 pub(crate) mod text;
 
@@ -14,6 +16,7 @@ use crate::progress::millis;
 use crate::recorder::{Counts, Latency, Micros, Recorder};
 use claim::Claim;
 use serde::Serialize;
+use series::Second;
 use slo::Judged;
 use std::collections::BTreeMap;
 
@@ -59,6 +62,11 @@ pub(crate) struct Report {
     pub(crate) objectives: Vec<Judged>,
     /// The claim of 1000 agents.
     pub(crate) claim: Claim,
+    /// The run second by second.
+    pub(crate) series: Vec<Second>,
+    /// `latency_us.exchange.from_intended`, whole.
+    #[serde(skip)]
+    pub(crate) distribution: Micros,
     /// How loadgen ends.
     pub(crate) exit_code: u8,
 }

@@ -23,6 +23,13 @@ pub(crate) fn scratch(name: &str) -> PathBuf {
         .join(format!("{}-{number}-{name}", std::process::id()))
 }
 
+/// A Python that has PyPI's `hdrhistogram`; `scripts/test` makes it.
+pub(crate) fn python() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../hdrh/bin/python");
+    assert!(path.exists(), "no {}: run scripts/test once, which makes it", path.display());
+    path
+}
+
 /// An executable shell script.
 pub(crate) fn script(body: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
