@@ -30,6 +30,15 @@ pub enum ExitCode {
     Configuration = 78,
 }
 
+impl ExitCode {
+    /// The one with this number; any other number is a failure at work.
+    pub fn of(number: u8) -> Self {
+        let known =
+            [Self::Success, Self::Usage, Self::System, Self::Permission, Self::Configuration];
+        known.into_iter().find(|code| *code as u8 == number).unwrap_or(Self::Runtime)
+    }
+}
+
 impl From<ExitCode> for std::process::ExitCode {
     fn from(code: ExitCode) -> Self {
         Self::from(code as u8)
@@ -66,7 +75,17 @@ Examples:
   fanin run -c /etc/fanin/fanin.toml --workers 4
 
 Signals: TERM lets sessions end for up to the drain time, a second TERM (or INT) ends at once,
-HUP reads the file again without touching a connection.";
+HUP reads the file again without touching a connection, USR2 goes over to the binary that is installed
+now (see fanin upgrade).";
+
+const UPGRADE_EXAMPLES: &str = "\
+Examples:
+  apt-get install fanin && fanin upgrade
+  fanin upgrade --binary /usr/local/bin/fanin-1.2
+
+The new binary starts beside the old one and reads the configuration. If it serves, it takes over
+every listener and the process id of the service, and the old one lets its sessions end for up to
+`retire`; if it does not, nothing has happened. USR2 does the same.";
 
 /// Relays the connections of many monitoring agents to a few servers, one worker thread a core
 #[derive(Debug, Parser)]
@@ -122,6 +141,9 @@ pub enum Command {
     Status(Status),
     /// Have a running relay read its file again, without touching a connection
     Reload(Target),
+    /// Have a running relay go over to another binary: the listeners stay, sessions end in peace
+    #[command(after_help = UPGRADE_EXAMPLES)]
+    Upgrade(Upgrade),
     /// Have a running relay stop accepting, let its sessions end, and exit
     Drain(Target),
 }
@@ -238,6 +260,15 @@ impl Doctor {
             },
         }
     }
+}
+
+#[derive(Args, Debug)]
+pub struct Upgrade {
+    #[command(flatten)]
+    pub target: Target,
+    /// The binary that takes over; without it, the one that now has the path of the one that runs
+    #[arg(long, value_name = "PATH")]
+    pub binary: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

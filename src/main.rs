@@ -4,10 +4,12 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process;
 
-use fanin::cli::{Check, Cli, Command, Doctor, ExitCode, Import, Target};
+use fanin::cli::{Check, Cli, Command, Doctor, ExitCode, Import, Target, Upgrade};
 use fanin::config::{Config, ConfigError, Origin};
 use fanin::control::{client, directory};
 use fanin::doctor;
+use fanin::handover::Handover;
+use fanin::parent;
 use fanin::supervisor::{self, StartError};
 
 fn main() -> process::ExitCode {
@@ -21,18 +23,28 @@ fn main() -> process::ExitCode {
             Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
             Command::Status(arguments) => ask(&arguments.target, "status"),
             Command::Reload(target) => ask(&target, "reload"),
+            Command::Upgrade(arguments) => upgrade(&arguments),
             Command::Drain(target) => ask(&target, "drain"),
         },
     };
     code.into()
 }
 
+/// As the parent; or, where another process has left something to this one, as what it is meant to be.
 fn run(origin: Origin) -> ExitCode {
-    match supervisor::run(origin) {
-        Ok(()) => ExitCode::Success,
+    let result = match Handover::take() {
+        Ok(None) => parent::start(&origin),
+        Ok(Some(Handover::Parent(left))) => parent::resume(*left),
+        // Whatever happens is told to the parent.
+        Ok(Some(Handover::Relay(left))) => {
+            return supervisor::run(origin, left)
+                .map_or_else(|error| error.exit_code(), |()| ExitCode::Success);
+        }
+        Err(error) => Err(StartError::Host { what: "what was handed over", error }),
+    };
+    match result {
+        Ok(code) => code,
         Err(StartError::Config(error)) => complain(&error),
-        // The log has said it already.
-        Err(StartError::Later(_)) => ExitCode::Runtime,
         Err(error) => {
             eprintln!("fanin: {error}");
             error.exit_code()
@@ -88,6 +100,21 @@ fn ask(target: &Target, command: &str) -> ExitCode {
         Err(error) => {
             eprintln!("fanin: {error}");
             ExitCode::Runtime
+        }
+    }
+}
+
+/// The relay has a working directory of its own, so the path is made whole here.
+fn upgrade(arguments: &Upgrade) -> ExitCode {
+    let Some(binary) = &arguments.binary else { return ask(&arguments.target, "upgrade") };
+    match binary.canonicalize() {
+        Ok(path) => ask(&arguments.target, &format!("upgrade {}", path.display())),
+        Err(error) => {
+            eprintln!(
+                "fanin: cannot upgrade to {}: {error}; give the path of a fanin binary",
+                binary.display()
+            );
+            ExitCode::Usage
         }
     }
 }

@@ -86,6 +86,7 @@ pub(super) struct GlobalTable {
     pub(super) pin: Option<Value>,
     pub(super) maxconn: Option<Value>,
     pub(super) drain: Option<Value>,
+    pub(super) retire: Option<Value>,
     pub(super) pipes: Option<Value>,
     pub(super) pipe_size: Option<Value>,
 }

@@ -45,6 +45,9 @@ pub const IDLE_DEFAULT: Duration = Duration::from_secs(120);
 pub const HALF_CLOSED_DEFAULT: Duration = Duration::from_secs(30);
 /// How long sessions may go on after SIGTERM.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
+/// How long sessions may go on in a relay process whose place another has taken. Agents end their
+/// idle connections after 90 s, and nobody waits for the old process.
+pub const RETIRE_DEFAULT: Duration = Duration::from_secs(600);
 /// Connections that the kernel keeps while they wait to be accepted: what Linux allows by default
 /// (`net.core.somaxconn` since 5.4).
 pub const BACKLOG_DEFAULT: u32 = 4096;
@@ -219,6 +222,8 @@ pub struct Global {
     pub maxconn: Option<u32>,
     /// How long sessions may go on after SIGTERM.
     pub drain: Duration,
+    /// How long sessions of a relay process may go on after another has taken its place.
+    pub retire: Duration,
     /// Bytes asked for each pipe.
     pub pipe_bytes: u32,
     /// Pipes at one time in the process; `None` is a quarter of maxconn, within what
@@ -235,6 +240,7 @@ impl Default for Global {
             pin: Pin::default(),
             maxconn: None,
             drain: DRAIN_DEFAULT,
+            retire: RETIRE_DEFAULT,
             pipe_bytes: PIPE_BYTES_DEFAULT,
             pipes: None,
         }

@@ -129,6 +129,12 @@ impl Reader {
                 defaults.drain,
                 text_of(value::duration),
             ),
+            retire: self.take(
+                "retire",
+                table.retire.as_ref(),
+                defaults.retire,
+                text_of(value::duration),
+            ),
             pipe_bytes: self.take(
                 "pipe_size",
                 table.pipe_size.as_ref(),

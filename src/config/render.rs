@@ -39,6 +39,7 @@ fn global(out: &mut Lines, global: &Global) {
     }
     out.auto_or("maxconn", global.maxconn);
     out.text("drain", display_duration(global.drain));
+    out.text("retire", display_duration(global.retire));
     out.auto_or("pipes", global.pipes);
     out.text("pipe_size", display_size(global.pipe_bytes.into()));
 }

@@ -13,7 +13,7 @@ use super::socket::{REFUSAL, is_live};
 use crate::config::Config;
 
 /// How long an answer may take: longer than the relay's own patience, so that its reason is heard.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(45);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(90);
 /// The longest answer: the status of some 50,000 servers.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

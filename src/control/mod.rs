@@ -1,16 +1,21 @@
-//! The main thread's loop: signals, the control socket, reloads, the log.
+//! The main thread's loop: the parent's orders, the control socket, reloads, the log.
 //!
 //! One tokio runtime on the main thread. What is controlled is behind the trait [`Relay`], so this
 //! room knows neither workers nor engines, and its tests need none.
 //!
 //! ```text
-//! Serving ──TERM, drain──▶ Draining ──all workers ended──▶ the end
-//!    │                        │ TERM, INT, deadline            ▲
-//!    └──INT──────────────▶ Stopping ──all workers ended────────┘
+//! Serving ──Drain, Retire──▶ Draining ──all workers ended──▶ the end
+//!    │                        │ Stop, deadline                 ▲
+//!    └──Stop─────────────▶ Stopping ──all workers ended────────┘
 //! ```
+//!
+//! Nothing ends here without the parent's order: it holds the listening sockets too, and has to give
+//! up its own first. Whoever asks the relay process (by the control socket, by a signal) asks the
+//! parent through it.
 
 pub mod client;
 pub mod directory;
+mod link;
 mod log;
 mod resolver;
 mod socket;
@@ -23,14 +28,15 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::config::{Config, Listener, Origin};
+use crate::config::{Config, Origin};
+use crate::handover::{Order, Report};
 use crate::metrics::{Counts, SessionRecord};
 
+pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use resolver::Addresses;
 pub use socket::{Command, ControlSocket, SocketError, parse as parse_command};
@@ -49,8 +55,15 @@ pub trait Relay {
     fn status(&self) -> RelayStatus;
 
     /// Goes over to another configuration, whole or not at all: an error says why not, and that
-    /// the one before is still in force. The answer says what changed.
-    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<String, String>;
+    /// the one before is still in force.
+    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<Applied, String>;
+
+    /// The listener, by its place in the configuration, that each
+    /// [`ListenerId`](crate::op::ListenerId) belongs to.
+    fn doors(&self) -> Vec<usize>;
+
+    /// Whether every worker has turned since this was last asked.
+    fn is_turning(&mut self) -> bool;
 
     /// Accepts no more; sessions may go on for `grace`.
     fn drain(&mut self, grace: Duration);
@@ -62,6 +75,15 @@ pub trait Relay {
     /// they must not say so themselves: waking this thread means writing to a descriptor, and a
     /// worker's descriptor table is not this thread's.
     fn ended(&mut self) -> Vec<WorkerExit>;
+}
+
+/// What became of another configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is in force. The text says what that means.
+    Now(String),
+    /// Only another generation can have it, because of this.
+    Needs(&'static str),
 }
 
 /// A worker has ended, as it was told to or because it could not go on.
@@ -81,6 +103,7 @@ pub struct Setup {
     pub log: Logger,
     /// `None` is no control socket.
     pub socket: Option<ControlSocket>,
+    pub parent: Parent,
     /// One ring of ended sessions a worker; [`RECORDS_MAX`] is a good size.
     pub records: Vec<rtrb::Consumer<SessionRecord>>,
 }
@@ -89,7 +112,7 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Control {
     runtime: Runtime,
-    signals: Signals,
+    signals: link::Signals,
 }
 
 impl Control {
@@ -102,7 +125,7 @@ impl Control {
             .build()?;
         let signals = {
             let _entered = runtime.enter();
-            Signals::new()?
+            link::Signals::new()?
         };
         Ok(Self { runtime, signals })
     }
@@ -115,12 +138,12 @@ impl Control {
 
     /// Controls `relay` until each of its `workers` has ended. An error says what went wrong, and
     /// has been logged.
-    pub fn run<R: Relay>(self, relay: R, workers: usize, setup: Setup) -> Result<(), String> {
+    pub fn run<R: Relay>(self, relay: R, workers: usize, mut setup: Setup) -> Result<(), String> {
         let Self { runtime, signals } = self;
-        let (heard, hear) = mpsc::channel(SIGNALS_MAX);
         let ended = runtime.block_on(async {
-            tokio::spawn(signals.forward(heard));
-            Loop::new(relay, workers, setup).run(hear).await
+            tokio::spawn(signals.pass_on(setup.parent.process));
+            let (orders, reports) = setup.parent.talk().map_err(|error| error.to_string())?;
+            Loop::new(relay, workers, setup, reports).run(orders).await
         });
         // A look-up that nobody waits for any more may still be blocked in the C library.
         runtime.shutdown_background();
@@ -130,54 +153,18 @@ impl Control {
 
 /// Threads for files and names. Sixteen look-ups at a time are plenty for a configuration.
 const BLOCKING_THREADS_MAX: usize = 16;
-/// Signals that wait to be heeded.
-const SIGNALS_MAX: usize = 16;
+/// How often the parent is told that the workers turn.
+const PULSE_EVERY: Duration = Duration::from_secs(1);
 /// Commands of clients that wait to be carried out.
 const REQUESTS_MAX: usize = 16;
 
 /// Why nothing more is reloaded.
 const ENDING: &str = "the relay is ending";
-
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    /// SIGTERM
-    Terminate,
-    /// SIGINT
-    Interrupt,
-    /// SIGHUP
-    Hangup,
-}
-
-#[derive(Debug)]
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn forward(mut self, heard: mpsc::Sender<Heard>) {
-        loop {
-            let signal = tokio::select! {
-                _ = self.terminate.recv() => Heard::Terminate,
-                _ = self.interrupt.recv() => Heard::Interrupt,
-                _ = self.hangup.recv() => Heard::Hangup,
-            };
-            if heard.send(signal).await.is_err() {
-                return;
-            }
-        }
-    }
-}
+/// What was asked of the parent.
+const RELOADED: &str = "reloaded";
+const UPGRADED: &str = "upgraded";
+/// Why nothing more is begun.
+const BUSY: &str = "busy: another reload or upgrade is under way; try again";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -208,8 +195,17 @@ struct Loop<R> {
     listeners: Vec<String>,
     workers_left: usize,
     socket: Option<ControlSocket>,
+    /// Serves the control socket.
+    clients: Option<AbortHandle>,
+    parent: Parent,
+    reports: mpsc::UnboundedSender<Report>,
+    /// Earlier generations that let their sessions end.
+    retiring: Vec<i32>,
+    pulse: Instant,
     reload: Option<JoinHandle<Loaded>>,
-    /// Who waits for the reload under way.
+    /// What the parent was asked for and has not answered: "reloaded" or "upgraded".
+    renewing: Option<&'static str>,
+    /// Who waits for the reload or the upgrade under way.
     reload_waiters: Vec<oneshot::Sender<String>>,
     /// The file may have changed since the reload under way read it.
     reload_again: bool,
@@ -217,11 +213,11 @@ struct Loop<R> {
 }
 
 impl<R: Relay> Loop<R> {
-    fn new(relay: R, workers: usize, setup: Setup) -> Self {
+    fn new(relay: R, workers: usize, setup: Setup, reports: mpsc::UnboundedSender<Report>) -> Self {
         Self {
+            listeners: listener_names(&setup.config, &relay.doors()),
             relay,
             origin: setup.origin,
-            listeners: listener_names(&setup.config),
             config: setup.config,
             loaded: SystemTime::now(),
             last_reload: None,
@@ -231,23 +227,29 @@ impl<R: Relay> Loop<R> {
             records: setup.records,
             workers_left: workers,
             socket: setup.socket,
+            clients: None,
+            parent: setup.parent,
+            reports,
+            retiring: Vec::new(),
+            pulse: Instant::now(),
             reload: None,
+            renewing: None,
             reload_waiters: Vec::new(),
             reload_again: false,
             failure: None,
         }
     }
 
-    async fn run(mut self, mut signals: mpsc::Receiver<Heard>) -> Result<(), String> {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), String> {
         let (requests, mut inbox) = mpsc::channel(REQUESTS_MAX);
         if let Some(socket) = self.socket.take() {
-            tokio::spawn(socket.serve(requests.clone()));
+            self.clients = Some(tokio::spawn(socket.serve(requests.clone())).abort_handle());
         }
         let mut tick = interval(log::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.workers_left > 0 {
             tokio::select! {
-                Some(heard) = signals.recv() => self.on_signal(heard),
+                Some(order) = orders.recv() => self.on_order(order),
                 Some(request) = inbox.recv() => self.on_request(request),
                 loaded = loaded(&mut self.reload) => self.on_loaded(loaded),
                 _ = tick.tick() => self.on_tick(),
@@ -264,14 +266,53 @@ impl<R: Relay> Loop<R> {
             self.on_exit(&exit);
         }
         self.log.sessions(&mut self.records, &self.listeners);
+        if self.parent.watched && self.pulse.elapsed() >= PULSE_EVERY {
+            self.pulse = Instant::now();
+            if self.relay.is_turning() {
+                self.report(Report::Turning);
+            }
+        }
     }
 
-    fn on_signal(&mut self, heard: Heard) {
-        match (heard, self.phase) {
-            (Heard::Hangup, _) => self.begin_reload(),
-            (Heard::Terminate, Phase::Serving) => self.begin_drain(),
-            (Heard::Terminate | Heard::Interrupt, _) => self.begin_stop("was told to end at once"),
+    /// The parent hears it before this process ends; if it does not, it is gone, and we with it.
+    fn report(&self, report: Report) {
+        let _ = self.reports.send(report);
+    }
+
+    fn on_order(&mut self, order: Order) {
+        match order {
+            Order::Reload => self.begin_reload(),
+            Order::Drain => self.begin_drain(self.config.global.drain),
+            Order::Stop => self.begin_stop("was told to end at once"),
+            Order::Retire { answer } => self.retire(answer),
+            Order::Refused { why } => self.on_refused(why),
+            Order::Retiring { processes } => self.retiring = processes,
         }
+    }
+
+    /// Another generation serves the same listeners. What waits in their queues may be taken by
+    /// either; those of listeners that are no more are this one's alone, and are emptied.
+    fn retire(&mut self, answer: String) {
+        self.finish_reload(Ok(answer));
+        // The successor's clients come through the same socket.
+        if let Some(clients) = self.clients.take() {
+            clients.abort();
+        }
+        self.begin_drain(self.config.global.retire);
+    }
+
+    fn on_refused(&mut self, why: String) {
+        self.finish_reload(Err(why));
+        if self.failure.is_some() {
+            // Without one of its workers it cannot go on; the parent starts another in its place.
+            self.begin_drain(self.config.global.drain);
+        }
+    }
+
+    /// Asks the parent for another generation.
+    fn renew(&mut self, config: &Config, why: String) {
+        self.renewing = Some(RELOADED);
+        self.report(Report::Renew { config: config.render(), why });
     }
 
     fn on_request(&mut self, request: socket::Request) {
@@ -280,27 +321,45 @@ impl<R: Relay> Loop<R> {
             Command::StatusJson => serde_json::to_string(&self.status())
                 .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
             Command::Drain if self.phase == Phase::Serving => {
-                self.begin_drain();
+                self.report(Report::End { at_once: false });
                 "draining".to_owned()
             }
             Command::Drain => format!("{}already ending", socket::REFUSAL),
-            Command::Reload => {
+            Command::Reload if self.renewing.is_none() => {
                 self.reload_waiters.push(request.answer);
                 self.begin_reload();
                 return;
             }
+            Command::Upgrade(binary) if self.is_idle() => {
+                self.reload_waiters.push(request.answer);
+                self.renewing = Some(UPGRADED);
+                self.report(Report::Upgrade { binary });
+                return;
+            }
+            Command::Reload | Command::Upgrade(_) => format!("{}{BUSY}", socket::REFUSAL),
         };
         // A client that has gone does not want its answer.
         let _ = request.answer.send(answer);
     }
 
-    fn begin_drain(&mut self) {
-        let grace = self.config.global.drain;
+    /// Whether neither a reload nor an upgrade is under way.
+    fn is_idle(&self) -> bool {
+        self.renewing.is_none() && self.reload.is_none()
+    }
+
+    /// Told again, it takes the shorter grace.
+    fn begin_drain(&mut self, grace: Duration) {
+        let mut until = Instant::now() + grace + STOP_PATIENCE;
+        match self.phase {
+            Phase::Serving => {}
+            Phase::Draining { until: before } => until = until.min(before),
+            Phase::Stopping { .. } => return,
+        }
         self.log.info(format_args!(
             "draining: accepting no more; sessions may go on for {} s",
             grace.as_secs_f32()
         ));
-        self.phase = Phase::Draining { until: Instant::now() + grace + STOP_PATIENCE };
+        self.phase = Phase::Draining { until };
         self.relay.drain(grace);
     }
 
@@ -335,15 +394,19 @@ impl<R: Relay> Loop<R> {
             Ok(()) if unasked => self.fail(format!("worker {} ended unasked", exit.index)),
             Ok(()) => {}
         }
-        // Connections for its share of the listeners would be lost; whoever started us starts anew.
-        if unasked && self.workers_left > 0 {
-            self.begin_drain();
+        // Connections wait in its share of the queues meanwhile.
+        if unasked && self.workers_left > 0 && self.renewing.is_none() {
+            let config = self.config.clone();
+            self.renew(&config, format!("worker {} has ended", exit.index));
         }
     }
 
     fn begin_reload(&mut self) {
         if self.phase != Phase::Serving {
             self.finish_reload(Err(ENDING.to_owned()));
+        } else if self.renewing.is_some() {
+            // A signal; the parent has begun something meanwhile.
+            self.reload_again = true;
         } else if self.origin.path().is_none() {
             let why = "nothing to read: the configuration came from the command line";
             self.finish_reload(Err(why.to_owned()));
@@ -363,25 +426,37 @@ impl<R: Relay> Loop<R> {
             if self.phase != Phase::Serving {
                 return Err(ENDING.to_owned());
             }
-            let applied = self.relay.apply(&config, &addresses)?;
-            self.log.configure(config.log);
-            self.listeners = listener_names(&config);
-            self.config = config;
-            self.loaded = SystemTime::now();
-            Ok(applied)
+            match self.relay.apply(&config, &addresses)? {
+                Applied::Needs(what) => {
+                    self.renew(&config, format!("{what} changed"));
+                    Ok(None)
+                }
+                Applied::Now(what) => {
+                    self.report(Report::Applied { config: config.render() });
+                    self.log.configure(config.log);
+                    self.listeners = listener_names(&config, &self.relay.doors());
+                    self.config = config;
+                    self.loaded = SystemTime::now();
+                    Ok(Some(what))
+                }
+            }
         });
-        self.finish_reload(applied);
+        if let Some(outcome) = applied.transpose() {
+            self.finish_reload(outcome);
+        }
     }
 
     fn finish_reload(&mut self, outcome: Result<String, String>) {
+        let done = self.renewing.take().unwrap_or(RELOADED);
         let answer = match &outcome {
             Ok(what) => {
-                self.log.info(format_args!("reloaded: {what}"));
-                format!("reloaded: {what}")
+                self.log.info(format_args!("{done}: {what}"));
+                format!("{done}: {what}")
             }
             Err(why) => {
-                self.log.error(format_args!("not reloaded, what ran before runs on: {why}"));
-                format!("{}not reloaded, what ran before runs on: {why}", socket::REFUSAL)
+                self.report(Report::Kept);
+                self.log.error(format_args!("not {done}, what ran before runs on: {why}"));
+                format!("{}not {done}, what ran before runs on: {why}", socket::REFUSAL)
             }
         };
         self.last_reload = Some(ReloadStatus {
@@ -391,6 +466,9 @@ impl<R: Relay> Loop<R> {
         });
         for waiter in self.reload_waiters.drain(..) {
             let _ = waiter.send(answer.clone());
+        }
+        if std::mem::take(&mut self.reload_again) && self.phase == Phase::Serving {
+            self.begin_reload();
         }
     }
 
@@ -402,7 +480,10 @@ impl<R: Relay> Loop<R> {
         }
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            pid: std::process::id(),
+            pid: self.parent.process,
+            relay_pid: std::process::id(),
+            generation: self.parent.generation,
+            retiring: self.retiring.clone(),
             uptime_seconds: self.started.elapsed().as_secs(),
             phase: match self.phase {
                 Phase::Serving => PhaseName::Serving,
@@ -421,10 +502,9 @@ impl<R: Relay> Loop<R> {
     }
 }
 
-/// By [`ListenerId`](crate::op::ListenerId): a listener has a number for each of its addresses.
-fn listener_names(config: &Config) -> Vec<String> {
-    let names = |listener: &Listener| vec![listener.name.clone(); listener.bind.len()];
-    config.listeners.iter().flat_map(names).collect()
+/// By [`ListenerId`](crate::op::ListenerId).
+fn listener_names(config: &Config, doors: &[usize]) -> Vec<String> {
+    doors.iter().map(|&door| config.listeners[door].name.clone()).collect()
 }
 
 /// Reads the configuration again and looks its names up, beside the loop.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -21,16 +21,19 @@ use tokio::net::UnixStream as Client;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::sys::process;
+
 use super::directory;
 
 /// Clients served at one time; others are told to come back.
 const CLIENTS_MAX: usize = 8;
-/// The longest command.
-const COMMAND_BYTES_MAX: u64 = 256;
+/// The longest command: a word and a path (`PATH_MAX`).
+const COMMAND_BYTES_MAX: u64 = 4352;
 /// How long a client may take to send its command, and to take the answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a command may take. A reload looks names up, which has a bound of its own.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a command may take. A reload looks names up and may start another relay process, which
+/// have bounds of their own.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(75);
 /// How long nobody is let in after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Owner and group may connect.
@@ -45,16 +48,19 @@ commands, one a connection:
   status        what the relay does, for people
   status json   the same for programs
   reload        read the configuration file again, without touching a connection
+  upgrade PATH  have another binary take over; without PATH the one that is installed now
   drain         accept no more, let sessions end, then exit
   help          this text
 ";
 
 /// What a client may ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     Status,
     StatusJson,
     Reload,
+    /// To this binary, or to the one that now has the name of the one that runs.
+    Upgrade(Option<PathBuf>),
     Drain,
 }
 
@@ -101,13 +107,14 @@ pub struct ControlSocket {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    inode: u64,
+    /// `None` is somebody else's to remove.
+    inode: Option<u64>,
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another relay may have put its own there meanwhile.
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| Some(found.ino()) == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -132,8 +139,25 @@ impl ControlSocket {
             Err(_) => {}
         }
         let listener = listen(path).map_err(unusable)?;
-        let inode = fs::symlink_metadata(path).map_err(unusable)?.ino();
+        let inode = Some(fs::symlink_metadata(path).map_err(unusable)?.ino());
         Ok(Self { listener, file: SocketFile { path: path.to_owned(), inode } })
+    }
+
+    /// One that this process inherited under a number. Its file goes with it only if the number of
+    /// that file is given.
+    pub fn inherit(number: RawFd, path: PathBuf, inode: Option<u64>) -> Self {
+        let listener = process::inherited(number).into();
+        Self { listener, file: SocketFile { path, inode } }
+    }
+
+    /// What an heir is told of it: the number and the path.
+    pub fn leave(&self) -> (RawFd, PathBuf) {
+        (self.listener.as_raw_fd(), self.file.path.clone())
+    }
+
+    /// The number of its file, if it goes with this.
+    pub const fn inode(&self) -> Option<u64> {
+        self.file.inode
     }
 
     /// Where it is.
@@ -219,7 +243,7 @@ async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> 
         Ok(None) => return HELP.to_owned(),
         Err(refusal) => return format!("{REFUSAL}{refusal}"),
     };
-    let changes = matches!(command, Command::Reload | Command::Drain);
+    let changes = !matches!(command, Command::Status | Command::StatusJson);
     if changes && user != 0 && user != geteuid().as_raw() {
         return format!("{REFUSAL}only root and the user who runs the relay may do this");
     }
@@ -250,10 +274,25 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
         ["status", "json"] => Ok(Some(Command::StatusJson)),
         ["reload"] => Ok(Some(Command::Reload)),
         ["drain"] => Ok(Some(Command::Drain)),
+        ["upgrade"] => Ok(Some(Command::Upgrade(None))),
+        ["upgrade", ..] => binary(text.trim().trim_start_matches("upgrade").trim())
+            .map(|path| Some(Command::Upgrade(Some(path)))),
         ["help"] => Ok(None),
         [] => Err("an empty command; see: help".to_owned()),
         _ => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
     }
+}
+
+/// The relay has a working directory of its own, so only a whole path will do.
+fn binary(path: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(path);
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(format!(
+        "upgrade takes an absolute path, not \"{}\"",
+        path.display().to_string().escape_debug()
+    ))
 }
 
 #[cfg(test)]
@@ -312,8 +351,8 @@ mod tests {
         assert_eq!(ask(&path, b"\n"), "error: an empty command; see: help\n");
         let unknown = ask(&path, b"nonsense\x1b[2J\xff\n");
         assert!(unknown.starts_with("error: unknown command \"nonsense\\u{1b}[2J"), "{unknown}");
-        let long = ask(&path, &[b'x'; 256]);
-        assert!(long.contains("at most 256 bytes"), "{long}");
+        let long = ask(&path, &[b'x'; 4352]);
+        assert!(long.contains("at most 4352 bytes"), "{long}");
     }
 
     #[test]

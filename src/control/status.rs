@@ -11,7 +11,14 @@ use crate::metrics::{CloseReason, Counts, PathBytes};
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
     pub version: &'static str,
-    pub pid: u32,
+    /// The process to send signals to.
+    pub pid: i32,
+    /// The process that does the work.
+    pub relay_pid: u32,
+    /// Which relay process that is since the start of the service.
+    pub generation: u64,
+    /// Relay processes before it that let their sessions end.
+    pub retiring: Vec<i32>,
     pub uptime_seconds: u64,
     pub phase: PhaseName,
     pub configuration: ConfigurationStatus,
@@ -139,6 +146,11 @@ impl Status {
         let up = span(Duration::from_secs(self.uptime_seconds));
         let phase = self.phase.label();
         let _ = writeln!(out, "fanin {}, pid {}, up {up}, {phase}", self.version, self.pid);
+        let _ = writeln!(out, "relay process  {}, generation {}", self.relay_pid, self.generation);
+        if !self.retiring.is_empty() {
+            let processes: Vec<_> = self.retiring.iter().map(ToString::to_string).collect();
+            let _ = writeln!(out, "retiring       {}", processes.join(", "));
+        }
         let configuration = &self.configuration;
         let source = configuration.path.as_deref().unwrap_or("the command line");
         let _ = writeln!(out, "configuration  {source}, loaded {}", configuration.loaded);
@@ -480,6 +492,9 @@ pub(super) mod tests {
         Status {
             version: "0.1.0",
             pid: 4711,
+            relay_pid: 4712,
+            generation: 1,
+            retiring: Vec::new(),
             uptime_seconds: 11_520,
             phase: PhaseName::Serving,
             configuration: ConfigurationStatus {
@@ -501,6 +516,7 @@ pub(super) mod tests {
     fn the_text_has_first_things_first_and_aligned() {
         let expected = "\
 fanin 0.1.0, pid 4711, up 3h 12m, serving
+relay process  4712, generation 1
 configuration  /etc/fanin/fanin.toml, loaded 2026-08-21T09:30:00.250Z
 last reload    2026-08-21T10:00:00.000Z  FAILED, what ran before runs on: fanin.toml:3:1: unknown key
 engine         io_uring is barred by seccomp; using epoll

@@ -61,13 +61,24 @@ impl Relay for Fake {
         status::tests::relay_status()
     }
 
-    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<String, String> {
+    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<Applied, String> {
         let server = addresses.of(0, 0)[0].to_string();
         self.notes.send(Told::Applied(server.clone())).expect("the test listens");
         if config.backends[0].servers[0].weight == 13 {
             return Err("this relay is superstitious".to_owned());
         }
-        Ok(format!("1 server: {server}"))
+        if config.listeners[0].backlog == 13 {
+            return Ok(Applied::Needs("the backlog"));
+        }
+        Ok(Applied::Now(format!("1 server: {server}")))
+    }
+
+    fn doors(&self) -> Vec<usize> {
+        vec![0]
+    }
+
+    fn is_turning(&mut self) -> bool {
+        true
     }
 
     fn drain(&mut self, grace: Duration) {
@@ -90,7 +101,8 @@ impl Relay for Fake {
 /// A loop in a thread of its own, with a control socket and a configuration file.
 struct Fixture {
     scratch: Scratch,
-    signals: mpsc::Sender<Heard>,
+    orders: mpsc::Sender<Order>,
+    reports: mpsc::UnboundedReceiver<Report>,
     told: notes::Receiver<Told>,
     exits: notes::Sender<WorkerExit>,
     ended: thread::JoinHandle<Result<(), String>>,
@@ -105,6 +117,10 @@ fn configuration(server: &str) -> String {
 
 impl Fixture {
     fn new(name: &str, prompt: bool) -> Self {
+        Self::with_workers(name, prompt, 1)
+    }
+
+    fn with_workers(name: &str, prompt: bool, workers: usize) -> Self {
         let scratch = Scratch::new(name);
         let path = scratch.path("fanin.toml");
         fs::write(&path, configuration("192.0.2.1:443")).expect("a file");
@@ -118,20 +134,27 @@ impl Fixture {
             config,
             log: Logger::to(Log::default(), log).expect("a logger"),
             socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
+            parent: Parent { process: 4711, generation: 3, watched: false, link: None },
             records: Vec::new(),
         };
         let fake = Fake { notes: note, exits: exits.clone(), exited, prompt };
-        let (signals, heard) = mpsc::channel(SIGNALS_MAX);
+        let (orders, heard) = mpsc::channel(16);
+        let (tell, reports) = mpsc::unbounded_channel();
         let ended = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime");
-            runtime.block_on(Loop::new(fake, 1, setup).run(heard))
+            runtime.block_on(Loop::new(fake, workers, setup, tell).run(heard))
         });
-        Self { scratch, signals, told, exits, ended }
+        Self { scratch, orders, reports, told, exits, ended }
     }
 
-    fn signal(&self, heard: Heard) {
-        self.signals.blocking_send(heard).expect("the loop listens");
+    fn order(&self, order: Order) {
+        self.orders.blocking_send(order).expect("the loop listens");
+    }
+
+    /// What the parent is told next.
+    fn reported(&mut self) -> Report {
+        self.reports.blocking_recv().expect("the loop runs")
     }
 
     fn ask(&self, command: &str) -> Result<String, String> {
@@ -156,9 +179,9 @@ impl Fixture {
 }
 
 #[test]
-fn term_drains_with_the_configured_grace_and_the_end_is_orderly() {
+fn a_drain_has_the_configured_grace_and_the_end_is_orderly() {
     let fixture = Fixture::new("drain", true);
-    fixture.signal(Heard::Terminate);
+    fixture.order(Order::Drain);
     assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)));
     let (ended, log) = fixture.end();
     assert_eq!(ended, Ok(()));
@@ -167,30 +190,30 @@ fn term_drains_with_the_configured_grace_and_the_end_is_orderly() {
 }
 
 #[test]
-fn a_second_term_ends_at_once() {
+fn a_stop_ends_a_drain() {
     let fixture = Fixture::new("twice", false);
-    fixture.signal(Heard::Terminate);
+    fixture.order(Order::Drain);
     assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)));
     let status = fixture.ask("status json").expect("an answer while draining");
     assert!(status.contains("\"phase\":\"draining\""), "{status}");
-    fixture.signal(Heard::Terminate);
+    fixture.order(Order::Stop);
     assert_eq!(fixture.told(), Told::Stop);
     assert_eq!(fixture.end().0, Ok(()));
 }
 
 #[test]
-fn int_ends_at_once() {
+fn a_stop_ends_at_once() {
     let fixture = Fixture::new("int", false);
-    fixture.signal(Heard::Interrupt);
+    fixture.order(Order::Stop);
     assert_eq!(fixture.told(), Told::Stop);
     assert_eq!(fixture.end().0, Ok(()));
 }
 
 #[test]
-fn hup_and_reload_read_the_file_again_and_look_names_up() {
+fn an_order_and_the_command_read_the_file_again_and_look_names_up() {
     let fixture = Fixture::new("reload", false);
     fixture.rewrite(&configuration("192.0.2.2:443"));
-    fixture.signal(Heard::Hangup);
+    fixture.order(Order::Reload);
     assert_eq!(fixture.told(), Told::Applied("192.0.2.2:443".to_owned()));
     fixture.rewrite(&configuration("localhost:443"));
     let answer = fixture.ask("reload").expect("reloaded");
@@ -198,7 +221,7 @@ fn hup_and_reload_read_the_file_again_and_look_names_up() {
     assert!(matches!(fixture.told(), Told::Applied(server) if server.ends_with(":443")));
     let status = fixture.ask("status").expect("an answer");
     assert!(status.contains("last reload") && status.contains("1 server: "), "{status}");
-    fixture.signal(Heard::Interrupt);
+    fixture.order(Order::Stop);
     assert_eq!(fixture.end().0, Ok(()));
 }
 
@@ -216,7 +239,7 @@ fn a_bad_file_changes_nothing_and_says_why() {
     assert_eq!(fixture.told(), Told::Applied("192.0.2.1:443".to_owned()));
     let status = fixture.ask("status").expect("an answer");
     assert!(status.contains("FAILED, what ran before runs on"), "{status}");
-    fixture.signal(Heard::Interrupt);
+    fixture.order(Order::Stop);
     assert_eq!(fixture.told(), Told::Stop, "nothing else was applied");
     let (ended, log) = fixture.end();
     assert_eq!(ended, Ok(()));
@@ -224,13 +247,15 @@ fn a_bad_file_changes_nothing_and_says_why() {
 }
 
 #[test]
-fn the_drain_command_drains_once() {
-    let fixture = Fixture::new("command", false);
+fn the_drain_command_asks_the_parent() {
+    let mut fixture = Fixture::new("command", false);
     assert_eq!(fixture.ask("drain"), Ok("draining\n".to_owned()));
+    assert!(matches!(fixture.reported(), Report::End { at_once: false }));
+    fixture.order(Order::Drain);
     assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)));
     assert_eq!(fixture.ask("drain"), Err("already ending".to_owned()));
     assert!(fixture.ask("reload").expect_err("too late").contains("the relay is ending"));
-    fixture.signal(Heard::Interrupt);
+    fixture.order(Order::Stop);
     assert_eq!(fixture.end().0, Ok(()));
 }
 
@@ -245,16 +270,63 @@ fn a_worker_that_cannot_go_on_fails_the_process() {
 }
 
 #[test]
+fn what_needs_another_generation_is_asked_of_the_parent_and_nothing_else_meanwhile() {
+    let mut fixture = Fixture::new("renew", false);
+    let path = fixture.scratch.path("r.sock");
+    let changed = configuration("192.0.2.1:443").replace("bind", "backlog = 13\nbind");
+    fixture.rewrite(&changed);
+    let asked = |path: PathBuf, command: &'static str| {
+        thread::spawn(move || client::ask(&path, command).map_err(|error| error.to_string()))
+    };
+    let first = asked(path.clone(), "reload");
+    let Report::Renew { config, why } = fixture.reported() else { panic!("nothing is asked for") };
+    assert!(config.contains("backlog = 13") && why.contains("the backlog"), "{why}");
+    assert!(fixture.ask("reload").expect_err("one at a time").contains("busy"));
+    assert!(fixture.ask("upgrade").expect_err("one at a time").contains("busy"));
+    fixture.order(Order::Refused { why: "the port is taken".to_owned() });
+    let refusal = first.join().expect("no panic").expect_err("refused");
+    assert!(refusal.contains("not reloaded") && refusal.contains("port is taken"), "{refusal}");
+    let second = asked(path, "upgrade /usr/bin/new");
+    let expected = |report| {
+        matches!(report, Report::Upgrade { binary: Some(path) }
+        if path == Path::new("/usr/bin/new"))
+    };
+    assert!(matches!(fixture.reported(), Report::Kept) && expected(fixture.reported()));
+    fixture.order(Order::Retire { answer: "the next serves".to_owned() });
+    assert_eq!(second.join().expect("no panic"), Ok("upgraded: the next serves\n".to_owned()));
+    let _applied = fixture.told();
+    assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(600)));
+    fixture.order(Order::Drain);
+    assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)), "the shorter grace");
+    fixture.order(Order::Stop);
+    assert_eq!(fixture.end().0, Ok(()));
+}
+
+#[test]
+fn without_one_of_its_workers_a_relay_asks_for_a_successor() {
+    let mut fixture = Fixture::with_workers("successor", false, 2);
+    let broken = io::Error::other("the ring is gone");
+    fixture.exits.send(WorkerExit { index: 1, result: Err(broken) }).expect("the loop listens");
+    let Report::Renew { why, .. } = fixture.reported() else { panic!("nothing is asked for") };
+    assert_eq!(why, "worker 1 has ended");
+    fixture.order(Order::Refused { why: "no memory".to_owned() });
+    assert_eq!(fixture.told(), Told::Drain(Duration::from_secs(7)));
+    fixture.order(Order::Stop);
+    assert_eq!(fixture.end().0, Err("worker 1 cannot go on: the ring is gone".to_owned()));
+}
+
+#[test]
 fn the_status_is_the_relays_and_the_processs_together() {
     let fixture = Fixture::new("status", true);
     let text = fixture.ask("status").expect("an answer");
     assert!(text.starts_with(&format!("fanin {}, pid ", env!("CARGO_PKG_VERSION"))), "{text}");
     let json = fixture.ask("status json").expect("an answer");
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json["pid"], std::process::id());
+    assert_eq!((&json["pid"], &json["generation"]), (&4711.into(), &3.into()));
+    assert_eq!(json["relay_pid"], std::process::id());
     assert_eq!(json["total"]["accepted"], 1_234_567);
     assert_eq!(json["servers"][0]["name"], "a");
-    fixture.signal(Heard::Terminate);
+    fixture.order(Order::Drain);
     assert_eq!(fixture.end().0, Ok(()));
 }
 
@@ -292,6 +364,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         origin,
         log: Logger::to(Log::default(), log).expect("a logger"),
         socket: None,
+        parent: Parent { process: 4711, generation: 1, watched: false, link: None },
         records: vec![records],
     };
     let (note, _told) = notes::channel();

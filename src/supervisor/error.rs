@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 
@@ -61,9 +62,16 @@ pub enum StartError {
     /// A worker did not come up.
     #[error("worker {index} did not start: {error}")]
     Worker { index: u16, error: io::Error },
-    /// A reload asks for what only a restart can do.
-    #[error("{what} cannot change while the relay runs; restart it to apply that change")]
-    NeedsRestart { what: &'static str },
+    /// The relay process cannot be executed.
+    #[error("cannot start {}: {error}", .binary.display())]
+    Spawn { binary: PathBuf, error: io::Error },
+    /// The parent is of another version, and what it hands over is not understood.
+    #[error(
+        "fanin {} cannot take over from the version that runs while that one runs; restart the \
+         service to change over (systemctl restart fanin)",
+        env!("CARGO_PKG_VERSION")
+    )]
+    OtherFormat,
     /// It ran and then could not go on.
     #[error("{0}")]
     Later(String),
@@ -82,7 +90,7 @@ impl StartError {
             }
             Self::Bind { errno: Errno::EACCES | Errno::EPERM, .. } => ExitCode::Permission,
             Self::Control(error) if error.is_permission() => ExitCode::Permission,
-            Self::Resolve(_) | Self::Later(_) | Self::NeedsRestart { .. } => ExitCode::Runtime,
+            Self::Resolve(_) | Self::Later(_) => ExitCode::Runtime,
             _ => ExitCode::System,
         }
     }

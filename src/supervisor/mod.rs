@@ -1,85 +1,134 @@
-//! Starts one worker a core, tells all of them what changes, and sees them end.
+//! A relay process: starts one worker a core, tells all of them what changes, and sees them end.
 //!
 //! Everything here happens on the main thread: at the start, or when the control loop asks. The
-//! order of the start matters: sockets and bells are made in the main descriptor table, then the
-//! workers split off tables of their own, and only when all have done so does anything else go on.
+//! order of the start matters: sockets are inherited and bells made in the main descriptor table,
+//! then the workers split off tables of their own, and only when all have done so does anything else
+//! go on.
 
 mod error;
-mod instance;
 pub mod limits;
 mod plan;
 mod status;
 mod thread;
 
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
 pub use error::StartError;
 
-use crate::config::{Config, EngineChoice, Origin, Pin};
+use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
 use crate::control::{
-    self, Addresses, Control, ControlSocket, Logger, RECORDS_MAX, Relay, RelayStatus, WorkerExit,
-    directory,
+    self, Addresses, Applied, Control, ControlSocket, Logger, Parent, RECORDS_MAX, Relay,
+    RelayStatus, WorkerExit,
 };
 use crate::engine::{EngineLimits, uring};
+use crate::handover::{self, FORMAT, Report, Shared, ToRelay};
 use crate::metrics::{Counters, SessionRecord};
 use crate::sys::{process, socket};
 use crate::worker::admission::Quota;
 use crate::worker::plan::Plan;
 use crate::worker::{Command, Setup};
 
-use instance::Claim;
 use limits::{Budget, Host};
 use plan::Registry;
 use thread::{EngineKind, Spawn, Thread};
 
-/// Runs the relay until it is told to end.
+/// How many workers a configuration asks for on this host.
 ///
 /// # Errors
-/// Why it did not start, or what went wrong later (which the log has said already).
-pub fn run(origin: Origin) -> Result<(), StartError> {
+/// When the host's limits do not carry it.
+pub fn workers(config: &Config) -> Result<u16, StartError> {
+    Budget::new(config, &Host::look()?).map(|budget| budget.workers)
+}
+
+/// Runs a relay process until its parent tells it to end. That it serves, or why it does not, is
+/// told to the parent.
+///
+/// # Errors
+/// Why it did not start, or what went wrong later; both have been said already.
+pub fn run(origin: Origin, left: ToRelay) -> Result<(), StartError> {
+    let link = UnixStream::from(process::inherited(left.link));
+    let report = |report: &Report| handover::line(report).and_then(|line| (&link).write_all(&line));
+    match prepare(origin, left) {
+        Ok(prepared) => {
+            let ready = Report::Ready { version: env!("CARGO_PKG_VERSION").to_owned() };
+            report(&ready).map_err(lost)?;
+            prepared.run(link)
+        }
+        Err(error) => {
+            let code = error.exit_code() as u8;
+            report(&Report::Failed { message: error.to_string(), code }).map_err(lost)?;
+            Err(error)
+        }
+    }
+}
+
+fn lost(error: io::Error) -> StartError {
+    StartError::Host { what: "whether the parent listens", error }
+}
+
+/// A relay process that serves.
+#[derive(Debug)]
+struct Prepared {
+    control: Control,
+    supervisor: Supervisor,
+    setup: control::Setup,
+}
+
+impl Prepared {
+    fn run(self, link: UnixStream) -> Result<(), StartError> {
+        let Self { control, supervisor, mut setup } = self;
+        for line in supervisor.greeting() {
+            setup.log.info(line);
+        }
+        setup.parent.link = Some(link);
+        let workers = setup.records.len();
+        control.run(supervisor, workers, setup).map_err(StartError::Later)
+    }
+}
+
+/// Everything that can fail, in an order in which a failure costs nobody a connection: the workers
+/// come last.
+fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
+    if left.format != FORMAT {
+        return Err(StartError::OtherFormat);
+    }
+    let host = |what| move |errno: Errno| StartError::Host { what, error: errno.into() };
+    process::name(c"fanin").map_err(host("its name"))?;
+    process::end_with_parent(Pid::from_raw(left.parent)).map_err(host("who the parent is"))?;
     // splice(2) to a socket whose peer is gone would end the process otherwise.
-    process::ignore_broken_pipes().map_err(|errno| StartError::Host {
-        what: "whether SIGPIPE is ignored",
-        error: errno.into(),
-    })?;
-    let config = origin.load()?;
+    process::ignore_broken_pipes().map_err(host("whether SIGPIPE is ignored"))?;
+    let text = Path::new("the configuration in force");
+    let config = Config::from_text(text, &left.config, &Overrides::default())?;
     let system = |error| StartError::Host { what: "how to wait for signals", error };
     let control = Control::new().map_err(system)?;
     let addresses =
         control.resolve(&config).map_err(|lines| StartError::Resolve(lines.join("\n")))?;
-    let mut supervisor = Supervisor::listen(config.clone(), &addresses)?;
+    let mut supervisor = Supervisor::listen(config.clone(), &addresses, left.sockets)?;
     let log = Logger::stderr(config.log).map_err(system)?;
-    // Nobody is served before all that can fail has succeeded.
-    let socket = control_socket(&config, supervisor.port(), &log)?;
     supervisor.serve()?;
-    for line in supervisor.greeting() {
-        log.info(line);
-    }
-    let records = supervisor.take_records();
-    let workers = records.len();
-    let setup = control::Setup { origin, config, log, socket, records };
-    control.run(supervisor, workers, setup).map_err(StartError::Later)
-}
-
-/// A socket that was asked for must be had; without the one nobody asked for the relay still runs.
-fn control_socket(
-    config: &Config,
-    port: u16,
-    log: &Logger,
-) -> Result<Option<ControlSocket>, StartError> {
-    if let Some(path) = &config.control.socket {
-        return Ok(Some(ControlSocket::bind(path)?));
-    }
-    match ControlSocket::bind(&directory::socket(port)) {
-        Ok(socket) => Ok(Some(socket)),
-        Err(error) => {
-            log.warn(format_args!("`fanin status` will not reach this relay: {error}"));
-            Ok(None)
-        }
-    }
+    let setup = control::Setup {
+        origin,
+        config,
+        log,
+        socket: left.control.map(|(number, path)| ControlSocket::inherit(number, path, None)),
+        parent: Parent {
+            process: left.parent,
+            generation: left.generation,
+            watched: left.watched,
+            link: None,
+        },
+        records: supervisor.take_records(),
+    };
+    Ok(Prepared { control, supervisor, setup })
 }
 
 /// The relay as a whole.
@@ -93,29 +142,46 @@ pub struct Supervisor {
     plan: Arc<Plan>,
     quota: Arc<Quota>,
     threads: Vec<Thread>,
-    /// This table's references to the workers' listening sockets: given up first when they end,
-    /// since a socket that nobody serves would swallow connections. `[worker][listener]`.
+    /// This table's references to the workers' listening sockets, by door: given up first when they
+    /// end, since a socket that nobody serves would swallow connections.
     sockets: Vec<Vec<OwnedFd>>,
-    /// Where each [`ListenerId`](crate::op::ListenerId) listens, and the index of its listener.
-    addresses: Vec<(usize, SocketAddr)>,
-    /// Held for as long as the relay listens.
-    claims: Vec<Claim>,
+    /// By [`ListenerId`](crate::op::ListenerId).
+    doors: Vec<Door>,
+}
+
+/// What a [`ListenerId`](crate::op::ListenerId) stands for in every worker.
+#[derive(Clone, Debug)]
+struct Door {
+    /// Its listener, by its place in the configuration.
+    listener: usize,
+    address: SocketAddr,
+    /// Its sockets, by their place in [`Supervisor::sockets`].
+    place: usize,
+    /// A worker that has several sockets of one address has several doors to it.
+    round: usize,
 }
 
 impl Supervisor {
-    /// Finds out what the host carries and opens the listening sockets; the kernel's queues hold who
-    /// comes.
+    /// Finds out what the host carries and listens on the sockets that were inherited; the kernel's
+    /// queues hold who comes.
     ///
     /// # Errors
     /// Whatever stops it, with the remedy.
-    pub fn listen(config: Config, addresses: &Addresses) -> Result<Self, StartError> {
+    pub fn listen(
+        config: Config,
+        addresses: &Addresses,
+        inherited: Vec<Shared>,
+    ) -> Result<Self, StartError> {
         let host = Host::look()?;
         let budget = Budget::new(&config, &host)?;
         let engine = choose_engine(config.global.engine)?;
+        let doors = doors(&config, &inherited, budget.workers);
         let mut registry = Registry::default();
-        let plan = Arc::new(registry.plan(&config, addresses, &host)?);
+        let listeners: Vec<usize> = doors.iter().map(|door| door.listener).collect();
+        let plan = Arc::new(registry.plan(&config, addresses, &host, &listeners)?);
+        let sockets = listen(&config, inherited)?;
         let quota = Arc::new(Quota::new(budget.sessions));
-        let mut supervisor = Self {
+        Ok(Self {
             config,
             host,
             budget,
@@ -124,12 +190,9 @@ impl Supervisor {
             plan,
             quota,
             threads: Vec::new(),
-            sockets: Vec::new(),
-            addresses: Vec::new(),
-            claims: Vec::new(),
-        };
-        supervisor.open_sockets()?;
-        Ok(supervisor)
+            sockets,
+            doors,
+        })
     }
 
     /// Starts the workers on the sockets that are open.
@@ -137,34 +200,26 @@ impl Supervisor {
     /// # Errors
     /// When one of them does not come up; those that have are ended when the supervisor is dropped.
     pub fn serve(&mut self) -> Result<(), StartError> {
-        for (index, sockets) in (0..).zip(&self.sockets) {
-            let thread = self.spawn(index, sockets)?;
+        for index in 0..self.budget.workers {
+            let thread = self.spawn(index, &self.sockets_of(index))?;
             self.threads.push(thread);
         }
         Ok(())
     }
 
-    /// Opens every worker's socket for every address.
-    fn open_sockets(&mut self) -> Result<(), StartError> {
-        self.sockets.resize_with(usize::from(self.budget.workers), Vec::new);
-        for (number, listener) in self.config.listeners.iter().enumerate() {
-            for &bind in &listener.bind {
-                self.claims.extend(instance::claim(bind)?);
-                let mut address = bind;
-                for sockets in &mut self.sockets {
-                    let bind = |errno| StartError::Bind { address, errno };
-                    let socket = socket::listening(address, listener.backlog).map_err(bind)?;
-                    // Port 0: the first worker's choice is everyone's.
-                    address = socket::local_address(socket.as_fd()).map_err(bind)?;
-                    sockets.push(socket);
-                }
-                self.addresses.push((number, address));
-            }
-        }
-        Ok(())
+    /// A worker's socket for each door. An address may have more sockets than there are workers, as
+    /// none is closed when a reload lowers their number, or fewer, if they came from outside: a
+    /// socket is served by one worker at least, and may be by several.
+    fn sockets_of(&self, worker: u16) -> Vec<BorrowedFd<'_>> {
+        let workers = usize::from(self.budget.workers);
+        let socket = |door: &Door| {
+            let sockets = &self.sockets[door.place];
+            sockets[(usize::from(worker) + door.round * workers) % sockets.len()].as_fd()
+        };
+        self.doors.iter().map(socket).collect()
     }
 
-    fn spawn(&self, index: u16, sockets: &[OwnedFd]) -> Result<Thread, StartError> {
+    fn spawn(&self, index: u16, sockets: &[BorrowedFd<'_>]) -> Result<Thread, StartError> {
         let (mailbox, mail) = mpsc::channel();
         let (records, ended) = rtrb::RingBuffer::new(RECORDS_MAX);
         let setup = Setup {
@@ -213,8 +268,8 @@ impl Supervisor {
         let mut lines = vec![format!(
             "{workers} workers on {kind}{why}, up to {sessions} sessions, {pipes_a_worker} pipes a worker"
         )];
-        for (number, address) in &self.addresses {
-            let listener = &self.config.listeners[*number];
+        for door in self.doors.iter().filter(|door| door.round == 0) {
+            let (listener, address) = (&self.config.listeners[door.listener], door.address);
             let backend = self.config.backend_of(listener);
             lines.push(format!(
                 "listening on {address} (listener {}, backend {}, {} servers)",
@@ -231,17 +286,12 @@ impl Supervisor {
         self.threads.iter_mut().filter_map(|thread| thread.records.take()).collect()
     }
 
-    /// The port that people know the relay by.
-    pub fn port(&self) -> u16 {
-        self.addresses.first().map_or(0, |(_, address)| address.port())
-    }
-
-    fn reload(&mut self, config: &Config, addresses: &Addresses) -> Result<String, StartError> {
-        if let Some(what) = needs_restart(&self.config, config) {
-            return Err(StartError::NeedsRestart { what });
+    fn reload(&mut self, config: &Config, addresses: &Addresses) -> Result<Applied, StartError> {
+        if let Some(what) = needs_generation(&self.config, config) {
+            return Ok(Applied::Needs(what));
         }
         let budget = Budget::new(config, &self.host)?;
-        let plan = Arc::new(self.registry.plan(config, addresses, &self.host)?);
+        let plan = Arc::new(self.registry.plan(config, addresses, &self.host, &self.doors())?);
         self.quota.resize(budget.sessions);
         let summary = format!(
             "{} servers in {} backends, up to {} sessions",
@@ -253,7 +303,7 @@ impl Supervisor {
         self.config = config.clone();
         self.plan = plan;
         self.tell(|plan| Command::Replace(Arc::clone(plan)));
-        Ok(summary)
+        Ok(Applied::Now(summary))
     }
 
     fn tell(&self, command: impl Fn(&Arc<Plan>) -> Command) {
@@ -265,7 +315,6 @@ impl Supervisor {
     /// Gives up this table's listeners, so that the workers' are the last.
     fn unlisten(&mut self) {
         self.sockets.clear();
-        self.claims.clear();
     }
 }
 
@@ -281,8 +330,18 @@ impl Relay for Supervisor {
         self.describe()
     }
 
-    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<String, String> {
+    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<Applied, String> {
         self.reload(config, addresses).map_err(|error| error.to_string())
+    }
+
+    fn doors(&self) -> Vec<usize> {
+        self.doors.iter().map(|door| door.listener).collect()
+    }
+
+    fn is_turning(&mut self) -> bool {
+        // Every one is asked, whatever the others answer.
+        self.threads.iter_mut().filter_map(|thread| (!thread.has_turned()).then_some(())).count()
+            == 0
     }
 
     fn drain(&mut self, grace: Duration) {
@@ -304,8 +363,36 @@ impl Relay for Supervisor {
     }
 }
 
-/// What differs between two configurations that a reload cannot change.
-fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
+/// The doors of a configuration, in its order, to sockets that were inherited in the same order.
+fn doors(config: &Config, inherited: &[Shared], workers: u16) -> Vec<Door> {
+    let binds = config.listeners.iter().enumerate();
+    let listeners = binds.flat_map(|(number, listener)| listener.bind.iter().map(move |_| number));
+    let rounds = |(place, (listener, shared)): (usize, (usize, &Shared))| {
+        let address = shared.address;
+        let rounds = shared.numbers.len().div_ceil(usize::from(workers));
+        (0..rounds).map(move |round| Door { listener, address, place, round }).collect::<Vec<_>>()
+    };
+    listeners.zip(inherited).enumerate().flat_map(rounds).collect()
+}
+
+/// Listens on what was inherited: only now does the kernel lead clients to what is new in it.
+fn listen(config: &Config, inherited: Vec<Shared>) -> Result<Vec<Vec<OwnedFd>>, StartError> {
+    let listeners = config.listeners.iter();
+    let backlogs = listeners.flat_map(|listener| listener.bind.iter().map(|_| listener.backlog));
+    let open = |(shared, backlog): (Shared, u32)| {
+        let listen = |number| {
+            let socket = process::inherited(number);
+            socket::listen(&socket, backlog)
+                .map_err(|errno| StartError::Bind { address: shared.address, errno })?;
+            Ok(socket)
+        };
+        shared.numbers.into_iter().map(listen).collect()
+    };
+    inherited.into_iter().zip(backlogs).map(open).collect()
+}
+
+/// What differs between two configurations that only another generation can change.
+fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
     let binds = |config: &Config| -> Vec<_> {
         config.listeners.iter().map(|listener| (listener.bind.clone(), listener.backlog)).collect()
     };

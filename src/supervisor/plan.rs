@@ -34,6 +34,8 @@ impl Registry {
     /// Makes the plan that follows from a configuration. A server that has the same backend, name
     /// and address as before is the same server; a listener keeps its places by its number.
     ///
+    /// `doors` has the listener, by its number, of each route, in order.
+    ///
     /// # Errors
     /// When source ports are asked for that are the kernel's.
     pub(super) fn plan(
@@ -41,6 +43,7 @@ impl Registry {
         config: &Config,
         addresses: &Addresses,
         host: &Host,
+        doors: &[usize],
     ) -> Result<Plan, StartError> {
         let mut backends = Vec::new();
         for (number, backend) in config.backends.iter().enumerate() {
@@ -61,7 +64,7 @@ impl Registry {
             // One for all addresses of a listener.
             let quota = self.quota(number, listener.maxconn.unwrap_or(u32::MAX));
             let rules = Arc::new(self.rules(listener, config.global.maxconn));
-            for _ in &listener.bind {
+            for _ in doors.iter().filter(|&&door| door == number) {
                 routes.push(Route {
                     backend: listener.backend,
                     limits: SessionLimits {

@@ -18,8 +18,9 @@ impl Supervisor {
 
     fn listener(&self, number: usize) -> ListenerStatus {
         let listener = &self.config.listeners[number];
-        let ours = self.addresses.iter().zip(&self.plan.routes);
-        let ours: Vec<_> = ours.filter(|((owner, _), _)| *owner == number).collect();
+        let ours = self.doors.iter().zip(&self.plan.routes);
+        let ours: Vec<_> =
+            ours.filter(|(door, _)| door.listener == number && door.round == 0).collect();
         let quota = ours.first().map(|(_, Route { quota, .. })| quota);
         let full = |quota: &crate::worker::admission::Quota| quota.taken() >= quota.limit();
         let state = if self.sockets.is_empty() {
@@ -31,7 +32,7 @@ impl Supervisor {
         };
         ListenerStatus {
             name: listener.name.clone(),
-            addresses: ours.iter().map(|((_, address), _)| address.to_string()).collect(),
+            addresses: ours.iter().map(|(door, _)| door.address.to_string()).collect(),
             backend: self.config.backend_of(listener).name.clone(),
             state,
             sessions: quota.map_or(0, |quota| quota.taken().into()),

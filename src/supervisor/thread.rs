@@ -2,9 +2,9 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub(super) struct Thread {
     /// Kept here for as long as the thread may hear it: its number is the same in both tables.
     bell: Arc<Bell>,
     handle: Option<JoinHandle<io::Result<()>>>,
+    /// Closed by the worker when it turns.
+    pulse: Option<mpsc::Receiver<()>>,
 }
 
 impl Thread {
@@ -68,7 +70,7 @@ impl Thread {
     pub(super) fn spawn(
         spawn: Spawn,
         records: rtrb::Consumer<SessionRecord>,
-        listeners: &[OwnedFd],
+        listeners: &[BorrowedFd<'_>],
     ) -> Result<Self, StartError> {
         let index = spawn.setup.index;
         let failed = |error: io::Error| StartError::Worker { index, error };
@@ -91,6 +93,7 @@ impl Thread {
                 mailbox,
                 bell,
                 handle: Some(handle),
+                pulse: None,
             }),
             // The sender is gone without a word: the thread has ended with the reason.
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(failed(end_of(handle))),
@@ -103,6 +106,18 @@ impl Thread {
         if self.mailbox.send(command).is_ok() {
             self.bell.ring();
         }
+    }
+
+    /// Whether it has turned since this was last asked; an idle one is woken to do so.
+    pub(super) fn has_turned(&mut self) -> bool {
+        let waits = |pulse: &mpsc::Receiver<()>| pulse.try_recv() == Err(TryRecvError::Empty);
+        if self.pulse.as_ref().is_some_and(waits) {
+            return false;
+        }
+        let (heard, pulse) = mpsc::channel();
+        self.pulse = Some(pulse);
+        self.tell(Command::Pulse(heard));
+        true
     }
 
     /// How the thread ended; once, when it has. Asked for, not told: a thread with a descriptor

@@ -2,6 +2,7 @@
 //! descriptor table, the bell that wakes another thread.
 
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
@@ -11,9 +12,10 @@ use std::ptr;
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::SigSet;
-use nix::unistd::Pid;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, getppid};
 
 /// Microseconds on the monotonic clock, the same for every thread.
 pub fn monotonic_micros() -> u64 {
@@ -96,16 +98,50 @@ fn close_range(first: u32, last: u32, flags: libc::c_uint) -> Result<(), Errno> 
     Errno::result(result).map(drop)
 }
 
-/// Takes ownership of a descriptor that was kept when this thread's table was split off. Whoever
-/// owns the same number in the table it was split from keeps owning that one.
+/// Takes ownership of a descriptor that was kept when this thread's table was split off, or
+/// inherited over execve(2). Whoever owns the same number in the table it was split from keeps
+/// owning that one.
 ///
 /// # Panics
 /// If `number` is negative.
 pub fn inherited(number: RawFd) -> OwnedFd {
     assert!(number >= 0);
     // SAFETY: called once for each number that `own_descriptor_table` was told to keep, in the
-    // thread that kept it; nothing else in this table knows the number.
+    // thread that kept it, or that a handover names, in the process that inherited it; nothing else
+    // in this table knows the number.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// Lets descriptors of this table outlive execve(2), or not. For moments when nothing else can be
+/// executed: the calling process has one thread.
+///
+/// # Errors
+/// EBADF.
+pub fn inheritable(numbers: &[RawFd], inherited: bool) -> Result<(), Errno> {
+    let flags = if inherited { 0 } else { libc::FD_CLOEXEC };
+    for &number in numbers {
+        // SAFETY: sets a flag of a descriptor; memory is not touched.
+        let result = unsafe { libc::fcntl(number, libc::F_SETFD, flags) };
+        Errno::result(result)?;
+    }
+    Ok(())
+}
+
+/// Gives this process the name that ps(1) and top(1) show.
+///
+/// # Errors
+/// None that can happen.
+pub fn name(name: &CStr) -> Result<(), Errno> {
+    prctl::set_name(name)
+}
+
+/// Has the kernel end this process when its parent ends, whose process id is given.
+///
+/// # Errors
+/// ESRCH when the parent has ended already.
+pub fn end_with_parent(parent: Pid) -> Result<(), Errno> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent { Ok(()) } else { Err(Errno::ESRCH) }
 }
 
 /// `kernel.io_uring_disabled` (Linux 6.6), if it bars anyone: 1 bars ordinary users, 2 everybody.

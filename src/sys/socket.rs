@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{SpliceFFlags, splice};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage,
     setsockopt, sockopt,
@@ -15,25 +15,56 @@ use nix::sys::socket::{
 
 pub use nix::sys::socket::Shutdown;
 
-/// A listening socket that shares its address with the other workers' (`SO_REUSEPORT`). What
-/// accepted sockets inherit is set here, once, instead of on each of them: `TCP_NODELAY` (a relay
-/// passes on what it has), `SO_OOBINLINE` (an urgent byte stays in its place in the stream) and
-/// `TCP_NOTSENT_LOWAT` (see [`UNSENT_BYTES_MAX`]).
+/// A socket that shares its address with the other workers' (`SO_REUSEPORT`), and does not listen
+/// yet: nobody is led to it.
 ///
 /// # Errors
-/// As socket(2), bind(2) and listen(2) say: EADDRINUSE, EACCES, EADDRNOTAVAIL, EMFILE.
-pub fn listening(address: SocketAddr, backlog: u32) -> Result<OwnedFd, Errno> {
+/// As socket(2) and bind(2) say: EADDRINUSE, EACCES, EADDRNOTAVAIL, EMFILE.
+pub fn shared(address: SocketAddr) -> Result<OwnedFd, Errno> {
     let socket = tcp(&address)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     setsockopt(&socket, sockopt::ReusePort, &true)?;
-    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
-    setsockopt(&socket, sockopt::OobInline, &true)?;
-    bound_unsent(&socket)?;
     socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(socket)
+}
+
+/// Whether others may share the address of a socket that somebody else has bound.
+pub fn is_shared(socket: BorrowedFd<'_>) -> bool {
+    socket::getsockopt(&socket, sockopt::ReusePort).unwrap_or(false)
+}
+
+/// Makes a socket that somebody else has opened nonblocking.
+///
+/// # Errors
+/// EBADF.
+pub fn unblock(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    fcntl(socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
+}
+
+/// Has a bound socket listen; one that does gets another backlog. What accepted sockets inherit is
+/// set here, once, instead of on each of them: `TCP_NODELAY` (a relay passes on what it has),
+/// `SO_OOBINLINE` (an urgent byte stays in its place in the stream) and `TCP_NOTSENT_LOWAT` (see
+/// [`UNSENT_BYTES_MAX`]).
+///
+/// # Errors
+/// As listen(2) says: EADDRINUSE.
+pub fn listen(socket: &OwnedFd, backlog: u32) -> Result<(), Errno> {
+    setsockopt(socket, sockopt::TcpNoDelay, &true)?;
+    setsockopt(socket, sockopt::OobInline, &true)?;
+    bound_unsent(socket)?;
     // The kernel caps it at net.core.somaxconn; nix knows the highest that listen(2) takes.
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     let backlog = Backlog::new(backlog).unwrap_or(Backlog::MAXALLOWABLE);
-    socket::listen(&socket, backlog)?;
+    socket::listen(socket, backlog)
+}
+
+/// A socket that shares its address and listens: [`shared`] and [`listen`].
+///
+/// # Errors
+/// As those say.
+pub fn listening(address: SocketAddr, backlog: u32) -> Result<OwnedFd, Errno> {
+    let socket = shared(address)?;
+    listen(&socket, backlog)?;
     Ok(socket)
 }
 

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -65,6 +65,8 @@ pub enum Command {
     Drain { grace: Duration },
     /// Everything ends now.
     Stop,
+    /// Somebody wants to know whether it turns: it drops this.
+    Pulse(Sender<()>),
 }
 
 /// What a worker is made of.
@@ -485,12 +487,20 @@ impl<E: Engine> Worker<E> {
                     let enough = self.now + grace.min(UNLISTEN_MAX);
                     self.phase = Phase::Unlistening { enough, until: self.now + grace };
                 }
-                Ok(Command::Drain { .. }) => {}
+                Ok(Command::Drain { grace }) => self.hurry(self.now + grace),
+                Ok(Command::Pulse(heard)) => drop(heard),
                 Ok(Command::Stop) => self.end_all(CloseReason::Stopped),
                 // A supervisor that is gone cannot ask for anything better.
                 Err(TryRecvError::Disconnected) => return self.end_all(CloseReason::Stopped),
                 Err(TryRecvError::Empty) => return,
             }
+        }
+    }
+
+    /// Has a drain end sooner.
+    fn hurry(&mut self, latest: Time) {
+        if let Phase::Unlistening { until, .. } | Phase::Draining { until } = &mut self.phase {
+            *until = latest.min(*until);
         }
     }
 

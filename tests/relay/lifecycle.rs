@@ -122,17 +122,62 @@ fn a_bad_file_keeps_what_ran_and_says_why() {
     assert_eq!(peers::exchange(relay.address(), b"").unwrap(), b"still here");
 }
 
+/// Another number of workers needs another relay process, on the same sockets: nobody notices, and
+/// who talks through the old one goes on.
 #[test]
-fn what_only_a_restart_can_change_is_refused_whole() {
-    let server = peers::name("still here");
-    let folder = Folder::new("restart");
-    let path = folder.write("fanin.toml", &file(&[server.address], ""));
+fn what_a_process_cannot_change_starts_another_on_the_same_sockets() {
+    let server = peers::echo();
+    let folder = Folder::new("generation");
+    let path = folder.write("fanin.toml", &file(&[server.address], "[global]\nworkers = 2"));
     let mut relay = Relay::start(&["-c", path.to_str().unwrap()]);
-    folder.write("fanin.toml", &file(&[peers::nobody()], "[global]\nworkers = 7"));
+    let (parent, first) = (relay.parent(), relay.pid());
+    let mut client = peers::connect(relay.address());
+    client.write_all(b"one").unwrap();
+    client.read_exact(&mut [0; 3]).unwrap();
+    folder.write("fanin.toml", &file(&[server.address], "[global]\nworkers = 1"));
     relay.signal("HUP");
-    let line = relay.await_line("not reloaded");
-    assert!(line.contains("workers") && line.contains("restart"), "{line}");
-    assert_eq!(peers::exchange(relay.address(), b"").unwrap(), b"still here");
+    relay.await_line("renewed");
+    await_that("both run", || relay.generations().len() == 2);
+    assert_eq!(peers::exchange(relay.address(), b"new").unwrap(), b"new");
+    client.write_all(b"two").unwrap();
+    let mut answer = [0; 3];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"two");
+    drop(client);
+    await_that("the old one has retired", || !relay.generations().contains(&first));
+    assert_eq!(relay.status()["pid"], parent);
+}
+
+/// The parent holds the sockets: what waits in their queues is served by the next relay process.
+#[test]
+fn a_relay_process_that_is_killed_is_started_again_on_the_same_sockets() {
+    let server = peers::echo();
+    let mut relay = Relay::between(&[server.address], &["--workers", "1"]);
+    let first = relay.pid();
+    relay.signal("STOP");
+    let waiting = peers::connect(relay.address());
+    relay.signal("KILL");
+    relay.await_line("restarted");
+    assert_ne!(relay.pid(), first);
+    drop(waiting);
+    assert_eq!(peers::exchange(relay.address(), b"again").unwrap(), b"again");
+}
+
+#[test]
+fn an_upgrade_keeps_the_process_id_and_the_sessions() {
+    let server = peers::echo();
+    let mut relay = Relay::between(&[server.address], &["--workers", "1"]);
+    let mut client = peers::connect(relay.address());
+    client.write_all(b"one").unwrap();
+    client.read_exact(&mut [0; 3]).unwrap();
+    let refused = relay.ask_with(&["upgrade", "--binary", "/bin/false"]);
+    assert!(!refused.status.success(), "{}", text(&refused.stdout));
+    assert!(relay.ask("upgrade").status.success());
+    relay.await_line("is in charge");
+    assert_eq!(peers::exchange(relay.address(), b"new").unwrap(), b"new");
+    client.write_all(b"two").unwrap();
+    client.read_exact(&mut [0; 3]).unwrap();
+    assert_eq!(relay.status()["pid"], relay.parent());
 }
 
 #[test]

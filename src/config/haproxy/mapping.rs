@@ -106,8 +106,9 @@ impl Mapping {
             global.pipes = Some(set.value);
         }
         if let Some(set) = &written.drain {
-            self.mapped(set, "[global] drain");
+            self.mapped(set, "[global] drain and retire");
             global.drain = set.value;
+            global.retire = set.value;
         }
         if let Some(set) = &written.nosplice {
             self.mapped(set, "[global] splice = \"never\"");

@@ -133,8 +133,22 @@ impl Relay {
         self.log.iter().filter_map(address).collect()
     }
 
+    /// The process that does the work: the newest child of the one that was started.
+    #[track_caller]
     pub fn pid(&self) -> u32 {
+        *self.generations().last().expect("a relay process")
+    }
+
+    /// The process that was started, which holds the listening sockets.
+    pub fn parent(&self) -> u32 {
         self.child.id()
+    }
+
+    /// All its relay processes, the oldest first.
+    pub fn generations(&self) -> Vec<u32> {
+        let main = self.child.id();
+        let list = std::fs::read_to_string(format!("/proc/{main}/task/{main}/children"));
+        list.unwrap_or_default().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
     }
 
     /// Its control socket.
@@ -152,7 +166,13 @@ impl Relay {
 
     /// `fanin COMMAND`, whatever it answers.
     pub fn ask(&self, command: &str) -> std::process::Output {
-        super::run(BINARY, &[command, "--control", self.control.to_str().unwrap()])
+        self.ask_with(&[command])
+    }
+
+    /// The same with arguments.
+    pub fn ask_with(&self, arguments: &[&str]) -> std::process::Output {
+        let control = ["--control", self.control.to_str().unwrap()];
+        super::run(BINARY, &[arguments, &control].concat())
     }
 
     /// Sessions that have not ended.
@@ -208,8 +228,12 @@ impl Relay {
         Task::of(self.pid()).iter().map(Task::processor_time).sum()
     }
 
+    /// Sends what is meant for the service to its main process, and what stops the work to the
+    /// process that does it.
     pub fn signal(&self, name: &str) {
-        super::run_well("kill", &[&format!("-{name}"), &self.pid().to_string()]);
+        let works = matches!(name, "STOP" | "CONT" | "KILL" | "ABRT");
+        let process = if works { self.pid() } else { self.parent() };
+        super::run_well("kill", &[&format!("-{name}"), &process.to_string()]);
     }
 
     /// Waits until it has ended.

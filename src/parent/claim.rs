@@ -2,15 +2,15 @@
 //! the agents between two relays, and neither would know.
 
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
+use crate::supervisor::StartError;
 use crate::sys::socket;
-
-use super::StartError;
 
 /// io_uring gives its sockets back after the process has gone: a relay that follows another on the
 /// same address allows for that.
@@ -20,24 +20,41 @@ const RETRY_EVERY: Duration = Duration::from_millis(20);
 /// Held for as long as the relay listens: a name in the abstract namespace, which belongs to the
 /// network namespace just as the port does, and vanishes with the process.
 #[derive(Debug)]
-pub(super) struct Claim(#[expect(dead_code, reason = "held for its life")] UnixListener);
+pub(super) struct Claim(UnixListener);
 
-/// Claims an address for this process.
+impl AsRawFd for Claim {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+impl From<OwnedFd> for Claim {
+    /// A claim that this process inherited.
+    fn from(inherited: OwnedFd) -> Self {
+        Self(inherited.into())
+    }
+}
+
+/// Claims an address for this process. `None` is port 0: the kernel will choose one that nobody has.
 ///
 /// # Errors
-/// When someone listens there, or it cannot be bound.
+/// When another instance has claimed it.
 pub(super) fn claim(address: SocketAddr) -> Result<Option<Claim>, StartError> {
     if address.port() == 0 {
-        // The kernel will choose a port that nobody has.
         return Ok(None);
     }
-    let claim = patiently(|| lock(address)).map_err(|errno| match errno {
+    patiently(|| lock(address)).map(Some).map_err(|errno| match errno {
         Errno::EADDRINUSE => StartError::SecondInstance { address },
         errno => StartError::Bind { address, errno },
-    })?;
-    patiently(|| socket::bind_alone(address))
-        .map_err(|errno| StartError::Bind { address, errno })?;
-    Ok(Some(claim))
+    })
+}
+
+/// Makes sure that no other program listens on an address that is about to be bound.
+///
+/// # Errors
+/// When one does, or it cannot be bound.
+pub(super) fn is_free(address: SocketAddr) -> Result<(), StartError> {
+    patiently(|| socket::bind_alone(address)).map_err(|errno| StartError::Bind { address, errno })
 }
 
 fn lock(address: SocketAddr) -> Result<Claim, Errno> {

@@ -1,0 +1,379 @@
+//! The parent: the process that the service manager knows. It holds the listening sockets and keeps
+//! a relay process at work on them.
+//!
+//! A relay process is one generation of the relay. Its successor starts on the same sockets, and
+//! only when that one serves does it let its own sessions end: after a reload that needs other
+//! workers or listeners, after an upgrade, or because it ended unasked. One thread, one wait; nothing
+//! here is on the path of a byte.
+//!
+//! ```text
+//! started ── Ready ──▶ serving ── the next is Ready ──▶ retiring ── sessions over ──▶ ended
+//!    └── Failed: the one before serves on; without one, tried again after a pause
+//! ```
+
+mod child;
+mod claim;
+mod doors;
+mod manager;
+mod renewal;
+mod upgrade;
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use crate::cli::ExitCode;
+use crate::config::{Config, Origin};
+use crate::control::{ControlSocket, Logger};
+use crate::handover::{Order, Report, ToParent};
+use crate::supervisor::StartError;
+use crate::sys::process;
+
+use child::{Child, Exit};
+use doors::{Doors, Found};
+use renewal::{Reason, Renewal};
+
+/// A relay process that ended unasked is started again after the first of these pauses; one that
+/// keeps ending, after pauses that double up to the last.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_LAST: Duration = Duration::from_secs(5);
+/// Whoever served for so long has not failed at the start.
+const STEADY: Duration = Duration::from_secs(10);
+/// How long a relay process may take to serve: it looks names up first.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer than told relay processes may take to end, before they are killed.
+const END_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Runs the relay until it is told to end. The result is the exit code of the relay process, where
+/// it ran.
+///
+/// # Errors
+/// Why it does not start.
+pub fn start(origin: &Origin) -> Result<ExitCode, StartError> {
+    let signals = signals()?;
+    let config = origin.load()?;
+    let mut parent = Parent::new(signals, config.clone())?;
+    parent.found = manager::found();
+    parent.renew(Reason::Start, config)?;
+    parent.found.clear();
+    parent.run()
+}
+
+/// Goes on in the place of another binary, which left this.
+///
+/// # Errors
+/// When what it left cannot be used.
+pub fn resume(left: ToParent) -> Result<ExitCode, StartError> {
+    let signals = signals()?;
+    let parent = Parent::inherit(signals, left)?;
+    parent.log.info(format_args!(
+        "upgraded: fanin {} is in charge, process {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    ));
+    parent.run()
+}
+
+#[derive(Debug)]
+struct Parent {
+    signals: SignalFd,
+    log: Logger,
+    /// The configuration in force.
+    config: Config,
+    doors: Doors,
+    found: Found,
+    control: Option<ControlSocket>,
+    children: Vec<Child>,
+    /// The generation that is starting.
+    renewal: Option<Renewal>,
+    /// The binary that takes the place of this process at the end of the turn.
+    successor: Option<PathBuf>,
+    /// A reload was asked for meanwhile.
+    reload_again: bool,
+    generations: u64,
+    /// When the relay process that serves began to, in microseconds.
+    serving_since: u64,
+    /// When to start one again, and the pause after that.
+    restart: Option<u64>,
+    pause: Duration,
+    /// When to kill what is left, once told to end.
+    ending: Option<u64>,
+    /// How it will have ended.
+    outcome: Option<ExitCode>,
+}
+
+impl Parent {
+    fn new(signals: SignalFd, config: Config) -> Result<Self, StartError> {
+        let host = |what| move |error| StartError::Host { what, error };
+        Ok(Self {
+            signals,
+            log: Logger::stderr(config.log).map_err(host("how to write the log"))?,
+            config,
+            doors: Doors::default(),
+            found: Vec::new(),
+            control: None,
+            children: Vec::new(),
+            renewal: None,
+            successor: None,
+            reload_again: false,
+            generations: 0,
+            serving_since: 0,
+            restart: None,
+            pause: PAUSE_FIRST,
+            ending: None,
+            outcome: None,
+        })
+    }
+
+    fn run(mut self) -> Result<ExitCode, StartError> {
+        let failed = |error: io::Error| StartError::Host { what: "what to wait for", error };
+        loop {
+            self.wait().map_err(|errno| failed(errno.into()))?;
+            // In this order: what a relay process said before it ended, or before somebody saw it
+            // serve and sent a signal, comes first.
+            self.hear_children();
+            self.hear_signals();
+            self.bury();
+            self.mind_time();
+            if let Some(binary) = self.successor.take() {
+                self.hand_over(&binary);
+            }
+            if self.children.is_empty() && (self.ending.is_some() || self.outcome.is_some()) {
+                return Ok(self.outcome.unwrap_or(ExitCode::Success));
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<(), nix::errno::Errno> {
+        let mut polled: Vec<_> = self.children.iter().map(|child| child.as_fd()).collect();
+        polled.push(self.signals.as_fd());
+        let mut polled: Vec<_> =
+            polled.into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let now = process::monotonic_micros();
+        let starting = self.renewal.as_ref().map(|renewal| renewal.deadline);
+        let next = [self.restart, self.ending, starting].into_iter().flatten().min();
+        let timeout = next.map_or(PollTimeout::NONE, |next| {
+            let millis = next.saturating_sub(now).div_ceil(1000);
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut polled, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn hear_children(&mut self) {
+        let mut heard = Vec::new();
+        for child in &mut self.children {
+            let number = child.number;
+            heard.extend(child.reports().into_iter().map(|report| (number, report)));
+        }
+        for (number, report) in heard {
+            self.on_report(number, report);
+        }
+    }
+
+    fn on_report(&mut self, number: u64, report: Report) {
+        match report {
+            Report::Ready { version } => self.on_ready(number, &version),
+            Report::Failed { message, code } => self.on_failed(number, message, code),
+            Report::Applied { config } => {
+                if let Some(config) = renewal::parse(&config) {
+                    self.adopt(config);
+                }
+                manager::ready(&self.describe());
+            }
+            Report::Kept => manager::ready(&self.describe()),
+            Report::Renew { config, why } => self.on_renew(number, &config, why),
+            Report::Upgrade { binary } => self.upgrade(Some(number), binary),
+            Report::End { at_once } => self.end(at_once),
+            Report::Turning if self.serving().is_some_and(|child| child.number == number) => {
+                manager::feed_watchdog();
+            }
+            Report::Turning => {}
+        }
+    }
+
+    /// Takes note of the configuration that is in force now.
+    fn adopt(&mut self, config: Config) {
+        if config.log != self.config.log
+            && let Ok(log) = Logger::stderr(config.log)
+        {
+            self.log = log;
+        }
+        self.config = config;
+    }
+
+    fn hear_signals(&mut self) {
+        while let Ok(Some(heard)) = self.signals.read_signal() {
+            let number = i32::try_from(heard.ssi_signo).unwrap_or(0);
+            match Signal::try_from(number) {
+                Ok(Signal::SIGTERM) => self.end(self.ending.is_some()),
+                Ok(Signal::SIGINT) => self.end(true),
+                Ok(Signal::SIGHUP) => self.reload(),
+                Ok(Signal::SIGUSR2) => self.upgrade(None, None),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the generation that serves read the configuration again.
+    fn reload(&mut self) {
+        if self.renewal.is_some() {
+            self.reload_again = true;
+        } else if let Some(child) = self.serving() {
+            manager::reloading();
+            child.tell(&Order::Reload);
+        }
+    }
+
+    /// Lets all sessions end, or ends them.
+    fn end(&mut self, at_once: bool) {
+        if self.ending.is_none() {
+            manager::stopping();
+        }
+        // First ours: a socket that nobody serves swallows connections. The relay process empties
+        // its queues before it closes the last references.
+        manager::let_go(self.doors.sockets().map(|(address, _)| address));
+        self.doors = Doors::default();
+        self.restart = None;
+        if let Some(renewal) = self.renewal.take() {
+            self.children
+                .iter()
+                .filter(|child| child.number == renewal.number)
+                .for_each(Child::kill);
+        }
+        let order = if at_once { Order::Stop } else { Order::Drain };
+        self.children.iter().for_each(|child| child.tell(&order));
+        let grace = if at_once { Duration::ZERO } else { self.config.global.drain };
+        self.ending = Some(later(grace + END_PATIENCE));
+    }
+
+    /// Takes note of the processes that have ended.
+    fn bury(&mut self) {
+        let mut at = 0;
+        while at < self.children.len() {
+            let Some(exit) = self.children[at].ended() else {
+                at += 1;
+                continue;
+            };
+            // What it said last.
+            let reports = self.children[at].reports();
+            let number = self.children[at].number;
+            reports.into_iter().for_each(|report| self.on_report(number, report));
+            let child = self.children.remove(at);
+            self.on_exit(&child, exit);
+        }
+    }
+
+    fn on_exit(&mut self, child: &Child, exit: Exit) {
+        let Child { process, number, .. } = child;
+        if self.renewal.as_ref().is_some_and(|renewal| renewal.number == *number) {
+            return self.on_start_failed(exit);
+        }
+        if self.ending.is_some() {
+            if child.serving {
+                self.outcome = Some(code_of(exit));
+            }
+            return;
+        }
+        if !child.serving {
+            self.log.info(format_args!("relay process {process} has retired ({exit})"));
+            return self.tell_retiring();
+        }
+        let served = process::monotonic_micros().saturating_sub(self.serving_since);
+        if u128::from(served) >= STEADY.as_micros() {
+            self.pause = PAUSE_FIRST;
+        }
+        let pause = self.pause;
+        self.log.error(format_args!(
+            "relay process {process} ended unasked ({exit}); its listeners stay, another is started \
+             in {} ms",
+            pause.as_millis()
+        ));
+        self.restart_after(pause);
+    }
+
+    /// Starts a relay process again after a pause, unless one is starting already.
+    fn restart_after(&mut self, pause: Duration) {
+        manager::status("the relay process ended; another is being started");
+        self.pause = (self.pause * 2).min(PAUSE_LAST);
+        if self.renewal.is_none() {
+            self.restart = Some(later(pause));
+        }
+    }
+
+    fn mind_time(&mut self) {
+        let now = process::monotonic_micros();
+        let due = |at: Option<u64>| at.is_some_and(|at| at <= now);
+        if due(self.restart) {
+            self.restart = None;
+            let config = self.config.clone();
+            if let Err(error) = self.renew(Reason::Restart, config) {
+                self.log.error(format_args!("the relay process cannot be started: {error}"));
+                self.restart_after(self.pause);
+            }
+        }
+        if let Some(renewal) = self.renewal.as_mut().filter(|renewal| renewal.deadline <= now) {
+            renewal.deadline = u64::MAX;
+            let number = renewal.number;
+            self.children.iter().filter(|child| child.number == number).for_each(Child::kill);
+        }
+        if due(self.ending) {
+            self.ending = Some(u64::MAX);
+            self.log.error("relay processes did not end in time and are killed");
+            self.children.iter().for_each(Child::kill);
+        }
+    }
+
+    fn serving(&self) -> Option<&Child> {
+        self.children.iter().find(|child| child.serving)
+    }
+
+    /// Tells the generation that serves about those before it.
+    fn tell_retiring(&self) {
+        let serving = self.serving().map(|child| child.number);
+        let retiring = self.children.iter().filter(|child| Some(child.number) < serving);
+        let processes = retiring.map(|child| child.process.as_raw()).collect();
+        if let Some(child) = self.serving() {
+            child.tell(&Order::Retiring { processes });
+        }
+    }
+
+    /// A line for the service manager.
+    fn describe(&self) -> String {
+        let retiring = self.children.len().saturating_sub(1);
+        let addresses = self.doors.shared().len();
+        format!(
+            "generation {} serves {addresses} addresses, {retiring} before it let sessions end",
+            self.generations
+        )
+    }
+}
+
+/// Blocks the signals that are heard here and everything else that would end the parent in the
+/// middle of something; the mask outlives execve(2), so that none is lost at an upgrade.
+fn signals() -> Result<SignalFd, StartError> {
+    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+    let heard: SigSet = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2].into_iter().collect();
+    heard
+        .thread_block()
+        .and_then(|()| SignalFd::with_flags(&heard, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))
+        .map_err(|errno| StartError::Host { what: "how to wait for signals", error: errno.into() })
+}
+
+fn later(after: Duration) -> u64 {
+    process::monotonic_micros() + u64::try_from(after.as_micros()).unwrap_or(u64::MAX / 2)
+}
+
+fn code_of(exit: Exit) -> ExitCode {
+    match exit {
+        Exit::Code(0) => ExitCode::Success,
+        _ => ExitCode::Runtime,
+    }
+}
