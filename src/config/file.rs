@@ -105,6 +105,7 @@ pub(super) struct ListenerTable {
     pub(super) deny: Option<Value>,
     pub(super) proxy_from: Option<Value>,
     pub(super) per_source: Option<PerSourceTable>,
+    pub(super) ramp: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

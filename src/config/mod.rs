@@ -305,6 +305,9 @@ pub struct Listener {
     /// else may connect. Empty is none, and everybody speaks for itself.
     pub proxy_from: Vec<Network>,
     pub per_source: PerSource,
+    /// Connections a second that are let in at first after a start or an outage, twice as many every
+    /// 5 s; `None` lets in whoever comes.
+    pub ramp: Option<u32>,
 }
 
 /// What the connections from each source may come to. With PROXY headers, the source is whom they name.
@@ -361,6 +364,7 @@ impl Listener {
             deny: Vec::new(),
             proxy_from: Vec::new(),
             per_source: PerSource::default(),
+            ramp: None,
         }
     }
 

@@ -198,6 +198,9 @@ impl Reader {
             deny: self.networks("deny", table.deny.as_ref()),
             proxy_from: self.networks("proxy_from", table.proxy_from.as_ref()),
             per_source: self.per_source(table.per_source.as_ref()),
+            ramp: self.take("ramp", table.ramp.as_ref(), None, |written| {
+                word_or(written, "off", 1, value::RAMP_MAX)
+            }),
             bind: defaults.bind,
             backend: defaults.backend,
         };

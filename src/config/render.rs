@@ -58,6 +58,7 @@ fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
     out.list("proxy_from", &listener.proxy_from);
     let limits = &listener.per_source;
     let off = || quoted("off");
+    out.key("ramp", listener.ramp.map_or_else(off, |ramp| ramp.to_string()));
     out.key(
         "per_source",
         format_args!(

@@ -29,6 +29,7 @@ backlog = 128
 allow = ["10.0.0.0/8", "2001:db8::/32"]
 deny = "10.6.6.6"
 proxy_from = ["10.0.0.1"]
+ramp = 200
 per_source = { sessions = 50, rate = "20/1s", ipv4_prefix = 24 }
 
 [[listener]]

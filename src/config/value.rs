@@ -35,6 +35,8 @@ pub const SOURCE_PORT_MIN: u16 = 1024;
 pub const NAME_BYTES_MAX: usize = 253;
 /// The longest period of a rate.
 pub const RATE_PERIOD_MAX: Duration = Duration::from_secs(3600);
+/// The steepest ramp: faster than any machine accepts.
+pub const RAMP_MAX: u32 = 1_000_000;
 /// Sessions that one source can be limited to: they are counted in 16 bits.
 pub const SOURCE_SESSIONS_MAX: u16 = u16::MAX - 1;
 /// Networks in one list.

@@ -119,6 +119,7 @@ impl Registry {
             limits,
             sources: self.sources.clone(),
             salt: salt(&listener.name),
+            ramp: listener.ramp,
         }
     }
 

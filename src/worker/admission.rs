@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use crate::op::{ListenerId, Time};
 
+use super::ramp::Ramp;
+
 /// How long accepting pauses when the kernel lacks descriptors or memory for another socket.
 const PAUSE_FOR_KERNEL: Duration = Duration::from_millis(100);
 /// How soon a worker that found a shared quota used up looks again: another worker's session may
@@ -72,6 +74,9 @@ pub struct Admission {
 struct Listener {
     quota: Arc<Quota>,
     state: State,
+    ramp: Option<Ramp>,
+    /// Sessions found no server, and none has been connected since.
+    is_out: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +96,36 @@ impl Admission {
 
     /// Adds the next listener; its number is the count of those before it.
     pub fn add(&mut self, quota: Arc<Quota>) {
-        self.listeners.push(Listener { quota, state: State::Accepting });
+        self.listeners.push(Listener { quota, state: State::Accepting, ramp: None, is_out: false });
+    }
+
+    /// The pace at which a listener begins. Another pace than before begins with the next outage.
+    pub(super) fn set_ramp(&mut self, listener: ListenerId, ramp: Option<Ramp>) {
+        let gate = &mut self.listeners[usize::from(listener.0)];
+        if let (Some(before), Some(now)) = (gate.ramp, ramp)
+            && !now.differs(before)
+        {
+            return;
+        }
+        gate.ramp = ramp;
+    }
+
+    /// Sessions of this listener find no server.
+    pub(super) fn note_outage(&mut self, listener: ListenerId) {
+        self.listeners[usize::from(listener.0)].is_out = true;
+    }
+
+    /// A session of this listener was connected. After an outage the ramp begins anew.
+    pub(super) fn note_connected(&mut self, listener: ListenerId, ramp: Option<Ramp>) {
+        let gate = &mut self.listeners[usize::from(listener.0)];
+        if std::mem::take(&mut gate.is_out) {
+            gate.ramp = ramp;
+        }
+    }
+
+    /// Whether the listener's sessions find no server.
+    pub(super) fn is_out(&self, listener: ListenerId) -> bool {
+        self.listeners[usize::from(listener.0)].is_out
     }
 
     /// Whether the process and this worker have a place for anybody.
@@ -103,6 +137,17 @@ impl Admission {
     /// listener is paused.
     pub fn enter(&mut self, listener: ListenerId, now: Time) -> bool {
         let gate = &mut self.listeners[usize::from(listener.0)];
+        if self.free > 0
+            && self.process.has_room()
+            && gate.quota.has_room()
+            && let Some(ramp) = &mut gate.ramp
+            && let Err(next) = ramp.admit(now)
+        {
+            if gate.state != State::Ended {
+                gate.state = State::Paused(next);
+            }
+            return false;
+        }
         let entered = self.free > 0 && {
             let through = self.process.acquire();
             if through && !gate.quota.acquire() {

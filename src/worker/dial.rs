@@ -53,6 +53,10 @@ impl Dialer {
         Self { worker, workers, budgets: HashMap::new(), random: seed.max(1) }
     }
 
+    pub(super) const fn workers(&self) -> u16 {
+        self.workers
+    }
+
     /// xorshift64: spreads attempts, decides nothing that must not be guessed.
     fn random(&mut self) -> u32 {
         self.random ^= self.random << 13;
@@ -213,7 +217,12 @@ impl<E: Engine> Worker<E> {
         let Some(relay) = self.sessions.of(key) else { return };
         let Some(server) = relay.server else { return };
         if outcome == Outcome::Done {
+            let listener = relay.listener;
             self.backends.on_connected(server);
+            if self.admission.is_out(listener) {
+                let ramp = self.ramp(listener);
+                self.admission.note_connected(listener, ramp);
+            }
             return;
         }
         let ours = match outcome {

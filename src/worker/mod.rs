@@ -7,6 +7,7 @@ pub mod admission;
 mod dial;
 mod greeting;
 pub mod plan;
+mod ramp;
 pub mod rules;
 pub mod sources;
 pub mod table;
@@ -33,6 +34,7 @@ use admission::{Admission, Quota};
 use dial::{Dialer, Lease};
 use greeting::AtLimit;
 use plan::Plan;
+use ramp::Ramp;
 use rules::Rules;
 use sources::Ticket;
 use table::Table;
@@ -382,6 +384,11 @@ impl<E: Engine> Worker<E> {
         self.engine.refuse(arrival.socket);
     }
 
+    /// The pace at which a listener begins.
+    fn ramp(&self, listener: ListenerId) -> Option<Ramp> {
+        self.rules(listener).ramp.map(|first| Ramp::new(first, self.dialer.workers()))
+    }
+
     fn rules(&self, listener: ListenerId) -> &Rules {
         &self.plan.routes[usize::from(listener.0)].rules
     }
@@ -418,6 +425,7 @@ impl<E: Engine> Worker<E> {
         self.timers.clear(key.index());
         self.dialer.release(relay.lease);
         self.rules(relay.listener).discount(relay.ticket);
+        self.note_outage(relay.listener, report.reason);
         let mut server = None;
         if let Some(id) = relay.server {
             let board = self.backends.board(id);
@@ -509,6 +517,10 @@ impl<E: Engine> Worker<E> {
             self.plan.backends.iter().map(|backend| backend.members.clone()).collect();
         // Sessions may be greeting still when no listener asks for it any more.
         self.greets |= self.plan.routes.iter().any(|route| route.rules.proxies.is_some());
+        for listener in self.listeners() {
+            let ramp = self.ramp(listener);
+            self.admission.set_ramp(listener, ramp);
+        }
         self.backends.replace(&members);
         self.dialer.retain(&self.plan);
     }

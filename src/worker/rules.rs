@@ -52,6 +52,8 @@ pub struct Rules {
     pub sources: Option<Arc<Sources>>,
     /// Tells the listener's sources from those of others.
     pub salt: u64,
+    /// Connections a second that are let in at first after a start or an outage, in the process.
+    pub ramp: Option<u32>,
 }
 
 impl Rules {

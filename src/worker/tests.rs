@@ -9,6 +9,7 @@ use crate::backend::board::Board;
 use crate::engine::EngineStats;
 use crate::op::{Flow, Outcome, Side};
 use crate::worker::plan::{Backend, Route};
+use crate::worker::rules::Rules;
 
 const FIRST: ListenerId = ListenerId(0);
 const SECOND: ListenerId = ListenerId(1);
@@ -439,4 +440,53 @@ fn a_stop_waits_for_an_engine_that_answers_and_not_for_one_that_does_not() {
     assert_eq!(bench.later(STOP_PATIENCE * 100), Turn::More, "the process was stopped meanwhile");
     assert_eq!(bench.later(STOP_PATIENCE - Duration::from_millis(1)), Turn::More);
     assert_eq!(bench.later(Duration::from_millis(1)), Turn::Over);
+}
+
+// The ramp.
+
+#[test]
+fn a_ramp_holds_a_crowd_in_the_queue_after_a_start_and_after_an_outage() {
+    let mut plan = Bench::new([100, 100], &["a"]).plan;
+    plan.routes[0].rules = Arc::new(Rules { ramp: Some(10), ..Rules::default() });
+    let mut bench = Bench::with(plan);
+    bench.turn();
+    for _ in 0..5 {
+        bench.comes(FIRST);
+    }
+    bench.turn();
+    assert_eq!((bench.hand().adopted.len(), bench.hand().accepting[0]), (1, false));
+    bench.later(Duration::from_millis(100));
+    assert_eq!(bench.hand().adopted.len(), 2, "ten a second");
+    assert!(bench.hand().refused.is_empty());
+    // When the ramp is over whoever comes is let in.
+    bench.later(Duration::from_secs(51));
+    bench.later(Duration::from_millis(20));
+    assert_eq!((bench.hand().adopted.len(), bench.hand().accepting[0]), (5, true));
+
+    // One finds no server, however often it tries, and gives up.
+    bench.ops();
+    bench.comes(FIRST);
+    bench.turn();
+    let (session, ..) = bench.connects()[0];
+    for _ in 0..LIMITS.attempts_max {
+        bench.ends(session, Slot::Connect, REFUSED);
+        bench.turn();
+        bench.later(Duration::from_secs(3));
+    }
+    bench.ends(session, Slot::Pull(Flow::ToBackend), Outcome::Cancelled);
+    bench.turn();
+    bench.ends(session, Slot::Close, Outcome::Done);
+    bench.turn();
+    let record = bench.records.pop().unwrap();
+    assert_eq!(record.report.reason, CloseReason::ConnectRefused);
+    assert_eq!(bench.hand().adopted.len(), 6);
+    bench.ops();
+    // The next one is connected, and from then on the crowd waits again.
+    bench.serves(FIRST);
+    let there = bench.hand().adopted.len();
+    for _ in 0..5 {
+        bench.comes(FIRST);
+    }
+    bench.turn();
+    assert_eq!((bench.hand().adopted.len() - there, bench.hand().accepting[0]), (1, false));
 }
