@@ -121,9 +121,11 @@ impl Reader {
                 "mode" => (2, "owner and group may connect (0660)"),
                 "user" | "uid" | "group" | "gid" => (2, "it belongs to whom fanin runs as"),
                 "level" => (2, "who may connect may command"),
-                "expose-fd" => (2, "a reload hands no sockets to another process"),
+                "expose-fd" => {
+                    (2, "the parent process holds the listening sockets over every reload")
+                }
                 "process" | "thread" | "severity-output" | "name" | "id" => {
-                    (2, "there is one process")
+                    (2, "one relay process serves all")
                 }
                 _ => {
                     let title =
