@@ -404,7 +404,7 @@ impl Mapping {
 
     /// What concerns no single line.
     fn farewell(&mut self) {
-        let text = "not needed: `fanin reload` looks names up again and touches no connection";
+        let text = "make it `fanin reload`, which looks names up again and touches no connection";
         self.report.note(NoteKind::Danger, 0, "the cron job that reloads HAProxy", text);
     }
 }

@@ -72,7 +72,7 @@ fn the_page_as_a_user_runs_it_is_taken_over_whole() {
         "12: this cuts agents that keep their connections",
         "13: this cuts agents that keep their connections",
         "31: a check of port 80 says nothing of port 443",
-        "0: not needed",
+        "0: make it `fanin reload`",
     ] {
         assert!(dangers.iter().any(|said| said.starts_with(expected)), "{expected}: {dangers:#?}");
     }
