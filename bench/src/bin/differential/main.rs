@@ -171,6 +171,11 @@ fn class(plan: &Plan, client: &Report, server: &Report) -> Class {
 /// What HAProxy is known to do otherwise: by plan, what a connection comes to there.
 const KNOWN_OF_HAPROXY: &[(&str, Class, &str)] = &[
     ("server resets", Class::CutCleanly, "turns a server's reset into a clean end for the client"),
+    (
+        "client resets",
+        Class::CutCleanly,
+        "does the same the other way, when it has bytes to pass on",
+    ),
     ("server closes early", Class::CutCleanly, "the same, when a close with unread bytes resets"),
     ("urgent bytes of a client", Class::WrongByte, "takes urgent bytes out of the stream"),
     ("urgent bytes of a server", Class::WrongByte, "takes urgent bytes out of the stream"),

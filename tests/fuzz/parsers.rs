@@ -1,0 +1,145 @@
+//! Each parser, and what must hold whatever it is fed: no panic, a refusal in words, and what is
+//! accepted can be written out and read back the same. Shared by the test and by the fuzzer.
+
+use std::path::Path;
+
+use fanin::config::{Config, Network, Overrides, value};
+use fanin::control::parse_command;
+use fanin::session::greeting::{HEADER_BYTES_MAX, Parsed, parse};
+use fanin::sys::process;
+
+/// What a refusal may say at the most, per byte of input and on top: messages quote the source.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// A parser under test.
+#[derive(Clone, Copy)]
+pub(crate) struct Parser {
+    /// Its folder in `tests/fuzz/corpus`, and its target's name.
+    pub(crate) name: &'static str,
+    /// Longer inputs find nothing new.
+    pub(crate) bytes_max: usize,
+    /// Panics if what must hold does not.
+    pub(crate) check: fn(&[u8]),
+}
+
+pub(crate) const PARSERS: &[Parser] = &[
+    Parser { name: "config", bytes_max: 4096, check: config },
+    Parser { name: "haproxy", bytes_max: 4096, check: haproxy },
+    Parser { name: "greetings", bytes_max: 600, check: greetings },
+    Parser { name: "values", bytes_max: 64, check: values },
+    Parser { name: "commands", bytes_max: 300, check: commands },
+    Parser { name: "sysctls", bytes_max: 256, check: sysctls },
+];
+
+/// The configuration as TOML.
+fn config(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match Config::from_text(Path::new("x.toml"), text, &Overrides::default()) {
+        Ok(config) => {
+            let written = config.render();
+            let again = Config::from_text(Path::new("y.toml"), &written, &Overrides::default());
+            assert_eq!(again.ok().as_ref(), Some(&config), "{written}");
+        }
+        Err(error) => {
+            let plain = error.render(false);
+            assert!(!plain.is_empty() && plain.len() < MESSAGE_BYTES_MAX + 64 * text.len());
+            assert!(!plain.contains('\u{1b}'), "an escape sequence got through: {plain:?}");
+            assert!(!error.render(true).is_empty());
+        }
+    }
+}
+
+/// The configuration as HAProxy's.
+fn haproxy(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    match Config::from_haproxy(Path::new("x.cfg"), text, &Overrides::default()) {
+        Ok((config, report)) => {
+            let written = config.render();
+            let again = Config::from_text(Path::new("y.toml"), &written, &Overrides::default());
+            assert_eq!(again.ok().as_ref(), Some(&config), "{written}");
+            assert!(!report.to_string().contains('\u{1b}'), "an escape sequence got through");
+        }
+        Err(error) => {
+            let plain = error.render(false);
+            assert!(!plain.is_empty() && plain.len() < MESSAGE_BYTES_MAX + 64 * text.len());
+            assert!(!plain.contains('\u{1b}'), "an escape sequence got through: {plain:?}");
+        }
+    }
+}
+
+/// A PROXY header: each input whole, byte by byte and in two pieces at every place is the same one.
+fn greetings(input: &[u8]) {
+    let whole = parse(input);
+    if let Parsed::Header { bytes, .. } = whole {
+        assert!(bytes <= input.len() && bytes <= HEADER_BYTES_MAX);
+        assert_eq!(parse(&input[..bytes]), whole, "what follows is not looked at");
+    }
+    // What has been refused or taken once stays so, whatever comes behind it.
+    let mut before = Parsed::More;
+    for cut in 0..=input.len() {
+        let part = parse(&input[..cut]);
+        assert!(before == Parsed::More || part == before, "{before:?}, then {part:?}");
+        before = part;
+    }
+    assert_eq!(before, whole);
+}
+
+/// Single values of it, as on the command line.
+fn values(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    let text = text.as_ref();
+    if let Ok(duration) = value::duration(text) {
+        assert_eq!(value::duration(&value::display_duration(duration)).ok(), Some(duration));
+    }
+    if let Ok(size) = value::size(text) {
+        assert_eq!(value::size(&value::display_size(size)).ok(), Some(size));
+    }
+    if let Ok(address) = value::bind_address(text) {
+        assert_eq!(value::bind_address(&address.to_string()).ok(), Some(address));
+    }
+    if let Ok(address) = value::server_address(text) {
+        assert_eq!(value::server_address(&address.to_string()).ok(), Some(address));
+    }
+    if let Ok(rate) = value::rate(text) {
+        assert_eq!(value::rate(&rate.to_string()).ok(), Some(rate));
+    }
+    if let Ok(network) = text.parse::<Network>() {
+        assert_eq!(network.to_string().parse().ok(), Some(network));
+    }
+    if let Ok(ports) = value::source_ports(text) {
+        assert_eq!(value::source_ports(&ports.to_string()).ok(), Some(ports));
+    }
+    let refusals = [
+        value::timeout(text).err(),
+        value::pipe_size(text).err(),
+        value::pin(text).err(),
+        value::splice(text).err(),
+        value::socket_path(text).err(),
+        value::auto_or::<u16>(text, 1..=100).err(),
+    ];
+    for refusal in refusals.into_iter().flatten() {
+        assert!(!refusal.to_string().is_empty());
+    }
+}
+
+/// A line on the control socket.
+fn commands(input: &[u8]) {
+    if let Err(refusal) = parse_command(input) {
+        assert!(refusal.contains("help"), "{refusal}");
+        assert!(!refusal.contains(['\u{1b}', '\n']), "{refusal:?}");
+    }
+}
+
+/// What stands in /proc/sys.
+fn sysctls(input: &[u8]) {
+    let text = String::from_utf8_lossy(input);
+    if let Some(range) = process::parse_port_range(&text) {
+        let again = format!("{}\t{}\n", range.start(), range.end());
+        assert_eq!(process::parse_port_range(&again), Some(range));
+    }
+    if let Some(list) = process::parse_port_list(&text) {
+        let items: Vec<_> =
+            list.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
+        assert_eq!(process::parse_port_list(&items.join(",")), Some(list));
+    }
+}
