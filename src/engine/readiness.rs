@@ -8,6 +8,9 @@
 //! - R2 A pipe is filled only when it is empty, so R1 always holds here.
 //! - R3 What was pulled is pushed at once; a short push is not repeated before the sink is writable.
 //! - R4 A short count is never the end of a stream. Zero is, unless an urgent byte stands there.
+//! - R5 splice(2) to a socket writes a pipe in several steps, and when one fails after another has
+//!   succeeded the error is lost (`splice_to_socket()`): a reset then looks like the end of the stream
+//!   to whoever reads next. After a short count the end is believed only if a FIN was received.
 
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -52,6 +55,25 @@ pub(super) struct Readiness {
     pub(super) suspect: bool,
     /// Nothing was read since readiness was last signalled.
     pub(super) fresh: bool,
+    /// A splice to it came back short: R5.
+    pub(super) in_doubt: bool,
+    /// Bytes taken out of it, modulo 2^32.
+    pub(super) taken: u32,
+}
+
+impl Readiness {
+    /// So many bytes were taken out of it.
+    pub(super) const fn note_taken(&mut self, bytes: NonZeroU32) {
+        self.taken = self.taken.wrapping_add(bytes.get());
+    }
+
+    /// What it means that there is nothing to read from it, and never will be.
+    pub(super) fn end(&self, socket: BorrowedFd<'_>) -> Outcome {
+        if self.in_doubt && socket::was_reset(socket, self.taken) {
+            return Outcome::Failed(Errno::ECONNRESET);
+        }
+        Outcome::EndOfStream
+    }
 }
 
 /// How an attempt went.
@@ -144,6 +166,7 @@ impl FlowState {
             Ok(bytes) => match moved(bytes) {
                 Some(bytes) => {
                     ready.fresh = false;
+                    ready.note_taken(bytes);
                     self.policy.on_pulled(bytes.get());
                     self.store = Store::Pipe { pipe, held: bytes.get() };
                     Attempt::Ended(Outcome::Moved(bytes))
@@ -189,13 +212,14 @@ impl FlowState {
             // A short read has emptied the queue, and what comes later is signalled again.
             ready.readable = ready.suspect || bytes.get() as usize == room;
             ready.fresh = false;
+            ready.note_taken(bytes);
             self.policy.on_pulled(bytes.get());
             self.store = Store::Buffer { pages, from: 0, to: bytes.get() };
             return Attempt::Ended(Outcome::Moved(bytes));
         }
         means.buffers.give_back(pages);
         match result {
-            Ok(_) => Attempt::Ended(Outcome::EndOfStream),
+            Ok(_) => Attempt::Ended(ready.end(source)),
             Err(Errno::EAGAIN) => {
                 ready.readable = false;
                 Attempt::WouldBlock
@@ -228,6 +252,7 @@ impl FlowState {
         match result.map(moved) {
             Ok(Some(bytes)) => {
                 ready.writable = bytes.get() == held;
+                ready.in_doubt |= path == Path::Spliced && bytes.get() < held;
                 means.stats.bytes[flow.index()][path.index()] += u64::from(bytes.get());
                 self.take(bytes.get(), means);
                 Attempt::Ended(Outcome::Moved(bytes))
@@ -327,7 +352,7 @@ fn again<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, TcpStream};
-    use std::os::fd::AsRawFd as _;
+    use std::os::fd::{AsRawFd as _, OwnedFd};
     use std::time::Duration;
 
     use nix::sys::socket::MsgFlags;
@@ -373,7 +398,13 @@ mod tests {
             buffers: Buffers::default(),
             stats: EngineStats::default(),
         };
-        let mut ready = Readiness { readable: true, suspect: true, fresh: true, writable: true };
+        let mut ready = Readiness {
+            readable: true,
+            suspect: true,
+            fresh: true,
+            writable: true,
+            ..Readiness::default()
+        };
         let mut flow = FlowState::default();
         for bytes in [5, 1] {
             let pulled = flow.pull(source.as_fd(), &mut ready, &mut means);
@@ -382,6 +413,61 @@ mod tests {
             assert_eq!(flow.discard(&mut means), bytes);
         }
         assert_eq!(flow.pull(source.as_fd(), &mut ready, &mut means), Attempt::WouldBlock);
+    }
+
+    /// R5. The peer vanishes without a word, so that the first bytes of a splice are answered by a
+    /// reset before the last are written.
+    #[test]
+    fn a_reset_that_splice_has_swallowed_is_no_end_of_the_stream() {
+        let (sink, peer) = connected();
+        let mut means = Means {
+            mode: SpliceMode::Always,
+            pipes: Pipes::new(1, 4 * super::super::PIPE_BYTES_USEFUL),
+            buffers: Buffers::default(),
+            stats: EngineStats::default(),
+        };
+        nix::sys::socket::send(peer.as_raw_fd(), b"answer", MsgFlags::empty()).unwrap();
+        let mut ready = Readiness { readable: true, writable: true, ..Readiness::default() };
+        let mut backward = FlowState::default();
+        socket::wait_readable(sink.as_fd(), Duration::from_secs(10)).unwrap();
+        let pulled = backward.pull(sink.as_fd(), &mut ready, &mut means);
+        assert_eq!(pulled, Attempt::Ended(Outcome::Moved(NonZeroU32::new(6).unwrap())));
+        backward.discard(&mut means);
+        if let Err(errno) = socket::vanish(peer) {
+            assert_eq!(errno, Errno::EPERM, "only root may let a socket vanish");
+            return;
+        }
+        // More than the sixteen slots that one step of a splice takes: bytes that lie side by side in
+        // memory are one slot, so others are sent in between.
+        let (source, feeder) = connected();
+        let (_keeps, apart) = connected();
+        for _ in 0..60 {
+            nix::sys::socket::send(feeder.as_raw_fd(), &[1; 4000], MsgFlags::empty()).unwrap();
+            nix::sys::socket::send(apart.as_raw_fd(), &[1; 100], MsgFlags::empty()).unwrap();
+        }
+        let mut forward = FlowState::default();
+        let mut source_ready = Readiness { readable: true, ..Readiness::default() };
+        socket::wait_readable(source.as_fd(), Duration::from_secs(10)).unwrap();
+        let pulled = forward.pull(source.as_fd(), &mut source_ready, &mut means);
+        let Attempt::Ended(Outcome::Moved(held)) = pulled else { panic!("{pulled:?}") };
+        let pushed = forward.push(Flow::ToBackend, sink.as_fd(), &mut ready, &mut means);
+        let Attempt::Ended(Outcome::Moved(moved)) = pushed else { panic!("{pushed:?}") };
+        assert!(moved < held, "the splice of {held} bytes was not interrupted");
+        ready.readable = true;
+        let end = backward.pull(sink.as_fd(), &mut ready, &mut means);
+        assert_eq!(end, Attempt::Ended(Outcome::Failed(Errno::ECONNRESET)));
+        forward.discard(&mut means);
+    }
+
+    /// Both ends of a connection.
+    fn connected() -> (OwnedFd, TcpStream) {
+        use nix::sys::socket::{setsockopt, sockopt};
+        let listener = socket::listening(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
+        // Room for all that is sent, from the start.
+        setsockopt(&listener, sockopt::RcvBuf, &(512 * 1024)).unwrap();
+        let client = TcpStream::connect(socket::local_address(listener.as_fd()).unwrap()).unwrap();
+        socket::wait_readable(listener.as_fd(), Duration::from_secs(10)).unwrap();
+        (socket::accept(listener.as_fd()).unwrap().0, client)
     }
 
     #[test]

@@ -300,13 +300,19 @@ impl Uring {
             peer.receive = Receive::Idle;
         }
         match (answer.result.map(NonZeroU32::new), answer.buffer) {
-            (Ok(Some(bytes)), Some(buffer)) => peer.inbox.push(buffer, bytes, &mut self.links),
+            (Ok(Some(bytes)), Some(buffer)) => {
+                peer.ready.note_taken(bytes);
+                peer.inbox.push(buffer, bytes, &mut self.links);
+            }
             (other, unused) => {
                 if let Some(buffer) = unused {
                     self.ring.give_back(buffer);
                 }
                 match other {
-                    Ok(_) => peer.end = Some(Outcome::EndOfStream),
+                    Ok(_) => {
+                        let end = |socket: &OwnedFd| peer.ready.end(socket.as_fd());
+                        peer.end = peer.socket.as_ref().map(end);
+                    }
                     Err(Errno::ENOBUFS) => self.means.stats.buffers_missed += 1,
                     Err(Errno::ECANCELED) => {}
                     Err(errno) => peer.end = Some(Outcome::Failed(errno)),

@@ -302,6 +302,53 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
     Ok(u32::try_from(bytes).unwrap_or_default())
 }
 
+/// Whether a connection from which nothing more can be read was reset, and not ended by the peer's FIN.
+/// For when the error has been told to somebody else: `taken` bytes were read from it, modulo 2^32, and
+/// everything that came. Told by `TCP_INFO` (tcp(7)): a reset leaves the state `TCP_CLOSE`, and a FIN
+/// takes a sequence number, so that it counts as a byte in `tcpi_bytes_received` (Linux 4.1).
+pub fn was_reset(socket: BorrowedFd<'_>, taken: u32) -> bool {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut bytes = socklen::<libc::tcp_info>();
+    // SAFETY: `info` has room for `bytes` bytes, and both live through the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    // SAFETY: it was zeroed, which is a valid tcp_info, and the kernel writes no other kind.
+    let info = unsafe { info.assume_init() };
+    #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
+    let received = info.tcpi_bytes_received as u32;
+    result == 0 && info.tcpi_state == TCP_CLOSE && received == taken
+}
+
+/// `TCP_CLOSE` of the kernel's tcp_states.h.
+const TCP_CLOSE: u8 = 7;
+
+/// Ends a connection without a word to its peer (`TCP_REPAIR`, Linux 3.5).
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN.
+#[cfg(test)]
+pub fn vanish(stream: std::net::TcpStream) -> Result<(), Errno> {
+    let on: libc::c_int = 1;
+    // SAFETY: the value lives through the call, and its size is given.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_REPAIR,
+            (&raw const on).cast(),
+            socklen::<libc::c_int>(),
+        )
+    };
+    Errno::result(result).map(drop)
+}
+
 /// A connected pair of nonblocking stream sockets.
 ///
 /// # Errors
