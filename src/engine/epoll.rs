@@ -427,10 +427,9 @@ impl Engine for Epoll {
         Ok(self.told)
     }
 
-    fn send_queue(&mut self, session: SessionKey, side: Side) -> u32 {
+    fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32 {
         let socket = &self.sessions[session.index()].sides[side.index()].socket;
-        let queue = socket.as_ref().map(|socket| socket::unacknowledged(socket.as_fd()));
-        queue.and_then(Result::ok).unwrap_or_default()
+        socket.as_ref().and_then(|socket| socket::acknowledged(socket.as_fd())).unwrap_or_default()
     }
 
     fn stats(&self) -> EngineStats {

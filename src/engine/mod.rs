@@ -52,9 +52,9 @@ pub trait Engine {
     /// may stay empty.
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
 
-    /// Bytes that a side's socket has taken and its peer has not acknowledged: what a push that waits
-    /// for room does not tell. Zero where there is no socket.
-    fn send_queue(&mut self, session: SessionKey, side: Side) -> u32;
+    /// Bytes that a side's peer has acknowledged so far, modulo 2^32: what a push that waits for room
+    /// does not tell. Zero where there is no socket.
+    fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32;
 
     /// What it has done so far and holds now.
     fn stats(&self) -> EngineStats;

@@ -124,9 +124,9 @@ pub struct Session {
     linger_until: Option<Time>,
     /// Why the last attempt failed.
     failed: Option<Errno>,
-    /// What each side's socket still had to deliver when its push was last found waiting too long;
-    /// none since it moved.
-    queue_seen: [Option<u32>; 2],
+    /// What each side's peer had acknowledged when its push was last found waiting too long; none
+    /// since it moved.
+    acknowledged: [Option<u32>; 2],
     greeting: Greeting,
 }
 
@@ -155,7 +155,7 @@ impl Session {
             cut: None,
             linger_until: None,
             failed: None,
-            queue_seen: [None; 2],
+            acknowledged: [None; 2],
             greeting: Greeting::default(),
         }
     }
@@ -241,13 +241,13 @@ impl Session {
         Step::Continue
     }
 
-    /// The moment of [`Session::deadline`] may have come. `send_queue` tells how much a side's socket
-    /// has still to deliver; it is asked only of a side whose push has waited for too long.
+    /// The moment of [`Session::deadline`] may have come. `acknowledged` tells how much a
+    /// side's peer has acknowledged; it is asked only of a side whose push has waited for too long.
     pub fn on_deadline(
         &mut self,
         now: Time,
         limits: &SessionLimits,
-        send_queue: impl FnMut(Side) -> u32,
+        acknowledged: impl FnMut(Side) -> u32,
         ops: &mut Ops,
     ) -> Step {
         if !self.is_due(now, limits) {
@@ -262,7 +262,7 @@ impl Session {
                 ops.push(Op::Cancel { session: self.key, slot: Slot::Connect });
             }
             Phase::Relaying => {
-                self.look_at_queues(now, send_queue);
+                self.look_at_sinks(now, acknowledged);
                 if self.is_due(now, limits) {
                     let reason = self.overdue(now, limits);
                     self.begin_close(reason, ops);
@@ -422,7 +422,7 @@ impl Session {
             Outcome::Moved(bytes) => {
                 state.on_pushed(bytes);
                 self.active = now;
-                self.queue_seen[flow.sink().index()] = None;
+                self.acknowledged[flow.sink().index()] = None;
             }
             // The sink closed in order and then answered our bytes with a reset: tcp_reset() turns
             // that into EPIPE for a socket in CLOSE_WAIT. What it sent before is still whole.
@@ -482,17 +482,17 @@ impl Session {
 
     /// Bytes may leave a sink's socket although no push ends: the kernel says that there is room again
     /// only when a good part of the queue has gone (`tcp_stream_memory_free()`), for which a slow
-    /// reader takes its time. A queue that has changed since the last look, or was never looked at,
-    /// is a session in which bytes move. So a sink that takes nothing more is ended by the second
+    /// reader takes its time. A sink that has acknowledged more since the last look, or was never
+    /// looked at, is one to which bytes move. So one that takes nothing more is ended by the second
     /// look, within twice the limit.
-    fn look_at_queues(&mut self, now: Time, mut send_queue: impl FnMut(Side) -> u32) {
+    fn look_at_sinks(&mut self, now: Time, mut acknowledged: impl FnMut(Side) -> u32) {
         for flow in Flow::ALL {
             let sink = flow.sink();
             if !self.flows[flow.index()].is_pushing() {
                 continue;
             }
-            let queue = Some(send_queue(sink));
-            if std::mem::replace(&mut self.queue_seen[sink.index()], queue) != queue {
+            let bytes = Some(acknowledged(sink));
+            if std::mem::replace(&mut self.acknowledged[sink.index()], bytes) != bytes {
                 self.active = now;
             }
         }

@@ -289,17 +289,12 @@ pub fn wait_readable(fd: BorrowedFd<'_>, timeout: std::time::Duration) -> io::Re
     Ok(())
 }
 
-/// Bytes that were written to a connected TCP socket and are not acknowledged by its peer: `Send-Q` of
-/// ss(8), `SIOCOUTQ` of tcp(7).
-///
-/// # Errors
-/// As ioctl(2) says.
-pub fn unacknowledged(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: TIOCOUTQ, which is SIOCOUTQ, writes one int, which lives through the call.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-    Errno::result(result)?;
-    Ok(u32::try_from(bytes).unwrap_or_default())
+/// Bytes written to a connected TCP socket that its peer has acknowledged, modulo 2^32
+/// (`tcpi_bytes_acked` of `TCP_INFO`, Linux 4.1). It only ever grows, unlike the send queue, which new
+/// bytes fill as old ones leave. `None` if the socket has no connection.
+pub fn acknowledged(socket: BorrowedFd<'_>) -> Option<u32> {
+    #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
+    tcp_info(socket).map(|info| info.tcpi_bytes_acked as u32)
 }
 
 /// Whether a connection from which nothing more can be read was reset, and not ended by the peer's FIN.
@@ -307,6 +302,14 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
 /// everything that came. Told by `TCP_INFO` (tcp(7)): a reset leaves the state `TCP_CLOSE`, and a FIN
 /// takes a sequence number, so that it counts as a byte in `tcpi_bytes_received` (Linux 4.1).
 pub fn was_reset(socket: BorrowedFd<'_>, taken: u32) -> bool {
+    #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
+    tcp_info(socket).is_some_and(|info| {
+        info.tcpi_state == TCP_CLOSE && info.tcpi_bytes_received as u32 == taken
+    })
+}
+
+/// What the kernel knows of a connection: `TCP_INFO` of tcp(7).
+fn tcp_info(socket: BorrowedFd<'_>) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut bytes = socklen::<libc::tcp_info>();
     // SAFETY: `info` has room for `bytes` bytes, and both live through the call.
@@ -320,10 +323,7 @@ pub fn was_reset(socket: BorrowedFd<'_>, taken: u32) -> bool {
         )
     };
     // SAFETY: it was zeroed, which is a valid tcp_info, and the kernel writes no other kind.
-    let info = unsafe { info.assume_init() };
-    #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
-    let received = info.tcpi_bytes_received as u32;
-    result == 0 && info.tcpi_state == TCP_CLOSE && received == taken
+    (result == 0).then(|| unsafe { info.assume_init() })
 }
 
 /// `TCP_CLOSE` of the kernel's tcp_states.h.

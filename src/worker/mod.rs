@@ -453,8 +453,8 @@ impl<E: Engine> Worker<E> {
         for index in due.drain(..) {
             let Some(key) = self.sessions.key_at(index) else { continue };
             self.with_engine(key, |relay, engine, now, limits, ops| {
-                let send_queue = |side| engine.send_queue(key, side);
-                relay.session.on_deadline(now, limits, send_queue, ops)
+                let acknowledged = |side| engine.acknowledged(key, side);
+                relay.session.on_deadline(now, limits, acknowledged, ops)
             });
         }
         self.due = due;

@@ -71,7 +71,7 @@ impl Engine for Hand {
         Ok(self.now)
     }
 
-    fn send_queue(&mut self, _: SessionKey, _: Side) -> u32 {
+    fn acknowledged(&mut self, _: SessionKey, _: Side) -> u32 {
         0
     }
 

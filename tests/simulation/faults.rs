@@ -156,7 +156,7 @@ kinds! {
         CompletedThoughCancelled,
         CancelFoundNothing,
         /// A push had waited for too long, and it was looked whether its sink takes anything at all.
-        LookedAtQueue,
+        LookedAtSink,
         /// The client's first bytes waited for a server.
         EarlyBytes,
         /// The client ended its stream before there was a server.

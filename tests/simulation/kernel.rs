@@ -227,11 +227,11 @@ impl SimEngine {
                     self.apply(socket, effects);
                 }
                 Event::Read(socket) => {
-                    let before = self.network.socket(socket).queue();
+                    let before = self.network.socket(socket).acknowledged();
                     let effects = self.network.socket(socket).read();
                     let socket_now = self.network.socket(socket);
                     if let Some((key, side)) =
-                        socket_now.owner.filter(|_| socket_now.queue() < before)
+                        socket_now.owner.filter(|_| socket_now.acknowledged() > before)
                     {
                         self.checker.on_taken(key, side, self.now);
                     }
@@ -434,14 +434,14 @@ impl Engine for SimEngine {
         Ok(Time::from_micros(self.now))
     }
 
-    fn send_queue(&mut self, session: SessionKey, side: Side) -> u32 {
+    fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32 {
         let conn = self.conns[session.index()].as_ref().expect("it was asked of a session");
         assert_eq!(conn.key, session, "a question about a session that is no more");
-        let queue =
-            conn.sockets[side.index()].map_or(0, |number| self.network.socket(number).queue());
-        self.note(|| format!("down send_queue {session:?} {side:?}: {queue}"));
-        self.checker.on_looked(session, side, queue);
-        u32::try_from(queue).expect("windows are small")
+        let socket = conn.sockets[side.index()];
+        let bytes = socket.map_or(0, |number| self.network.socket(number).acknowledged());
+        self.note(|| format!("down acknowledged {session:?} {side:?}: {bytes}"));
+        self.checker.on_looked(session, side, bytes);
+        u32::try_from(bytes).expect("streams are short")
     }
 
     fn stats(&self) -> EngineStats {

@@ -61,7 +61,7 @@ pub(crate) struct Shadow {
     /// When a byte last moved, as far as the worker can know.
     pub(crate) active: u64,
     /// As in `session`.
-    pub(crate) queue_seen: [Option<u64>; 2],
+    pub(crate) acknowledged: [Option<u64>; 2],
     /// When a peer last took something of what a push was waiting with.
     pub(crate) taken: u64,
     /// The first direction whose sink closed.
@@ -119,7 +119,7 @@ impl Shadow {
             at_server: false,
             connected: false,
             active: now,
-            queue_seen: [None; 2],
+            acknowledged: [None; 2],
             taken: 0,
             cut: None,
             linger_by: None,

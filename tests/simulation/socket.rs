@@ -136,7 +136,7 @@ impl Socket {
             let errno = self.error.take().unwrap_or(Errno::EPIPE);
             return Some((Outcome::Failed(errno), Effects::default()));
         }
-        let room = self.window - self.queue();
+        let room = self.window - (self.sent - self.read);
         self.full = if self.full { room < self.window.div_ceil(2) } else { room == 0 };
         if self.full {
             return None;
@@ -148,9 +148,9 @@ impl Socket {
         Some((Outcome::Moved(moved), effects))
     }
 
-    /// What was written and not taken yet.
-    pub(crate) const fn queue(&self) -> u64 {
-        self.sent - self.read
+    /// What the peer has taken so far.
+    pub(crate) const fn acknowledged(&self) -> u64 {
+        self.read
     }
 
     /// shutdown(SHUT_WR).

@@ -40,8 +40,8 @@ pub(super) enum Event {
     /// The same, as late as its deadline allows.
     EndsLate(Slot, Outcome),
     Deadline,
-    /// The same, while the queue of a sink that takes no more has shrunk.
-    DeadlineDrained,
+    /// The same, while a sink that has no room has acknowledged more.
+    DeadlineWhileMoving,
 }
 
 impl World {
@@ -66,7 +66,7 @@ impl World {
             events.push(Event::Deadline);
             let pushes = |slot: &Slot| matches!(slot, Slot::Push(_));
             if self.driver.flying.iter().any(pushes) {
-                events.push(Event::DeadlineDrained);
+                events.push(Event::DeadlineWhileMoving);
             }
             if self.driver.session.phase == Phase::Relaying
                 && deadline.since(self.driver.now) > MOMENT
@@ -148,8 +148,8 @@ impl World {
                 self.driver.waits(deadline.since(self.driver.now) - MOMENT);
                 self.driver.ends(slot, outcome);
             }
-            Event::Deadline | Event::DeadlineDrained => {
-                self.driver.send_queue -= u32::from(event == Event::DeadlineDrained);
+            Event::Deadline | Event::DeadlineWhileMoving => {
+                self.driver.acknowledged += u32::from(event == Event::DeadlineWhileMoving);
                 let deadline = self.driver.session.deadline(&LIMITS).unwrap();
                 self.driver.waits(deadline.since(self.driver.now));
             }
@@ -197,7 +197,7 @@ impl World {
             session.attempts,
             session.reason,
             session.cut,
-            (session.linger_until.is_some(), session.queue_seen.map(|seen| seen.is_some())),
+            (session.linger_until.is_some(), session.acknowledged.map(|seen| seen.is_some())),
             self.driver.wants_dial,
             (flying, cancelled),
             self.driver.held,

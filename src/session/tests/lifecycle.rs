@@ -132,7 +132,7 @@ fn event_name(before: &World, event: Event) -> &'static str {
         Event::Pause => "told to wait",
         Event::Abandon => "no server",
         Event::Stop => "told to end",
-        Event::Deadline | Event::DeadlineDrained => "deadline",
+        Event::Deadline | Event::DeadlineWhileMoving => "deadline",
         Event::Broken(_, Errno::EPIPE) => "side gone (EPIPE)",
         Event::Broken(..) => "side broken",
         Event::Ends(slot, outcome) | Event::EndsLate(slot, outcome) => match (slot, outcome) {

@@ -136,7 +136,7 @@ impl Checker {
                 state.pushed += u64::from(bytes.get());
                 state.held -= u64::from(bytes.get());
                 shadow.active = now;
-                shadow.queue_seen[flow.sink().index()] = None;
+                shadow.acknowledged[flow.sink().index()] = None;
             }
             Outcome::Failed(Errno::EPIPE) => {
                 if !dying {
@@ -158,14 +158,13 @@ impl Checker {
         }
     }
 
-    /// The worker asks how much a sink has still to take: it knows of what has left since it last
-    /// asked.
-    pub(crate) fn on_looked(&mut self, key: SessionKey, side: Side, queue: u64) {
+    /// The worker asks how much a sink has taken: it knows of what moved since it last asked.
+    pub(crate) fn on_looked(&mut self, key: SessionKey, side: Side, bytes: u64) {
         let now = self.now;
         let shadow = self.shadow(key);
-        if shadow.queue_seen[side.index()].replace(queue) != Some(queue) {
+        if shadow.acknowledged[side.index()].replace(bytes) != Some(bytes) {
             shadow.active = now;
-            self.seen.sight(Sight::LookedAtQueue);
+            self.seen.sight(Sight::LookedAtSink);
         }
     }
 

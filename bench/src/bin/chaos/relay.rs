@@ -48,6 +48,26 @@ pub struct Sample {
     pub processor_seconds: f64,
 }
 
+impl Sample {
+    /// Adds what a process has.
+    fn add(&mut self, pid: u64) -> io::Result<()> {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        self.resident_kib += resident_kib(&process)?;
+        self.processor_seconds += processor_seconds(&process)?;
+        for task in fs::read_dir(process.join("task"))? {
+            let task = task?.path();
+            let name = fs::read_to_string(task.join("comm"))?;
+            self.threads += 1;
+            self.ring_workers += u64::from(name.starts_with("iou-wrk"));
+            // Each worker has a descriptor table of its own; the others share the main thread's.
+            if name.starts_with("worker-") || task.ends_with(pid.to_string()) {
+                self.descriptors += fs::read_dir(task.join("fd"))?.count() as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Relay {
     /// Starts it on ports of the kernel's choice.
     pub fn start(
@@ -131,23 +151,14 @@ impl Relay {
     pub fn sample(&self) -> io::Result<Sample> {
         let status = self.status()?;
         let count = |name: &str| status["total"][name].as_u64().unwrap_or(u64::MAX);
-        let process = PathBuf::from(format!("/proc/{}", self.pid()));
         let mut sample = Sample {
-            resident_kib: resident_kib(&process)?,
             sessions: count("sessions"),
             sessions_total: count("sessions_total"),
-            processor_seconds: processor_seconds(&process)?,
             ..Sample::default()
         };
-        for task in fs::read_dir(process.join("task"))? {
-            let task = task?.path();
-            let name = fs::read_to_string(task.join("comm"))?;
-            sample.threads += 1;
-            sample.ring_workers += u64::from(name.starts_with("iou-wrk"));
-            // Each worker has a descriptor table of its own; the others share the main thread's.
-            if name.starts_with("worker-") || task.ends_with(self.pid().to_string()) {
-                sample.descriptors += fs::read_dir(task.join("fd"))?.count() as u64;
-            }
+        // The parent that holds the listening sockets, and the relay process that uses them.
+        for pid in [Some(self.pid().into()), status["relay_pid"].as_u64()].into_iter().flatten() {
+            sample.add(pid)?;
         }
         sample.pipes_ready = count("pipes_open") - count("pipes_used");
         sample.descriptors = sample.descriptors.saturating_sub(2 * sample.pipes_ready);
