@@ -16,7 +16,7 @@ use crate::load::Outcome;
 use crate::manifest::Manifest;
 use crate::process::Process;
 use crate::report;
-use crate::scenario::{Scenario, Work};
+use crate::scenario::Scenario;
 use crate::subject::{self, Place, Role, Subject};
 
 /// How long a started process may take until it listens.
@@ -118,7 +118,7 @@ fn rounds(
         }
         for index in order {
             let entry = &mut measured[index];
-            match stage.measure(&entry.subject, &scenario.work) {
+            match stage.measure(&entry.subject, scenario) {
                 Ok(outcome) => {
                     println!(
                         "  round {} {:<22} {}",
@@ -163,7 +163,8 @@ impl Stage {
     }
 
     /// One subject, once: servers, relay, load, and the end of all three.
-    fn measure(&mut self, subject: &Subject, work: &Work) -> Result<Outcome, Error> {
+    fn measure(&mut self, subject: &Subject, scenario: &Scenario) -> Result<Outcome, Error> {
+        let work = &scenario.work;
         let own = std::env::current_exe().map_err(Error::at("cannot find my own program"))?;
         let json = serde_json::to_string(work).map_err(Error::at("work"))?;
         let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
@@ -184,6 +185,7 @@ impl Stage {
                 servers: &servers,
                 directory: &scratch.0,
                 buffer_bytes: work.peer_buffer_bytes,
+                fanin_settings: &scenario.fanin,
             };
             let relay = self.start_relay(subject, &place)?;
             arguments.extend(words(&["--relay", &relay.pid().to_string()]));

@@ -1,5 +1,6 @@
 //! What is measured, as data.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ pub(crate) struct Scenario {
     pub(crate) title: String,
     /// What load and servers do.
     pub(crate) work: Work,
+    /// Settings of `[global]` that fanin gets beside those of `peers/fanin.toml`; texts all.
+    #[serde(default)]
+    pub(crate) fanin: BTreeMap<String, String>,
 }
 
 /// What load and servers do.

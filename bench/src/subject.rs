@@ -1,5 +1,6 @@
 //! Who is measured: fanin in its modes, the peers, and the direct path.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,6 +47,8 @@ pub(crate) struct Place<'a> {
     /// An empty folder of its own.
     pub(crate) directory: &'a Path,
     pub(crate) buffer_bytes: usize,
+    /// See [`Scenario::fanin`](crate::scenario::Scenario).
+    pub(crate) fanin_settings: &'a BTreeMap<String, String>,
 }
 
 /// All subjects, in the order of the first round.
@@ -160,11 +163,14 @@ impl Subject {
         };
         let binds: Vec<_> = place.listens.iter().map(|address| format!("\"{address}\"")).collect();
         let (engine, splice) = self.mode.unwrap_or_default();
+        let settings =
+            place.fanin_settings.iter().map(|(key, value)| format!("{key} = \"{value}\"\n"));
         let fields = [
             ("@directory@", place.directory.display().to_string()),
             ("@buffer_bytes@", place.buffer_bytes.to_string()),
             ("@engine@", engine.to_owned()),
             ("@splice@", splice.to_owned()),
+            ("@fanin_settings@", settings.collect::<String>()),
             ("@fanin_binds@", binds.join(", ")),
             (
                 "@fanin_servers@",
@@ -195,8 +201,13 @@ mod tests {
     fn every_template_is_filled_in_whole() {
         let addresses: Vec<SocketAddr> = vec!["127.0.0.1:1".parse().unwrap(); 2];
         let directory = Path::new("/nowhere");
-        let place =
-            Place { listens: &addresses, servers: &addresses, directory, buffer_bytes: 16_384 };
+        let place = Place {
+            listens: &addresses,
+            servers: &addresses,
+            directory,
+            buffer_bytes: 16_384,
+            fanin_settings: &BTreeMap::from([("latency_budget".into(), "1ms".into())]),
+        };
         for subject in all(Path::new("fanin"), None) {
             let text = subject.configuration(&place);
             assert!(!text.contains('@'), "{}: {text}", subject.name);

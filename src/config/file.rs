@@ -87,6 +87,7 @@ pub(super) struct GlobalTable {
     pub(super) maxconn: Option<Value>,
     pub(super) drain: Option<Value>,
     pub(super) retire: Option<Value>,
+    pub(super) latency_budget: Option<Value>,
     pub(super) pipes: Option<Value>,
     pub(super) pipe_size: Option<Value>,
 }

@@ -224,6 +224,8 @@ pub struct Global {
     pub drain: Duration,
     /// How long sessions of a relay process may go on after another has taken its place.
     pub retire: Duration,
+    /// How long events may gather before a worker looks at them; zero is not at all.
+    pub latency_budget: Duration,
     /// Bytes asked for each pipe.
     pub pipe_bytes: u32,
     /// Pipes at one time in the process; `None` is a quarter of maxconn, within what
@@ -241,6 +243,7 @@ impl Default for Global {
             maxconn: None,
             drain: DRAIN_DEFAULT,
             retire: RETIRE_DEFAULT,
+            latency_budget: Duration::ZERO,
             pipe_bytes: PIPE_BYTES_DEFAULT,
             pipes: None,
         }

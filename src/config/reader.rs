@@ -135,6 +135,12 @@ impl Reader {
                 defaults.retire,
                 text_of(value::duration),
             ),
+            latency_budget: self.take(
+                "latency_budget",
+                table.latency_budget.as_ref(),
+                defaults.latency_budget,
+                text_of(value::latency_budget),
+            ),
             pipe_bytes: self.take(
                 "pipe_size",
                 table.pipe_size.as_ref(),

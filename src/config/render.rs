@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::fmt::Write as _;
 
-use super::value::{self, display_duration, display_size, word};
+use super::value::{self, display_duration, display_latency_budget, display_size, word};
 use super::{Backend, Config, Global, Listener, Pin, Server};
 
 /// The complete configuration as TOML.
@@ -40,6 +40,7 @@ fn global(out: &mut Lines, global: &Global) {
     out.auto_or("maxconn", global.maxconn);
     out.text("drain", display_duration(global.drain));
     out.text("retire", display_duration(global.retire));
+    out.text("latency_budget", display_latency_budget(global.latency_budget));
     out.auto_or("pipes", global.pipes);
     out.text("pipe_size", display_size(global.pipe_bytes.into()));
 }

@@ -15,6 +15,7 @@ splice = "always"
 pin = [0, 3]
 maxconn = 20000
 drain = "1500ms"
+latency_budget = "300us"
 pipes = 100
 pipe_size = "1MiB"
 
@@ -94,6 +95,7 @@ fn everything_written_is_what_is_meant() {
     assert_eq!(config.global.splice, SpliceMode::Always);
     assert_eq!(config.global.pin, Pin::List(vec![0, 3]));
     assert_eq!(config.global.drain, Duration::from_millis(1500));
+    assert_eq!(config.global.latency_budget, Duration::from_micros(300));
     assert_eq!(config.global.pipe_bytes, 1 << 20);
     let listener = &config.listeners[0];
     assert_eq!(listener.deny, ["10.6.6.6".parse().unwrap()]);
@@ -179,7 +181,7 @@ fn a_list_of_cpus_says_how_many_workers_there_are() {
 }
 
 /// A line of a file that is wrong, and what the message must hold: place, value, remedy.
-const WRONG_GLOBAL: [(&str, &[&str]); 22] = [
+const WRONG_GLOBAL: [(&str, &[&str]); 25] = [
     ("workers = 0", &["t.toml:2:11", "`workers` cannot be 0", "\"auto\", or 1 to 1024"]),
     ("workers = \"2\"", &["t.toml:2:11", "cannot be \"2\"", "without quotes"]),
     ("workers = 99999999999", &["out of range"]),
@@ -201,6 +203,9 @@ const WRONG_GLOBAL: [(&str, &[&str]); 22] = [
     ("pipe_size = \"4KiB\"", &["\"64KiB\" to \"16MiB\""]),
     ("pipe_size = \"256KB\"", &["\"KB\" is no unit of size", "\"KiB\""]),
     ("splice = \"always\"\npipes = 0", &["t.toml:3:9", "impossible with 0 pipes", "\"never\""]),
+    ("latency_budget = \"1s\"", &["\"s\" is no unit of a latency budget", "\"100ms\""]),
+    ("latency_budget = \"101ms\"", &["may not gather for so long", "up to \"100ms\""]),
+    ("latency_budget = \"5\"", &["needs a unit", "\"300us\""]),
     ("pipesize = 1", &["t.toml:2:1", "unknown key `pipesize`", "did you mean `pipe_size`?"]),
 ];
 

@@ -186,6 +186,41 @@ pub fn timeout(text: &str) -> Result<Duration, Refusal> {
     Ok(duration)
 }
 
+/// The longest that events may gather: agents and their servers are milliseconds apart, not more.
+pub const LATENCY_BUDGET_MAX: Duration = Duration::from_millis(100);
+
+/// How long events may gather: `0`, or microseconds or milliseconds up to [`LATENCY_BUDGET_MAX`].
+pub fn latency_budget(text: &str) -> Result<Duration, Refusal> {
+    const HELP: &str = "write \"0\" for none, or up to \"100ms\", such as \"300us\" or \"1ms\"";
+    let (digits, unit) = split_unit(text);
+    let Ok(count) = digits.parse::<u64>() else {
+        return Err(Refusal::new("not a duration", HELP));
+    };
+    let budget = match unit {
+        "us" => Duration::from_micros(count),
+        "ms" => Duration::from_millis(count),
+        "" if count == 0 => Duration::ZERO,
+        "" => return Err(Refusal::new("a duration needs a unit", HELP)),
+        unit => {
+            let why = format!("\"{}\" is no unit of a latency budget", unit.escape_debug());
+            return Err(Refusal::new(why, HELP));
+        }
+    };
+    if budget > LATENCY_BUDGET_MAX {
+        return Err(Refusal::new("events may not gather for so long", HELP));
+    }
+    Ok(budget)
+}
+
+/// A duration as [`latency_budget`] reads it.
+pub fn display_latency_budget(budget: Duration) -> String {
+    match budget.as_micros() {
+        0 => "0".to_owned(),
+        micros if micros % 1000 == 0 => format!("{}ms", micros / 1000),
+        micros => format!("{micros}us"),
+    }
+}
+
 /// A duration as [`duration`] reads it, in the largest unit that divides it.
 pub fn display_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);

@@ -24,6 +24,7 @@ use crate::sys::process::{self, Bell};
 use crate::sys::socket;
 
 use super::buffers::Buffers;
+use super::gather::Gather;
 use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
@@ -51,6 +52,7 @@ pub struct Epoll {
     /// What has completed since the last wait.
     done: Vec<Completion>,
     turns_without_poll: u32,
+    gather: Gather,
     /// The time that was told last.
     told: Time,
 }
@@ -113,6 +115,7 @@ impl Epoll {
             },
             done: Vec::new(),
             turns_without_poll: 0,
+            gather: Gather::new(limits.latency_budget),
             told: Time::default(),
         })
     }
@@ -310,8 +313,21 @@ impl Epoll {
         until.map(|until| until.since(now()))
     }
 
-    /// Looks at the sockets, waiting until `until` at the longest.
-    fn poll(&mut self, until: Option<Time>) -> io::Result<()> {
+    /// Looks at the sockets, `at_once` or when it pays.
+    fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
+        let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog();
+        let pause = if idle { self.gather.pause(now(), until) } else { None };
+        if let Some(pause) = pause {
+            process::rest(pause);
+        }
+        let found = self.poll(if pause.is_some() { Some(Time::default()) } else { until })?;
+        self.gather.note(now(), found, pause.is_some());
+        Ok(())
+    }
+
+    /// Looks at the sockets, waiting until `until` at the longest, and says how many had something to
+    /// tell.
+    fn poll(&mut self, until: Option<Time>) -> io::Result<usize> {
         let mut patience = self.patience(until);
         loop {
             match self.poll.poll(&mut self.events, patience) {
@@ -323,6 +339,7 @@ impl Epoll {
             }
         }
         let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        let found = events.iter().count();
         for event in &events {
             let (key, tag) = SessionKey::unpack(event.token().0 as u64);
             match tag {
@@ -337,7 +354,7 @@ impl Epoll {
         }
         self.events = events;
         self.listeners.accept(&mut self.done);
-        Ok(())
+        Ok(found)
     }
 }
 
@@ -418,7 +435,7 @@ impl Engine for Epoll {
         let look = until.is_some_and(|until| until <= self.told);
         if look || self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
             self.turns_without_poll = 0;
-            self.poll(until)?;
+            self.look(until, look)?;
         } else {
             self.turns_without_poll += 1;
         }

@@ -6,6 +6,7 @@
 
 mod buffers;
 pub mod epoll;
+mod gather;
 mod listeners;
 mod pipes;
 mod readiness;
@@ -13,6 +14,7 @@ pub mod uring;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use crate::op::{
     AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, Side, SpliceMode, Time,
@@ -72,6 +74,8 @@ pub struct EngineLimits {
     pub pipe_bytes: u32,
     /// When to splice.
     pub splice: SpliceMode,
+    /// How long events may gather before they are looked at; zero is not at all.
+    pub latency_budget: Duration,
 }
 
 /// Counts since the start, and gauges. One writer: the engine's own thread.

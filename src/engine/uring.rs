@@ -24,7 +24,6 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc::{POLLERR, POLLIN, POLLOUT, POLLRDHUP};
@@ -33,10 +32,11 @@ use crate::op::{
     AcceptedSocket, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side, Slot, Time,
 };
 use crate::sys::process::{self, Bell};
-use crate::sys::ring::{Answer, Ring};
+use crate::sys::ring::{Answer, Patience, Ring};
 use crate::sys::socket;
 
 use super::buffers::Buffers;
+use super::gather::Gather;
 use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
@@ -70,6 +70,7 @@ pub struct Uring {
     done: Vec<Completion>,
     answers: Vec<Answer>,
     turns_without_enter: u32,
+    gather: Gather,
     /// The time that was told last.
     told: Time,
 }
@@ -98,6 +99,7 @@ impl Uring {
             done: Vec::new(),
             answers: Vec::new(),
             turns_without_enter: 0,
+            gather: Gather::new(limits.latency_budget),
             told: Time::default(),
         })
     }
@@ -430,22 +432,37 @@ impl Uring {
         self.complete(key, Slot::Connect, outcome);
     }
 
-    /// Submits, waits and hears what has come back.
-    fn enter(&mut self, patience: Option<Duration>) -> io::Result<()> {
+    /// Looks at what has come back, `at_once` or when it pays.
+    fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
+        let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog();
+        let pause = if idle { self.gather.pause(now(), until) } else { None };
+        let patience = match (pause, until) {
+            (Some(pause), _) => Patience::Rest(pause),
+            (None, _) if self.listeners.has_backlog() || !self.done.is_empty() => Patience::None,
+            (None, until) => Patience::Answer(until.map(|until| until.since(now()))),
+        };
+        let found = self.enter(patience)?;
+        self.gather.note(now(), found, pause.is_some());
+        Ok(())
+    }
+
+    /// Submits, waits and hears what has come back: so many answers.
+    fn enter(&mut self, patience: Patience) -> io::Result<usize> {
         let mut answers = std::mem::take(&mut self.answers);
         // Whoever was stopped and goes on is told of an interruption first.
         if !self.ring.enter(patience, &mut answers)? && answers.is_empty() {
-            self.ring.enter(Some(Duration::ZERO), &mut answers)?;
+            self.ring.enter(Patience::None, &mut answers)?;
         }
         for _ in 0..std::mem::take(&mut self.leaving) {
             self.listeners.leave();
         }
+        let found = answers.len();
         for answer in answers.drain(..) {
             self.on_answer(answer);
         }
         self.answers = answers;
         self.listeners.accept(&mut self.done);
-        Ok(())
+        Ok(found)
     }
 }
 
@@ -513,12 +530,7 @@ impl Engine for Uring {
         let look = until.is_some_and(|until| until <= self.told);
         if look || self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
             self.turns_without_enter = 0;
-            let patience = match until {
-                _ if self.listeners.has_backlog() || !self.done.is_empty() => Some(Duration::ZERO),
-                None => None,
-                Some(until) => Some(until.since(now())),
-            };
-            self.enter(patience)?;
+            self.look(until, look)?;
         } else {
             self.turns_without_enter += 1;
         }
@@ -552,6 +564,7 @@ fn now() -> Time {
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use super::*;
 
@@ -563,6 +576,7 @@ mod tests {
             pipes_max: 0,
             pipe_bytes: 0,
             splice: crate::op::SpliceMode::Never,
+            latency_budget: Duration::ZERO,
         };
         let mut engine = Uring::new(limits, Arc::new(Bell::new().unwrap())).unwrap();
         let socket = socket::listening(SocketAddr::from(([127, 0, 0, 1], 0)), 16).unwrap();

@@ -238,6 +238,7 @@ impl Supervisor {
             sessions_max: self.budget.sessions_a_worker,
             pipes_max: self.budget.pipes_a_worker,
             pipe_bytes: self.config.global.pipe_bytes,
+            latency_budget: self.config.global.latency_budget,
             splice: self.config.global.splice,
         };
         let processor = self.processor(index)?;
@@ -403,6 +404,7 @@ fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
         (was.engine != is.engine, "the engine ([global] engine)"),
         (was.splice != is.splice, "the splice mode ([global] splice)"),
         (was.pin != is.pin, "the pinning of workers ([global] pin)"),
+        (was.latency_budget != is.latency_budget, "the latency budget ([global] latency_budget)"),
         (was.pipe_bytes != is.pipe_bytes, "the size of pipes ([global] pipe_size)"),
         (was.pipes != is.pipes, "the number of pipes ([global] pipes)"),
         (old.control != new.control, "the control socket ([control] socket)"),

@@ -8,6 +8,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -15,6 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{Pid, getppid};
 
 /// Microseconds on the monotonic clock, the same for every thread.
@@ -26,6 +28,24 @@ pub fn monotonic_micros() -> u64 {
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
     seconds * 1_000_000 + nanos / 1_000
+}
+
+/// Lets the calling thread rest for so long; a signal ends it early.
+pub fn rest(duration: Duration) {
+    use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
+    // EINTR is the only error for a duration, and no reason to rest again.
+    let _ = clock_nanosleep(
+        ClockId::CLOCK_MONOTONIC,
+        ClockNanosleepFlags::empty(),
+        &TimeSpec::from(duration),
+    );
+}
+
+/// Has the kernel wake the calling thread when it asked to be, not up to 50 us later
+/// (`PR_SET_TIMERSLACK`, prctl(2)).
+pub fn wake_on_time() {
+    // It cannot fail for a number above zero.
+    let _ = prctl::set_timerslack(1);
 }
 
 /// The processors that this thread may run on, in ascending order.
@@ -324,7 +344,7 @@ mod tests {
                 own_descriptor_table(&[bell.as_raw_fd()]).unwrap();
                 // Opened here, so that numbers of the two tables differ in meaning.
                 let _ = Bell::new().unwrap().0.as_fd().try_clone_to_owned().unwrap().into_raw_fd();
-                let minute = std::time::Duration::from_secs(60);
+                let minute = Duration::from_secs(60);
                 super::super::socket::wait_readable(bell.as_fd(), minute).unwrap();
                 bell.0.read().unwrap()
             })

@@ -28,6 +28,17 @@ pub const BUFFERS: u16 = 1024;
 pub const BUFFER_BYTES: usize = 16 * 1024;
 const GROUP: u16 = 0;
 
+/// What [`Ring::enter`] waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Nothing: what is there is taken.
+    None,
+    /// An answer, for so long; for ever when `None`.
+    Answer(Option<Duration>),
+    /// The time to pass, whatever is answered meanwhile: answers do not wake the thread.
+    Rest(Duration),
+}
+
 /// What came back of one request.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer {
@@ -220,22 +231,23 @@ impl Ring {
         self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), word);
     }
 
-    /// Submits what is queued and waits for an answer, for as long as `patience` (for ever when
-    /// `None`); the answers are appended. False if the wait was cut short, so that there may be more.
+    /// Submits what is queued and waits for answers, which are appended. False if the wait was cut
+    /// short, so that there may be more.
     ///
     /// # Errors
     /// What makes the ring unusable.
-    pub fn enter(
-        &mut self,
-        patience: Option<Duration>,
-        answers: &mut Vec<Answer>,
-    ) -> io::Result<bool> {
+    pub fn enter(&mut self, patience: Patience, answers: &mut Vec<Answer>) -> io::Result<bool> {
         self.publish();
-        let want = usize::from(patience != Some(Duration::ZERO));
-        let time = Timespec::from(patience.unwrap_or_default());
+        let (want, time) = match patience {
+            Patience::None => (0, Some(Duration::ZERO)),
+            Patience::Answer(time) => (1, time),
+            // The kernel takes a number above its queue's length for that length.
+            Patience::Rest(time) => (COMPLETIONS as usize, Some(time)),
+        };
+        let timespec = Timespec::from(time.unwrap_or_default());
         let mut arguments = SubmitArgs::new();
-        if patience.is_some() {
-            arguments = arguments.timespec(&time);
+        if time.is_some() {
+            arguments = arguments.timespec(&timespec);
         }
         let entered = match self.ring.submitter().submit_with_args(want, &arguments) {
             Ok(_) => true,

@@ -19,6 +19,7 @@ use crate::support::relay::{Options, Relay, Variant};
 
 on_every_engine![
     anything_may_happen_on_many_connections_at_once,
+    anything_may_happen_while_events_gather,
     connections_without_a_byte_leave_nothing_behind,
     a_place_used_again_never_hears_of_its_last_tenant,
 ];
@@ -137,6 +138,14 @@ fn judge_heard(script: &Script, client: (Sent, Option<Got>), server: (Sent, Opti
 
 /// D14.
 fn anything_may_happen_on_many_connections_at_once(variant: Variant) {
+    anything_may_happen(variant, Duration::ZERO);
+}
+
+fn anything_may_happen_while_events_gather(variant: Variant) {
+    anything_may_happen(variant, Duration::from_micros(700));
+}
+
+fn anything_may_happen(variant: Variant, latency_budget: Duration) {
     const CLIENTS: u64 = 12;
     const FOR: Duration = Duration::from_millis(1200);
     let seed = seed();
@@ -146,7 +155,7 @@ fn anything_may_happen_on_many_connections_at_once(variant: Variant) {
         sender.send(HELLO_BYTES);
         play(stream, script.server, script.dice[1], script.bytes[1], sender, receiver)
     });
-    let options = Options { pipes_max: 8, ..Options::to(backend.address) };
+    let options = Options { pipes_max: 8, latency_budget, ..Options::to(backend.address) };
     let relay = Relay::start(variant, &options);
     let begun = Instant::now();
     let total = all(CLIENTS, |first| {

@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::await_that;
 use crate::support::dice::Dice;
 use crate::support::oracle::{HELLO_BYTES, Receiver, Sender};
 use crate::support::peers::{
@@ -11,6 +10,7 @@ use crate::support::peers::{
     small_listener, talk,
 };
 use crate::support::relay::{Options, Relay, Variant};
+use crate::support::{await_that, holds_for};
 
 on_every_engine![
     bulk_both_ways_at_once_arrives_whole,
@@ -19,6 +19,7 @@ on_every_engine![
     short_counts_keep_the_order,
     a_byte_and_its_answer_are_never_held_back,
     the_path_may_change_many_times_in_mid_stream,
+    messages_that_come_evenly_gather_within_the_latency_budget,
 ];
 
 /// D1.
@@ -195,4 +196,31 @@ fn exchange(sender: &mut Sender<'_>, receiver: &mut Receiver<'_>, bytes: u64) {
         scope.spawn(|| sender.send(bytes));
         receiver.receive(bytes);
     });
+}
+
+/// A message every so often wakes the worker each time, unless it may let them gather.
+fn messages_that_come_evenly_gather_within_the_latency_budget(variant: Variant) {
+    const MESSAGES: u64 = 200;
+    const APART: Duration = Duration::from_millis(2);
+    let sleeps = [Duration::ZERO, APART * 20].map(|latency_budget| {
+        let backend = bulk(HELLO_BYTES);
+        let options = Options { latency_budget, ..Options::to(backend.address) };
+        let relay = Relay::start(variant, &options);
+        let stream = connect(relay.address);
+        let (mut sender, mut receiver) = client(&stream, 1);
+        sender.send(HELLO_BYTES);
+        receiver.receive(HELLO_BYTES);
+        let before = relay.sleeps();
+        for _ in 0..MESSAGES {
+            sender.send(1);
+            holds_for(APART, "", || true);
+        }
+        let sleeps = relay.sleeps() - before;
+        let sent = sender.finish();
+        let talk = (sent, receiver.receive_all());
+        relay.finish(judge_both_whole(talk, backend.outcome(1)));
+        sleeps
+    });
+    let [alone, gathered] = sleeps;
+    assert!(gathered * 2 < alone, "{gathered} sleeps with a latency budget, {alone} without");
 }

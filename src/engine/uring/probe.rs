@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::sys::ring::Ring;
+use crate::sys::ring::{Patience, Ring};
 use crate::sys::{process, socket};
 
 /// Long enough for a byte to cross a socket pair on a machine that is very busy.
@@ -69,9 +69,10 @@ fn receive(ring: &mut Ring) -> Result<(), String> {
     ring.recv_all(pair.0.as_fd(), 7);
     let mut answers = Vec::new();
     // The receive must wait, as it will have to on nonblocking sockets.
-    ring.enter(Some(Duration::ZERO), &mut answers).map_err(|error| error.to_string())?;
+    ring.enter(Patience::None, &mut answers).map_err(|error| error.to_string())?;
     socket::send(pair.1.as_fd(), b"x").map_err(|errno| errno.to_string())?;
-    ring.enter(Some(PATIENCE), &mut answers).map_err(|error| error.to_string())?;
+    ring.enter(Patience::Answer(Some(PATIENCE)), &mut answers)
+        .map_err(|error| error.to_string())?;
     let [answer] = answers[..] else { return Err(format!("{} answers", answers.len())) };
     let good = answer.word == 7 && answer.result == Ok(1) && answer.buffer.is_some();
     if good && answer.more { Ok(()) } else { Err(format!("{answer:?}")) }

@@ -73,6 +73,7 @@ pub struct Options {
     pub pipe_bytes: u32,
     /// Of the clients' sockets in the relay.
     pub socket_bytes: Option<usize>,
+    pub latency_budget: Duration,
 }
 
 impl Options {
@@ -91,6 +92,7 @@ impl Options {
             pipes_max: 256,
             pipe_bytes: 256 * 1024,
             socket_bytes: None,
+            latency_budget: Duration::ZERO,
         }
     }
 
@@ -161,6 +163,7 @@ impl Relay {
             pipes_max: options.pipes_max,
             pipe_bytes: options.pipe_bytes,
             splice: variant.splice,
+            latency_budget: options.latency_budget,
         };
         let (ready, told) = mpsc::channel();
         let (heard, number) = (Arc::clone(&bell), listener.as_raw_fd());
@@ -211,6 +214,14 @@ impl Relay {
         let path = format!("/proc/self/task/{}/schedstat", self.thread);
         let text = fs::read_to_string(path).unwrap();
         Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Times that the worker's thread has gone to sleep.
+    pub fn sleeps(&self) -> u64 {
+        let path = format!("/proc/self/task/{}/status", self.thread);
+        let text = fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse().unwrap()
     }
 
     /// The records of sessions that have ended, once there are `count`.
