@@ -8,9 +8,10 @@
 //! - R2 A pipe is filled only when it is empty, so R1 always holds here.
 //! - R3 What was pulled is pushed at once; a short push is not repeated before the sink is writable.
 //! - R4 A short count is never the end of a stream. Zero is, unless an urgent byte stands there.
-//! - R5 splice(2) to a socket writes a pipe in several steps, and when one fails after another has
-//!   succeeded the error is lost (`splice_to_socket()`): a reset then looks like the end of the stream
-//!   to whoever reads next. After a short count the end is believed only if a FIN was received.
+//! - R5 An end of the stream is believed only if a FIN was received. The kernel tells of a reset once,
+//!   and not always to the one who reads: splice(2) to a socket writes a pipe in several steps, and
+//!   when one fails after another has succeeded the error is lost (`splice_to_socket()`). A reset then
+//!   looks like the end of the stream to whoever reads next.
 
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -55,8 +56,6 @@ pub(super) struct Readiness {
     pub(super) suspect: bool,
     /// Nothing was read since readiness was last signalled.
     pub(super) fresh: bool,
-    /// A splice to it came back short: R5.
-    pub(super) in_doubt: bool,
     /// Bytes taken out of it, modulo 2^32.
     pub(super) taken: u32,
 }
@@ -67,9 +66,9 @@ impl Readiness {
         self.taken = self.taken.wrapping_add(bytes.get());
     }
 
-    /// What it means that there is nothing to read from it, and never will be.
+    /// What it means that there is nothing to read from it, and never will be: R5.
     pub(super) fn end(&self, socket: BorrowedFd<'_>) -> Outcome {
-        if self.in_doubt && socket::was_reset(socket, self.taken) {
+        if socket::was_reset(socket, self.taken) {
             return Outcome::Failed(Errno::ECONNRESET);
         }
         Outcome::EndOfStream
@@ -252,7 +251,6 @@ impl FlowState {
         match result.map(moved) {
             Ok(Some(bytes)) => {
                 ready.writable = bytes.get() == held;
-                ready.in_doubt |= path == Path::Spliced && bytes.get() < held;
                 means.stats.bytes[flow.index()][path.index()] += u64::from(bytes.get());
                 self.take(bytes.get(), means);
                 Attempt::Ended(Outcome::Moved(bytes))
