@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub const VARIABLE: &str = "FANIN_HANDOVER";
 
 /// Changes whenever what is defined here does. A relay process of another format does not start, so
 /// that an upgrade to such a binary is refused, and a restart needed.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const MEMORY_NAME: &str = "fanin-handover";
 
@@ -32,6 +32,9 @@ pub enum Handover {
     Relay(ToRelay),
     Parent(Box<ToParent>),
 }
+
+/// The last good addresses of each host.
+pub type KnownNames = Vec<(String, Vec<IpAddr>)>;
 
 /// One address, and the sockets that share it among them (`SO_REUSEPORT`).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub struct ToRelay {
     pub generation: u64,
     /// The configuration to run, complete, as TOML.
     pub config: String,
+    /// What is known of the names in it.
+    pub names: KnownNames,
     /// In the order of the configuration's addresses.
     pub sockets: Vec<Shared>,
     /// The control socket: its number and its path.
@@ -71,6 +76,8 @@ pub struct ToParent {
     /// The process that it is for, which stays the same.
     pub process: i32,
     pub config: String,
+    /// What is known of the names in it.
+    pub names: KnownNames,
     pub sockets: Vec<Shared>,
     /// What keeps a second instance away; see `parent::claim`.
     pub claims: Vec<(SocketAddr, RawFd)>,
@@ -119,6 +126,8 @@ pub enum Report {
     Applied { config: String },
     /// A reload came to nothing.
     Kept,
+    /// What is known of names now.
+    Names { names: KnownNames },
     /// Another generation is needed, with this configuration: a reload changes what a process
     /// cannot change in itself, or a worker has failed.
     Renew { config: String, why: String },

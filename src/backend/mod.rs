@@ -22,7 +22,7 @@ use health::Health;
 pub struct Member {
     /// Who it is: members with the same board are the same server.
     pub board: Arc<Board>,
-    /// Where it is; at least one address. Sessions take turns among them.
+    /// Where it is. Sessions take turns among its addresses; without one it gets none.
     pub addresses: Vec<SocketAddr>,
     pub weight: u16,
     pub backup: bool,
@@ -104,6 +104,7 @@ impl Backends {
             let may = |servers: &[Server], id: ServerId| {
                 let server = &servers[usize::from(id.index)];
                 server.member.backup == backup
+                    && !server.member.addresses.is_empty()
                     && (!healthy || server.health.is_good(now))
                     && (!fresh || avoid != Some(id))
                     && server.member.board.has_room(server.member.maxconn)
@@ -127,7 +128,8 @@ impl Backends {
     /// Takes a place at the server of backend `backend` that was chosen before; at another if it is
     /// no longer one of them.
     pub fn choose_again(&mut self, backend: usize, id: ServerId, now: u64) -> Option<Choice> {
-        if !self.pools.get(backend)?.servers.contains(&id) {
+        let is_there = self.pools.get(backend)?.servers.contains(&id);
+        if !is_there || self.server(id).member.addresses.is_empty() {
             return self.choose(backend, None, now);
         }
         let server = self.server(id);
@@ -293,6 +295,19 @@ mod tests {
         assert_eq!(backends.choose(0, None, 0), None);
         backends.release(taken[0].server);
         assert!(backends.choose(0, None, 0).is_some());
+    }
+
+    #[test]
+    fn a_server_whose_name_nobody_has_answered_for_is_passed_over() {
+        let (mut a, mut b) = (member("a"), member("b"));
+        a.addresses.clear();
+        let mut backends = backends(&[&a, &b]);
+        assert_eq!(order(&mut backends, 2), ["b", "b"]);
+        let on_b = backends.choose(0, None, 0).unwrap().server;
+        b.addresses.clear();
+        backends.replace(&[vec![a, b]]);
+        assert_eq!(backends.choose(0, None, 0), None);
+        assert_eq!(backends.choose_again(0, on_b, 0), None);
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub(super) struct Tables {
     pub(super) global: Option<GlobalTable>,
     pub(super) listener: Option<Vec<Spanned<ListenerTable>>>,
     pub(super) backend: Option<BTreeMap<Spanned<String>, BackendTable>>,
+    pub(super) dns: Option<DnsTable>,
     pub(super) control: Option<ControlTable>,
     pub(super) log: Option<LogTable>,
 }
@@ -145,6 +146,18 @@ pub(super) struct ServerTable {
     pub(super) weight: Option<Value>,
     pub(super) backup: Option<Value>,
     pub(super) maxconn: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DnsTable {
+    pub(super) nameservers: Option<Value>,
+    pub(super) prefer: Option<Value>,
+    pub(super) timeout: Option<Value>,
+    pub(super) retries: Option<Value>,
+    pub(super) ttl_min: Option<Value>,
+    pub(super) ttl_max: Option<Value>,
+    pub(super) addresses_max: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -304,7 +317,7 @@ fn misfit(error: &toml::de::Error) -> Fault {
     let help = if message.ends_with("expected a sequence") {
         "write the table with two brackets, there may be several: [[listener]], [[backend.NAME.server]]"
     } else {
-        "tables: [global], [[listener]], [backend.NAME], [[backend.NAME.server]], [control], [log]"
+        "tables: [global], [[listener]], [backend.NAME], [[backend.NAME.server]], [dns], [control], [log]"
     };
     Fault::new("this is not what belongs here").at(span, message).help(help)
 }

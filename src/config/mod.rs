@@ -1,8 +1,8 @@
 //! The configuration, complete and checked: nothing left to interpret, nothing missing.
 //!
 //! `file` is the TOML as written, `value` one value as written, `reader` the way from both to here,
-//! `haproxy` the way from HAProxy's format, `networks` sets of addresses,
-//! `check` what makes the whole impossible, `error` what a person sees then, `render` the way back to TOML. The rest of the
+//! `haproxy` the way from HAProxy's format, `origin` where it all comes from, `networks` sets of
+//! addresses, `check` what makes the whole impossible, `error` what a person sees then, `render` the way back to TOML. The rest of the
 //! program knows only the types here, and [`Origin::load`], which makes them. Names of servers are not resolved here (that takes the
 //! network); everything else that can be judged from the text alone has been judged.
 
@@ -11,6 +11,7 @@ mod error;
 mod file;
 mod haproxy;
 mod networks;
+mod origin;
 mod reader;
 mod render;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use crate::op::SpliceMode;
 pub use error::ConfigError;
 pub use haproxy::{Note, NoteKind, Report};
 pub use networks::{Network, Networks};
+pub use origin::{Origin, Overrides};
 pub use value::Refusal;
 
 /// Where the configuration is when nobody says otherwise.
@@ -54,6 +56,15 @@ pub const BACKLOG_DEFAULT: u32 = 4096;
 /// Bytes asked for each pipe. 256 KiB carried a gigabyte for 0.28 s of CPU where 64 KiB took 0.32 s,
 /// and stays within what `fs.pipe-user-pages-soft` grants for four times as many pipes as 1 MiB.
 pub const PIPE_BYTES_DEFAULT: u32 = 256 * 1024;
+/// How long a name server may take, and how often it is asked again.
+pub const DNS_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+pub const DNS_RETRIES_DEFAULT: u16 = 2;
+/// Bounds of the time after which a name is looked up again. Load balancers in front of services move
+/// within a minute (their records live for 60 s); a name server is not to be asked every second.
+pub const TTL_MIN_DEFAULT: Duration = Duration::from_secs(5);
+pub const TTL_MAX_DEFAULT: Duration = Duration::from_secs(300);
+/// Addresses used of one name: more than anybody publishes, far less than a table to search.
+pub const ADDRESSES_MAX_DEFAULT: u16 = 64;
 /// A server's weight when none is given.
 pub const WEIGHT_DEFAULT: u16 = 1;
 
@@ -69,6 +80,7 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// At least one, each with at least one server.
     pub backends: Vec<Backend>,
+    pub dns: Dns,
     pub control: Control,
     pub log: Log,
 }
@@ -87,6 +99,7 @@ impl Config {
             global: overrides.over(Global::default()),
             listeners: vec![Listener::new(listen.to_vec(), 0)],
             backends: vec![backend],
+            dns: Dns::default(),
             control: Control { socket: overrides.control.clone() },
             log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
         };
@@ -133,80 +146,6 @@ impl Config {
     /// The backend that a listener's sessions go to.
     pub fn backend_of(&self, listener: &Listener) -> &Backend {
         &self.backends[listener.backend]
-    }
-}
-
-/// Where a configuration comes from, kept so that a reload can read it again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A file, with flags that override parts of it.
-    File { path: PathBuf, overrides: Overrides },
-    /// The command line alone.
-    Flags { listen: Vec<SocketAddr>, servers: Vec<ServerAddress>, overrides: Overrides },
-}
-
-impl Origin {
-    /// Reads and checks the configuration.
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        self.read().map(|(config, _)| config)
-    }
-
-    /// The same, and what became of its lines if it is in HAProxy's format, which is what a name
-    /// ending in `.cfg` says.
-    pub fn read(&self) -> Result<(Config, Option<Report>), ConfigError> {
-        match self {
-            Self::File { path, overrides } => {
-                let text = file::text(path)?;
-                if path.extension().is_some_and(|extension| extension == "cfg") {
-                    let (config, report) = Config::from_haproxy(path, &text, overrides)?;
-                    return Ok((config, Some(report)));
-                }
-                Ok((Config::from_text(path, &text, overrides)?, None))
-            }
-            Self::Flags { listen, servers, overrides } => {
-                Ok((Config::from_flags(listen, servers, overrides)?, None))
-            }
-        }
-    }
-
-    /// The file, if there is one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File { path, .. } => Some(path),
-            Self::Flags { .. } => None,
-        }
-    }
-}
-
-/// Flags that override what the file says. `None` is a flag that was not given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Overrides {
-    /// `Some(None)` is `--workers auto`.
-    pub workers: Option<Option<u16>>,
-    pub engine: Option<EngineChoice>,
-    pub splice: Option<SpliceMode>,
-    pub pin: Option<Pin>,
-    /// `Some(None)` is `--maxconn auto`.
-    pub maxconn: Option<Option<u32>>,
-    pub control: Option<PathBuf>,
-    pub log_format: Option<LogFormat>,
-}
-
-impl Overrides {
-    fn over(&self, global: Global) -> Global {
-        let mut global = Global {
-            workers: self.workers.unwrap_or(global.workers),
-            engine: self.engine.unwrap_or(global.engine),
-            splice: self.splice.unwrap_or(global.splice),
-            pin: self.pin.clone().unwrap_or(global.pin),
-            maxconn: self.maxconn.unwrap_or(global.maxconn),
-            ..global
-        };
-        // A list of CPUs says how many workers there are, unless that is said too.
-        if let (Pin::List(cpus), None) = (&global.pin, global.workers) {
-            global.workers = u16::try_from(cpus.len()).ok();
-        }
-        global
     }
 }
 
@@ -503,7 +442,7 @@ impl Server {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
     Ip(SocketAddr),
-    /// To be looked up when the relay starts and at each reload.
+    /// To be looked up when the relay starts and again for as long as it runs: see [`Dns`].
     Name {
         host: String,
         port: u16,
@@ -525,6 +464,50 @@ impl FromStr for ServerAddress {
     fn from_str(text: &str) -> Result<Self, Refusal> {
         value::server_address(text)
     }
+}
+
+/// How the names of servers are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Who alone is asked; empty is whatever /etc/hosts and /etc/resolv.conf say at the time.
+    pub nameservers: Vec<SocketAddr>,
+    pub prefer: Prefer,
+    /// How long one question may wait for its answer.
+    pub timeout: Duration,
+    /// How many times an unanswered question is asked again.
+    pub retries: u16,
+    /// A name is not looked up more often than this, whatever its time to live.
+    pub ttl_min: Duration,
+    /// Nor less often than this.
+    pub ttl_max: Duration,
+    /// Addresses used of one name.
+    pub addresses_max: u16,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            nameservers: Vec::new(),
+            prefer: Prefer::default(),
+            timeout: DNS_TIMEOUT_DEFAULT,
+            retries: DNS_RETRIES_DEFAULT,
+            ttl_min: TTL_MIN_DEFAULT,
+            ttl_max: TTL_MAX_DEFAULT,
+            addresses_max: ADDRESSES_MAX_DEFAULT,
+        }
+    }
+}
+
+/// Which of a name's addresses are used, where it has both kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefer {
+    /// IPv4; IPv6 if there are no others. A host without a route for IPv6 is more common than one
+    /// without IPv4, and each session would learn that by an attempt that fails.
+    #[default]
+    Ipv4,
+    /// IPv6; IPv4 if there are no others.
+    Ipv6,
+    Both,
 }
 
 /// The socket through which `fanin status` and its siblings speak to a running relay.

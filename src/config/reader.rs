@@ -10,13 +10,13 @@ use toml::Spanned;
 use super::check::{self, Place, Spans};
 use super::error::Fault;
 use super::file::{
-    BackendTable, GlobalTable, ListenerTable, LogTable, PerSourceTable, SMALLEST, ServerTable,
-    Tables, Value, Written, structure,
+    BackendTable, DnsTable, GlobalTable, ListenerTable, LogTable, PerSourceTable, SMALLEST,
+    ServerTable, Tables, Value, Written, structure,
 };
 use super::value::{self, Refusal};
 use super::{
-    Backend, Config, Control, Global, Listener, Log, Network, Overrides, PerSource, Server, Source,
-    SourcePorts, Timeouts,
+    Backend, Config, Control, Dns, Global, Listener, Log, Network, Overrides, PerSource, Server,
+    Source, SourcePorts, Timeouts,
 };
 
 /// Listening addresses in all: each is a socket in every worker.
@@ -69,6 +69,7 @@ impl Reader {
             global: overrides.over(global),
             listeners,
             backends,
+            dns: self.dns(tables.dns.as_ref()),
             control: Control { socket: overrides.control.clone().or(socket) },
             log: Log { format: overrides.log_format.unwrap_or(log.format), ..log },
         }
@@ -88,6 +89,74 @@ impl Reader {
                 "say where sessions go: [[backend.intake.server]] with address = \"HOST:PORT\"",
             )),
         });
+    }
+
+    fn dns(&mut self, table: Option<&DnsTable>) -> Dns {
+        let defaults = Dns::default();
+        let Some(table) = table else { return defaults };
+        let dns = Dns {
+            nameservers: self.nameservers(table.nameservers.as_ref()),
+            prefer: self.take("prefer", table.prefer.as_ref(), defaults.prefer, |written| {
+                text_of(|word| value::choice(word, value::PREFERENCES))(written)
+            }),
+            timeout: self.take(
+                "timeout",
+                table.timeout.as_ref(),
+                defaults.timeout,
+                text_of(value::dns_timeout),
+            ),
+            retries: self.take("retries", table.retries.as_ref(), defaults.retries, |written| {
+                integer(written, 0, value::DNS_RETRIES_MAX)
+            }),
+            ttl_min: self.take(
+                "ttl_min",
+                table.ttl_min.as_ref(),
+                defaults.ttl_min,
+                text_of(value::ttl),
+            ),
+            ttl_max: self.take(
+                "ttl_max",
+                table.ttl_max.as_ref(),
+                defaults.ttl_max,
+                text_of(value::ttl),
+            ),
+            addresses_max: self.take(
+                "addresses_max",
+                table.addresses_max.as_ref(),
+                defaults.addresses_max,
+                |written| integer(written, 1, value::ADDRESSES_MAX),
+            ),
+        };
+        if let Some(written) = table.ttl_max.as_ref().or(table.ttl_min.as_ref())
+            && dns.ttl_max < dns.ttl_min
+        {
+            let (min, max) = (dns.ttl_min, dns.ttl_max);
+            let fault = Fault::new("`ttl_max` is below `ttl_min`").at(
+                written.span(),
+                format!(
+                    "ttl_min is \"{}\", ttl_max \"{}\"",
+                    value::display_duration(min),
+                    value::display_duration(max)
+                ),
+            );
+            self.faults.push(fault.help("write ttl_min no longer than ttl_max"));
+        }
+        dns
+    }
+
+    /// A list of name servers, each judged by itself.
+    fn nameservers(&mut self, value: Option<&Value>) -> Vec<SocketAddr> {
+        let values = match value.map(|value| (value, value.get_ref())) {
+            None => return Vec::new(),
+            Some((_, Written::List(list))) => list.as_slice(),
+            Some((value, _)) => std::slice::from_ref(value),
+        };
+        let each = |value| {
+            self.take("nameservers", Some(value), None, |written| {
+                text_of(value::nameserver)(written).map(Some)
+            })
+        };
+        values.iter().filter_map(each).collect()
     }
 
     fn log(&mut self, table: Option<&LogTable>) -> Log {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::fmt::Write as _;
 
 use super::value::{self, display_duration, display_latency_budget, display_size, word};
-use super::{Backend, Config, Global, Listener, Pin, Server};
+use super::{Backend, Config, Dns, Global, Listener, Pin, Server};
 
 /// The complete configuration as TOML.
 pub(super) fn config(config: &Config) -> String {
@@ -16,6 +16,7 @@ pub(super) fn config(config: &Config) -> String {
     for each in &config.backends {
         backend(&mut out, each);
     }
+    dns(&mut out, &config.dns);
     out.table("[control]");
     match &config.control.socket {
         Some(path) => out.text("socket", path.display()),
@@ -99,6 +100,17 @@ fn server(out: &mut Lines, backend: &str, server: &Server) {
     out.key("weight", server.weight);
     out.key("backup", server.backup);
     out.auto_or("maxconn", server.maxconn);
+}
+
+fn dns(out: &mut Lines, dns: &Dns) {
+    out.table("[dns]");
+    out.list("nameservers", &dns.nameservers);
+    out.text("prefer", word(dns.prefer, value::PREFERENCES));
+    out.text("timeout", display_duration(dns.timeout));
+    out.key("retries", dns.retries);
+    out.text("ttl_min", display_duration(dns.ttl_min));
+    out.text("ttl_max", display_duration(dns.ttl_max));
+    out.key("addresses_max", dns.addresses_max);
 }
 
 /// A text as a TOML string.

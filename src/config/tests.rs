@@ -41,6 +41,15 @@ backend = "spare.site"
 [[backend."spare.site".server]]
 address = "[2001:db8::1]:443"
 
+[dns]
+nameservers = ["10.0.0.2", "[::1]:5353"]
+prefer = "both"
+timeout = "750ms"
+retries = 0
+ttl_min = "2s"
+ttl_max = "1h"
+addresses_max = 8
+
 [backend.intake]
 balance = "roundrobin"
 connect = "500ms"

@@ -17,11 +17,14 @@ pub mod client;
 pub mod directory;
 mod link;
 mod log;
+mod lookups;
+mod names;
 mod resolver;
 mod socket;
 mod status;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::future::pending;
 use std::io;
@@ -36,13 +39,16 @@ use crate::config::{Config, Origin};
 use crate::handover::{Order, Report};
 use crate::metrics::{Counts, SessionRecord};
 
+use lookups::{Heard, Lookups};
+use resolver::Outcome;
+
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
-pub use resolver::Addresses;
+pub use names::{Addresses, Names};
 pub use socket::{Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
-    ConfigurationStatus, ListenerState, ListenerStatus, PhaseName, RelayStatus, ReloadStatus,
-    ServerStatus, Status, WorkerStatus,
+    ConfigurationStatus, ListenerState, ListenerStatus, NameStatus, PhaseName, RelayStatus,
+    ReloadStatus, ServerStatus, Status, WorkerStatus,
 };
 
 /// How long after they were told to end at once workers may take, before the process ends without
@@ -61,6 +67,9 @@ pub trait Relay {
     /// The listener, by its place in the configuration, that each
     /// [`ListenerId`](crate::op::ListenerId) belongs to.
     fn doors(&self) -> Vec<usize>;
+
+    /// Failed connects to a server so far, by its index and that of its backend.
+    fn connect_failures(&self, backend: usize, server: usize) -> u64;
 
     /// Whether every worker has turned since this was last asked.
     fn is_turning(&mut self) -> bool;
@@ -100,6 +109,7 @@ pub struct Setup {
     pub origin: Origin,
     /// The configuration in force.
     pub config: Config,
+    pub names: Names,
     pub log: Logger,
     /// `None` is no control socket.
     pub socket: Option<ControlSocket>,
@@ -130,10 +140,10 @@ impl Control {
         Ok(Self { runtime, signals })
     }
 
-    /// Looks up the names of a configuration's servers. An error is a line for each that was not
-    /// found.
-    pub fn resolve(&self, config: &Config) -> Result<Addresses, Vec<String>> {
-        self.runtime.block_on(resolver::resolve(config))
+    /// Looks up the names of a configuration's servers of which nothing is known yet. An error is a
+    /// line for each server that for sure has no address.
+    pub fn resolve(&self, config: &Config, known: Names) -> Result<Names, Vec<String>> {
+        self.runtime.block_on(lookups::find(config, known))
     }
 
     /// Controls `relay` until each of its `workers` has ended. An error says what went wrong, and
@@ -145,14 +155,14 @@ impl Control {
             let (orders, reports) = setup.parent.talk().map_err(|error| error.to_string())?;
             Loop::new(relay, workers, setup, reports).run(orders).await
         });
-        // A look-up that nobody waits for any more may still be blocked in the C library.
+        // Nobody waits for a question that is under way.
         runtime.shutdown_background();
         ended
     }
 }
 
-/// Threads for files and names. Sixteen look-ups at a time are plenty for a configuration.
-const BLOCKING_THREADS_MAX: usize = 16;
+/// Threads for files.
+const BLOCKING_THREADS_MAX: usize = 2;
 /// How often the parent is told that the workers turn.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
 /// Commands of clients that wait to be carried out.
@@ -179,12 +189,13 @@ enum Phase {
     },
 }
 
-type Loaded = Result<(Config, Addresses), String>;
+type Loaded = Result<(Config, Names), String>;
 
 struct Loop<R> {
     relay: R,
     origin: Origin,
     config: Config,
+    lookups: Lookups,
     loaded: SystemTime,
     last_reload: Option<ReloadStatus>,
     started: Instant,
@@ -219,6 +230,7 @@ impl<R: Relay> Loop<R> {
             relay,
             origin: setup.origin,
             config: setup.config,
+            lookups: Lookups::new(setup.names),
             loaded: SystemTime::now(),
             last_reload: None,
             started: Instant::now(),
@@ -245,6 +257,10 @@ impl<R: Relay> Loop<R> {
         if let Some(socket) = self.socket.take() {
             self.clients = Some(tokio::spawn(socket.serve(requests.clone())).abort_handle());
         }
+        for complaint in self.lookups.names.complaints() {
+            self.log.warn(complaint);
+        }
+        self.remember_names();
         let mut tick = interval(log::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.workers_left > 0 {
@@ -252,6 +268,7 @@ impl<R: Relay> Loop<R> {
                 Some(order) = orders.recv() => self.on_order(order),
                 Some(request) = inbox.recv() => self.on_request(request),
                 loaded = loaded(&mut self.reload) => self.on_loaded(loaded),
+                answer = self.lookups.answer() => self.on_answer(answer),
                 _ = tick.tick() => self.on_tick(),
                 () = deadline(self.phase) => self.on_deadline(),
             }
@@ -266,11 +283,38 @@ impl<R: Relay> Loop<R> {
             self.on_exit(&exit);
         }
         self.log.sessions(&mut self.records, &self.listeners);
+        if self.phase == Phase::Serving {
+            self.lookups.on_tick(&self.config, &self.relay);
+        }
         if self.parent.watched && self.pulse.elapsed() >= PULSE_EVERY {
             self.pulse = Instant::now();
             if self.relay.is_turning() {
                 self.report(Report::Turning);
             }
+        }
+    }
+
+    /// A name was answered for, or not.
+    fn on_answer(&mut self, answer: (String, Outcome)) {
+        match self.lookups.hear(&self.config, answer) {
+            Some(Heard::Moved(what)) if self.phase == Phase::Serving => {
+                let addresses = self.lookups.names.addresses(&self.config);
+                match self.relay.apply(&self.config, &addresses) {
+                    Ok(_) => self.log.info(format_args!("{what}; new sessions go there")),
+                    Err(why) => self.log.error(format_args!("{what}, but {why}")),
+                }
+                self.remember_names();
+            }
+            Some(Heard::Known(what)) => self.log.info(what),
+            Some(Heard::Failing(what)) => self.log.warn(what),
+            Some(Heard::Moved(_)) | None => {}
+        }
+    }
+
+    /// So that the next process knows them even when nobody answers.
+    fn remember_names(&mut self) {
+        if let Some(names) = self.lookups.untold() {
+            self.report(Report::Names { names });
         }
     }
 
@@ -413,7 +457,8 @@ impl<R: Relay> Loop<R> {
         } else if self.reload.is_some() {
             self.reload_again = true;
         } else {
-            self.reload = Some(tokio::spawn(load(self.origin.clone())));
+            let known = self.lookups.names.clone();
+            self.reload = Some(tokio::spawn(load(self.origin.clone(), known)));
         }
     }
 
@@ -422,10 +467,11 @@ impl<R: Relay> Loop<R> {
         if std::mem::take(&mut self.reload_again) && self.phase == Phase::Serving {
             return self.begin_reload();
         }
-        let applied = loaded.and_then(|(config, addresses)| {
+        let applied = loaded.and_then(|(config, names)| {
             if self.phase != Phase::Serving {
                 return Err(ENDING.to_owned());
             }
+            let addresses = names.addresses(&config);
             match self.relay.apply(&config, &addresses)? {
                 Applied::Needs(what) => {
                     self.renew(&config, format!("{what} changed"));
@@ -435,6 +481,8 @@ impl<R: Relay> Loop<R> {
                     self.report(Report::Applied { config: config.render() });
                     self.log.configure(config.log);
                     self.listeners = listener_names(&config, &self.relay.doors());
+                    self.lookups.names.renew(&config, names);
+                    self.remember_names();
                     self.config = config;
                     self.loaded = SystemTime::now();
                     Ok(Some(what))
@@ -497,6 +545,7 @@ impl<R: Relay> Loop<R> {
             },
             total,
             relay,
+            names: self.lookups.names.status(Instant::now()),
             log_lines_dropped: self.log.lines_dropped(),
         }
     }
@@ -507,12 +556,12 @@ fn listener_names(config: &Config, doors: &[usize]) -> Vec<String> {
     doors.iter().map(|&door| config.listeners[door].name.clone()).collect()
 }
 
-/// Reads the configuration again and looks its names up, beside the loop.
-async fn load(origin: Origin) -> Loaded {
+/// Reads the configuration again and looks up names that are new in it, beside the loop.
+async fn load(origin: Origin, known: Names) -> Loaded {
     let read = tokio::task::spawn_blocking(move || origin.load().map_err(|error| error.summary()));
     let config = read.await.map_err(|error| error.to_string())??;
-    let addresses = resolver::resolve(&config).await.map_err(|lines| lines.join("; "))?;
-    Ok((config, addresses))
+    let names = lookups::find(&config, known).await.map_err(|lines| lines.join("; "))?;
+    Ok((config, names))
 }
 
 /// The end of the reload under way; never, if none is.

@@ -1,230 +1,154 @@
-//! Where the servers of a configuration are: the names among them looked up.
+//! Asking for the addresses of a name. By hickory-resolver, which tells the time to live; the C
+//! library's resolver does not.
 //!
-//! The system's own resolver is asked (files, DNS, whatever `nsswitch.conf` says), on threads that
-//! may block, and not for longer than [`PATIENCE`].
+//! Without name servers of our own, what the system says holds: /etc/hosts, then the name servers of
+//! /etc/resolv.conf, both read anew for each question, so that a change needs no reload. A system
+//! without that file asks 127.0.0.1, as the C library does (resolv.conf(5)).
 
-use std::collections::HashMap;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{
+    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
+};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use tokio::time::{Instant, timeout};
 
-use crate::config::{Config, ServerAddress};
+use crate::config::{Dns, Prefer};
 
-/// How long all look-ups together may take: what two attempts of the C library's resolver take at
-/// one name server (resolv.conf(5): timeout 5 s, attempts 2).
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Addresses kept of one name.
-const ADDRESSES_MAX: usize = 64;
-
-/// The addresses of every server, each at least one.
+/// What became of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Addresses(Vec<Vec<Vec<SocketAddr>>>);
-
-impl Addresses {
-    /// Of one server, by its index and that of its backend.
-    pub fn of(&self, backend: usize, server: usize) -> &[SocketAddr] {
-        &self.0[backend][server]
-    }
+pub(super) enum Outcome {
+    /// The name has these addresses, at least one, for so long.
+    Found { addresses: Vec<IpAddr>, ttl: Duration },
+    /// There is nothing to connect to, for sure: why, and what to do.
+    Absent { why: String, remedy: &'static str },
+    /// Nobody knows.
+    Unanswered { why: String },
 }
 
-type Name = (String, u16);
-type Found = io::Result<Vec<SocketAddr>>;
+/// What to do about a name that has no address.
+const CHECK: &str = "check the name with: getent ahosts NAME, or write the IP address";
 
-/// Looks up the names in `config`. An error is one line for each server that could not be found.
-pub(super) async fn resolve(config: &Config) -> Result<Addresses, Vec<String>> {
-    let system = |(host, port): &Name| Ok((host.as_str(), *port).to_socket_addrs()?.collect());
-    resolve_by(config, PATIENCE, system).await
-}
-
-async fn resolve_by(
-    config: &Config,
-    patience: Duration,
-    look_up: impl Fn(&Name) -> Found + Clone + Send + 'static,
-) -> Result<Addresses, Vec<String>> {
-    let deadline = Instant::now() + patience;
-    let mut found = HashMap::new();
-    let mut lookups = JoinSet::new();
-    for server in config.backends.iter().flat_map(|backend| &backend.servers) {
-        if let ServerAddress::Name { host, port } = &server.address {
-            let name = (host.clone(), *port);
-            if found.insert(name.clone(), None).is_none() {
-                let look_up = look_up.clone();
-                lookups.spawn_blocking(move || {
-                    let answer = look_up(&name);
-                    (name, answer)
-                });
-            }
-        }
-    }
-    while let Ok(Some(lookup)) = timeout_at(deadline, lookups.join_next()).await {
-        if let Ok((name, answer)) = lookup {
-            found.insert(name, Some(answer));
-        }
-    }
-    // Those that are still waiting for an answer wait on, and nobody listens.
-    lookups.detach_all();
-    gather(config, patience, &found)
-}
-
-fn gather(
-    config: &Config,
-    patience: Duration,
-    found: &HashMap<Name, Option<Found>>,
-) -> Result<Addresses, Vec<String>> {
-    let mut errors = Vec::new();
-    let mut all = Vec::new();
-    for (index, backend) in config.backends.iter().enumerate() {
-        let mut servers = Vec::new();
-        for server in &backend.servers {
-            let addresses = match &server.address {
-                ServerAddress::Ip(address) => Ok(vec![*address]),
-                ServerAddress::Name { host, port } => {
-                    let answer = found.get(&(host.clone(), *port)).and_then(Option::as_ref);
-                    usable(answer, patience)
-                        .and_then(|addresses| elsewhere(config, index, addresses))
-                }
-            };
-            servers.push(addresses.unwrap_or_else(|(why, remedy)| {
-                let (backend, name) = (&backend.name, &server.name);
-                let place = &server.address;
-                errors.push(format!("server {backend}/{name}: {place} {why}; {remedy}"));
-                Vec::new()
-            }));
-        }
-        all.push(servers);
-    }
-    if errors.is_empty() { Ok(Addresses(all)) } else { Err(errors) }
-}
-
-/// What is wrong with a server's name, and what to do.
-type Refusal = (String, &'static str);
-
-/// The addresses, unless one of them is the relay's own.
-fn elsewhere(
-    config: &Config,
-    backend: usize,
-    addresses: Vec<SocketAddr>,
-) -> Result<Vec<SocketAddr>, Refusal> {
-    match addresses.iter().find_map(|&address| config.loop_at(backend, address)) {
-        Some(bind) => Err((
-            format!("is the relay itself, on {bind}"),
-            "write the address of the server behind the relay",
-        )),
-        None => Ok(addresses),
-    }
-}
-
-/// The addresses that can be connected to, or why there are none and what to do.
-fn usable(found: Option<&Found>, patience: Duration) -> Result<Vec<SocketAddr>, Refusal> {
-    const CHECK: &str = "check the name with: getent ahosts NAME, or write the IP address";
-    let Some(found) = found else {
-        let why = format!("was not looked up within {} s", patience.as_secs());
-        return Err((why, "check the name servers in /etc/resolv.conf, or write the IP address"));
+/// Asks for the addresses of a host; never for longer than [`patience`].
+pub(super) async fn ask(dns: Dns, host: &str) -> Outcome {
+    let resolver = match resolver(&dns) {
+        Ok(resolver) => resolver,
+        Err(error) => return Outcome::Unanswered { why: error.to_string() },
     };
-    let answer =
-        found.as_ref().map_err(|error| (format!("cannot be looked up: {error}"), CHECK))?;
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in answer.iter().filter(|address| !address.ip().is_unspecified()) {
-        if addresses.len() < ADDRESSES_MAX && !addresses.contains(address) {
-            addresses.push(*address);
+    match timeout(patience(&dns), resolver.lookup_ip(host)).await {
+        Ok(Ok(found)) => {
+            let ttl = Instant::from_std(found.valid_until()).duration_since(Instant::now());
+            usable(found.iter(), ttl)
+        }
+        Ok(Err(error)) => failed(&dns, &error),
+        Err(_) => Outcome::Unanswered { why: silence(&dns) },
+    }
+}
+
+/// How long one look-up can take: each kind of address is asked for in its turn.
+pub(super) fn patience(dns: &Dns) -> Duration {
+    dns.timeout * (u32::from(dns.retries) + 1) * 2 + Duration::from_millis(500)
+}
+
+fn resolver(dns: &Dns) -> Result<TokioResolver, NetError> {
+    let provider = TokioRuntimeProvider::default();
+    let mut builder = if dns.nameservers.is_empty() {
+        TokioResolver::builder_tokio().unwrap_or_else(|_| {
+            let here = NameServerConfig::udp_and_tcp(Ipv4Addr::LOCALHOST.into());
+            let config = ResolverConfig::from_name_servers(vec![here]);
+            TokioResolver::builder_with_config(config, provider)
+        })
+    } else {
+        let servers = dns.nameservers.iter().copied().map(nameserver).collect();
+        let config = ResolverConfig::from_name_servers(servers);
+        let mut builder = TokioResolver::builder_with_config(config, provider);
+        builder.options_mut().use_hosts_file = ResolveHosts::Never;
+        builder
+    };
+    let options = builder.options_mut();
+    options.ip_strategy = match dns.prefer {
+        Prefer::Ipv4 => LookupIpStrategy::Ipv4thenIpv6,
+        Prefer::Ipv6 => LookupIpStrategy::Ipv6thenIpv4,
+        Prefer::Both => LookupIpStrategy::Ipv4AndIpv6,
+    };
+    options.timeout = dns.timeout;
+    options.attempts = dns.retries.into();
+    // What is asked is to be known anew.
+    options.cache_size = 0;
+    builder.build()
+}
+
+fn nameserver(address: SocketAddr) -> NameServerConfig {
+    let at = |mut connection: ConnectionConfig| {
+        connection.port = address.port();
+        connection
+    };
+    let connections = vec![at(ConnectionConfig::udp()), at(ConnectionConfig::tcp())];
+    NameServerConfig::new(address.ip(), true, connections)
+}
+
+fn usable(found: impl Iterator<Item = IpAddr>, ttl: Duration) -> Outcome {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    // Resolvers that block a name answer 0.0.0.0, which connect(2) takes for this host.
+    for address in found.filter(|address| !address.is_unspecified()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
         }
     }
     if addresses.is_empty() {
-        return Err(("has no address to connect to".to_owned(), CHECK));
+        return Outcome::Absent { why: "has no address to connect to".to_owned(), remedy: CHECK };
     }
-    Ok(addresses)
+    Outcome::Found { addresses, ttl }
+}
+
+/// Only "there is no such name" and "it has no addresses" are answers; SERVFAIL, REFUSED, silence and
+/// whatever cannot be read say nothing of the name.
+fn failed(dns: &Dns, error: &NetError) -> Outcome {
+    let absent = |why: &str| Outcome::Absent { why: why.to_owned(), remedy: CHECK };
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => absent("does not exist (NXDOMAIN)"),
+            ResponseCode::NoError => absent("has no address"),
+            code => Outcome::Unanswered { why: format!("the name server says {code}") },
+        },
+        NetError::Timeout => Outcome::Unanswered { why: silence(dns) },
+        error => Outcome::Unanswered { why: error.to_string() },
+    }
+}
+
+fn silence(dns: &Dns) -> String {
+    let asked: Vec<String> = dns.nameservers.iter().map(ToString::to_string).collect();
+    let asked = match asked.as_slice() {
+        [] => "the name servers of /etc/resolv.conf".to_owned(),
+        some => some.join(", "),
+    };
+    format!("no answer from {asked}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
-
-    fn config(servers: &[&str]) -> Config {
-        let servers: Vec<ServerAddress> = servers.iter().map(|a| a.parse().unwrap()).collect();
-        let listen = ["127.0.0.1:3834".parse().unwrap()];
-        Config::from_flags(&listen, &servers, &Overrides::default()).expect("valid")
-    }
-
-    fn resolved(servers: &[&str]) -> Result<Addresses, Vec<String>> {
-        runtime().block_on(resolve_by(&config(servers), PATIENCE, fake))
-    }
-
-    fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-    }
-
-    fn fake((host, port): &Name) -> Found {
-        match host.as_str() {
-            "two.example" => Ok(vec![
-                SocketAddr::from(([192, 0, 2, 1], *port)),
-                SocketAddr::from(([192, 0, 2, 2], *port)),
-                SocketAddr::from(([192, 0, 2, 1], *port)),
-            ]),
-            "self.example" => Ok(vec![SocketAddr::from(([127, 0, 0, 1], *port))]),
-            "blocked.example" => Ok(vec![SocketAddr::from(([0, 0, 0, 0], *port))]),
-            _ => Err(io::Error::other("Name or service not known")),
-        }
-    }
 
     #[test]
-    fn names_become_addresses_each_once_and_addresses_stay() {
-        let addresses =
-            resolved(&["192.0.2.7:1", "two.example:443", "two.example:80"]).expect("found");
-        assert_eq!(addresses.of(0, 0), ["192.0.2.7:1".parse().unwrap()]);
-        let two: Vec<String> = addresses.of(0, 1).iter().map(ToString::to_string).collect();
-        assert_eq!(two, ["192.0.2.1:443", "192.0.2.2:443"]);
-        assert_eq!(addresses.of(0, 2)[0].port(), 80);
-    }
-
-    #[test]
-    fn a_name_that_is_not_found_names_the_server_the_reason_and_the_remedy() {
-        let errors = resolved(&["two.example:1", "nowhere.example:443", "blocked.example:443"])
-            .expect_err("not found");
-        assert_eq!(
-            errors,
-            [
-                "server default/nowhere.example:443: nowhere.example:443 cannot be looked up: Name \
-                 or service not known; check the name with: getent ahosts NAME, or write the IP \
-                 address",
-                "server default/blocked.example:443: blocked.example:443 has no address to connect \
-                 to; check the name with: getent ahosts NAME, or write the IP address",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_name_that_stands_for_the_relay_itself_is_refused() {
-        assert!(resolved(&["self.example:3835"]).is_ok());
-        let errors = resolved(&["self.example:3834"]).expect_err("a loop");
-        assert!(errors[0].contains("is the relay itself, on 127.0.0.1:3834"), "{errors:?}");
-    }
-
-    #[test]
-    fn a_resolver_that_does_not_answer_in_time_is_given_up() {
-        let (reader, writer) = nix::unistd::pipe().expect("a pipe");
-        let reader = std::sync::Arc::new(reader);
-        // Waits until the test is over.
-        let stuck = move |_: &Name| {
-            let _ = nix::unistd::read(&*reader, &mut [0]);
-            Err(io::Error::other("too late"))
-        };
-        let config = config(&["slow.example:443"]);
-        let runtime = runtime();
-        let errors = runtime
-            .block_on(resolve_by(&config, Duration::from_millis(20), stuck))
-            .expect_err("no answer");
-        assert!(errors[0].contains("was not looked up within 0 s"), "{errors:?}");
-        assert!(errors[0].contains("/etc/resolv.conf"), "{errors:?}");
-        drop(writer);
+    fn addresses_count_once_and_those_that_cannot_be_connected_to_not_at_all() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let found = ["192.0.2.1", "0.0.0.0", "192.0.2.2", "192.0.2.1", "::"].map(ip);
+        let ttl = Duration::from_secs(60);
+        let addresses = vec![ip("192.0.2.1"), ip("192.0.2.2")];
+        assert_eq!(usable(found.into_iter(), ttl), Outcome::Found { addresses, ttl });
+        let blocked = usable([ip("0.0.0.0")].into_iter(), ttl);
+        assert!(matches!(blocked, Outcome::Absent { .. }), "{blocked:?}");
     }
 
     #[test]
     fn the_system_knows_localhost() {
-        let addresses = runtime().block_on(resolve(&config(&["localhost:443"]))).expect("found");
-        assert!(addresses.of(0, 0).iter().all(|address| address.ip().is_loopback()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let outcome = runtime.block_on(ask(Dns::default(), "localhost"));
+        let Outcome::Found { addresses, .. } = outcome else { panic!("{outcome:?}") };
+        assert!(addresses.iter().all(IpAddr::is_loopback), "{addresses:?}");
     }
 }

@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use crate::metrics::{CloseReason, Counts, PathBytes};
 
+use super::text::{Table, grouped, limit, percent, size, span};
+
 /// What `fanin status` shows.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -26,7 +28,21 @@ pub struct Status {
     pub total: Counts,
     #[serde(flatten)]
     pub relay: RelayStatus,
+    pub names: Vec<NameStatus>,
     pub log_lines_dropped: u64,
+}
+
+/// What is known of a server's name.
+#[derive(Clone, Debug, Serialize)]
+pub struct NameStatus {
+    pub name: String,
+    /// The last good answer.
+    pub addresses: Vec<String>,
+    /// `None` is not yet.
+    pub asked_seconds_ago: Option<u64>,
+    pub next_in_seconds: u64,
+    /// Why the last question came to nothing, if it did.
+    pub failure: Option<String>,
 }
 
 /// Where the relay is between its start and its end.
@@ -135,6 +151,7 @@ impl Status {
         self.numbers(&mut out);
         out.push_str(&self.listeners());
         out.push_str(&self.servers());
+        out.push_str(&self.names());
         out.push_str(&self.workers());
         out.push_str(&self.endings());
         out
@@ -285,6 +302,21 @@ impl Status {
         table.render()
     }
 
+    fn names(&self) -> String {
+        let mut table = Table::new(&["NAME", "ADDRESSES", ">ASKED", ">NEXT", "LAST ANSWER"]);
+        for name in &self.names {
+            let ago = |seconds| format!("{} ago", span(Duration::from_secs(seconds)));
+            table.row([
+                name.name.clone(),
+                if name.addresses.is_empty() { "-".to_owned() } else { name.addresses.join(" ") },
+                name.asked_seconds_ago.map_or_else(|| "-".to_owned(), ago),
+                format!("in {}", span(Duration::from_secs(name.next_in_seconds))),
+                name.failure.clone().unwrap_or_else(|| "good".to_owned()),
+            ]);
+        }
+        table.render()
+    }
+
     fn workers(&self) -> String {
         let mut table = Table::new(&[
             ">WORKER",
@@ -326,106 +358,9 @@ impl Status {
     }
 }
 
-/// Aligned columns. A heading that begins with `>` stands over numbers.
-struct Table {
-    headings: Vec<String>,
-    right: Vec<bool>,
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(headings: &[&str]) -> Self {
-        Self {
-            headings: headings.iter().map(|each| each.trim_start_matches('>').to_owned()).collect(),
-            right: headings.iter().map(|each| each.starts_with('>')).collect(),
-            rows: Vec::new(),
-        }
-    }
-
-    fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
-    }
-
-    /// Nothing for a table without rows.
-    fn render(&self) -> String {
-        if self.rows.is_empty() {
-            return String::new();
-        }
-        let mut out = String::new();
-        for cells in std::iter::once(&self.headings).chain(&self.rows) {
-            let mut line = String::new();
-            for (column, cell) in cells.iter().enumerate() {
-                let width = self.width(column);
-                let _ = if self.right[column] {
-                    write!(line, "{cell:>width$}  ")
-                } else {
-                    write!(line, "{cell:<width$}  ")
-                };
-            }
-            let _ = writeln!(out, "{}", line.trim_end());
-        }
-        format!("\n{out}")
-    }
-
-    fn width(&self, column: usize) -> usize {
-        let cells = std::iter::once(&self.headings).chain(&self.rows);
-        cells.map(|cells| cells[column].chars().count()).max().unwrap_or_default()
-    }
-}
-
-/// `1,234,567`
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-fn limit(limit: Option<u64>) -> String {
-    limit.map_or_else(|| "-".to_owned(), grouped)
-}
-
-/// `12.3 GiB`
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let magnitude = bytes.ilog2() / 10;
-    // Tenths, in integers: exact, and never rounded up to 1024.0.
-    let tenths = (u128::from(bytes) * 10) >> (10 * magnitude);
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[magnitude as usize - 1])
-}
-
 /// `12.3 GiB (40.1 %)`
 fn share(part: u64, whole: PathBytes) -> String {
     format!("{} ({})", size(part), percent(part, whole.total()))
-}
-
-/// Rounded down, so that only all is 100.0 %.
-fn percent(part: u64, whole: u64) -> String {
-    if whole == 0 {
-        return "-".to_owned();
-    }
-    let permille = u128::from(part) * 1000 / u128::from(whole);
-    format!("{}.{} %", permille / 10, permille % 10)
-}
-
-/// `3d 4h`, `3h 12m`, `2m 5s`, `8s`
-fn span(time: Duration) -> String {
-    let seconds = time.as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, minutes) => format!("{minutes}m {}s", seconds % 60),
-        (0, hours, minutes) => format!("{hours}h {minutes}m"),
-        (days, hours, _) => format!("{days}d {hours}h"),
-    }
 }
 
 #[cfg(test)]
@@ -507,6 +442,13 @@ pub(super) mod tests {
                 }),
             },
             total,
+            names: vec![NameStatus {
+                name: "intake.example.com".to_owned(),
+                addresses: vec!["192.0.2.7".to_owned(), "192.0.2.8".to_owned()],
+                asked_seconds_ago: Some(7),
+                next_in_seconds: 53,
+                failure: Some("no answer from 10.0.0.2:53".to_owned()),
+            }],
             relay,
             log_lines_dropped: 0,
         }
@@ -532,6 +474,9 @@ agents    0.0.0.0:3834  intake   accepting        34    -
 
 BACKEND  SERVER  ADDRESS                 STATE  SESSIONS     MAX      TOTAL  FAILED     SENT  RECEIVED
 intake   a       intake.example.com:443  up           34  10,000  1,234,567       2  2.0 KiB    1023 B
+
+NAME                ADDRESSES             ASKED    NEXT  LAST ANSWER
+intake.example.com  192.0.2.7 192.0.2.8  7s ago  in 53s  no answer from 10.0.0.2:53
 
 WORKER  ENGINE  CPU  SESSIONS   ACCEPTED   COPIED  SPLICED  PIPES
      0  epoll   any        17  1,000,000  1.5 KiB  3.0 MiB    1/4
@@ -578,20 +523,5 @@ client_reset         1   0.1 %
         assert_eq!(json["servers"][0]["sessions_total"], 1_234_567);
         assert_eq!(json["listeners"][0]["state"], "accepting");
         assert_eq!(json["configuration"]["reload"]["ok"], false);
-    }
-
-    #[test]
-    fn sizes_and_shares_are_never_rounded_up() {
-        for (bytes, expected) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1024 * 1024 - 1, "1023.9 KiB"),
-            (u64::MAX, "15.9 EiB"),
-        ] {
-            assert_eq!(size(bytes), expected);
-        }
-        assert_eq!(percent(999_999, 1_000_000), "99.9 %");
-        assert_eq!(percent(u64::MAX, u64::MAX), "100.0 %");
     }
 }

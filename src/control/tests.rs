@@ -73,6 +73,10 @@ impl Relay for Fake {
         Ok(Applied::Now(format!("1 server: {server}")))
     }
 
+    fn connect_failures(&self, _: usize, _: usize) -> u64 {
+        0
+    }
+
     fn doors(&self) -> Vec<usize> {
         vec![0]
     }
@@ -132,6 +136,7 @@ impl Fixture {
         let setup = Setup {
             origin,
             config,
+            names: Names::default(),
             log: Logger::to(Log::default(), log).expect("a logger"),
             socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
             parent: Parent { process: 4711, generation: 3, watched: false, link: None },
@@ -361,6 +366,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
     .expect("there is room");
     let setup = Setup {
         config: origin.load().expect("valid"),
+        names: Names::default(),
         origin,
         log: Logger::to(Log::default(), log).expect("a logger"),
         socket: None,

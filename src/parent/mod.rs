@@ -30,7 +30,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cli::ExitCode;
 use crate::config::{Config, Origin};
 use crate::control::{ControlSocket, Logger};
-use crate::handover::{Order, Report, ToParent};
+use crate::handover::{KnownNames, Order, Report, ToParent};
 use crate::supervisor::StartError;
 use crate::sys::process;
 
@@ -85,6 +85,8 @@ struct Parent {
     log: Logger,
     /// The configuration in force.
     config: Config,
+    /// What the relay processes have learnt of its names.
+    names: KnownNames,
     doors: Doors,
     found: Found,
     control: Option<ControlSocket>,
@@ -114,6 +116,7 @@ impl Parent {
             signals,
             log: Logger::stderr(config.log).map_err(host("how to write the log"))?,
             config,
+            names: Vec::new(),
             doors: Doors::default(),
             found: Vec::new(),
             control: None,
@@ -188,6 +191,7 @@ impl Parent {
                 }
                 manager::ready(&self.describe());
             }
+            Report::Names { names } => self.names = names,
             Report::Kept => manager::ready(&self.describe()),
             Report::Renew { config, why } => self.on_renew(number, &config, why),
             Report::Upgrade { binary } => self.upgrade(Some(number), binary),

@@ -57,6 +57,7 @@ impl Parent {
             parent: i32::try_from(std::process::id()).unwrap_or_default(),
             generation: number,
             config: config.render(),
+            names: self.names.clone(),
             sockets: doors.shared(),
             control: serving.map(ControlSocket::leave),
             link: -1,

@@ -48,6 +48,7 @@ impl Parent {
             format: FORMAT,
             process: i32::try_from(std::process::id()).unwrap_or_default(),
             config: self.config.render(),
+            names: self.names.clone(),
             sockets: self.doors.shared(),
             claims: self.doors.claims(),
             control: self.control.as_ref().map(|socket| {
@@ -69,6 +70,7 @@ impl Parent {
         let config = parse(&left.config)
             .ok_or_else(|| unusable(io::Error::other("its configuration is not understood")))?;
         let mut parent = Self::new(signals, config)?;
+        parent.names = left.names;
         parent.doors = Doors::inherit(left.sockets, left.claims);
         parent.control =
             left.control.map(|(number, path, inode)| ControlSocket::inherit(number, path, inode));

@@ -26,7 +26,7 @@ pub use error::StartError;
 
 use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
 use crate::control::{
-    self, Addresses, Applied, Control, ControlSocket, Logger, Parent, RECORDS_MAX, Relay,
+    self, Addresses, Applied, Control, ControlSocket, Logger, Names, Parent, RECORDS_MAX, Relay,
     RelayStatus, WorkerExit,
 };
 use crate::engine::{EngineLimits, uring};
@@ -110,14 +110,17 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
     let config = Config::from_text(text, &left.config, &Overrides::default())?;
     let system = |error| StartError::Host { what: "how to wait for signals", error };
     let control = Control::new().map_err(system)?;
-    let addresses =
-        control.resolve(&config).map_err(|lines| StartError::Resolve(lines.join("\n")))?;
+    let names = control
+        .resolve(&config, Names::recall(left.names))
+        .map_err(|lines| StartError::Resolve(lines.join("\n")))?;
+    let addresses = names.addresses(&config);
     let mut supervisor = Supervisor::listen(config.clone(), &addresses, left.sockets)?;
     let log = Logger::stderr(config.log).map_err(system)?;
     supervisor.serve()?;
     let setup = control::Setup {
         origin,
         config,
+        names,
         log,
         socket: left.control.map(|(number, path)| ControlSocket::inherit(number, path, None)),
         parent: Parent {
@@ -337,6 +340,10 @@ impl Relay for Supervisor {
 
     fn doors(&self) -> Vec<usize> {
         self.doors.iter().map(|door| door.listener).collect()
+    }
+
+    fn connect_failures(&self, backend: usize, server: usize) -> u64 {
+        self.plan.backends[backend].members[server].board.connect_failures()
     }
 
     fn is_turning(&mut self) -> bool {

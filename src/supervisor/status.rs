@@ -1,5 +1,7 @@
 //! What the relay says about itself.
 
+use std::net::SocketAddr;
+
 use crate::config::Server;
 use crate::control::{ListenerState, ListenerStatus, RelayStatus, ServerStatus, WorkerStatus};
 use crate::worker::plan::Route;
@@ -51,7 +53,7 @@ impl Supervisor {
                     name: server.name.clone(),
                     address: server.address.to_string(),
                     resolved: member.addresses.iter().map(ToString::to_string).collect(),
-                    state: state(server).to_owned(),
+                    state: state(server, &member.addresses).to_owned(),
                     weight: server.weight,
                     sessions: board.sessions().into(),
                     sessions_total: board.sessions_total(),
@@ -78,8 +80,9 @@ impl Supervisor {
 }
 
 /// What its configuration makes of a server. Workers judge its health each for itself.
-const fn state(server: &Server) -> &'static str {
+const fn state(server: &Server, addresses: &[SocketAddr]) -> &'static str {
     match server {
+        _ if addresses.is_empty() => "no address yet",
         Server { weight: 0, .. } => "off (weight 0)",
         Server { backup: true, .. } => "backup",
         _ => "in use",

@@ -25,6 +25,7 @@ mod haproxy;
 mod injection;
 mod lifecycle;
 mod limits;
+mod names;
 mod ports;
 mod refusals;
 mod rules;

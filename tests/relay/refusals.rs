@@ -96,9 +96,3 @@ fn an_unreachable_server_does_not_stop_the_relay() {
     assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(relay.status()["total"]["ended"]["connect_refused"], 1);
 }
-
-#[test]
-fn a_name_without_an_address_is_said_at_the_start() {
-    let arguments = ["run", "--listen", "127.0.0.1:0", "--server", "no-such-host.invalid:443"];
-    refused(&arguments, 1, &["no-such-host.invalid"]);
-}

@@ -8,11 +8,12 @@ use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
     Backend, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Network, Networks, Overrides,
-    Server, Timeouts,
+    Prefer, Server, Timeouts,
 };
 use crate::op::SpliceMode;
 
 use super::report::{NoteKind, Report};
+use super::resolvers;
 use super::sections::{Kind, Mode, Proxy, Sections, Set, Settings, Wait};
 use super::server::ServerLine;
 
@@ -24,13 +25,15 @@ pub(super) fn config(
     sections: Sections,
     overrides: &Overrides,
 ) -> Result<(Config, Report), Vec<Fault>> {
-    let Sections { global, proxies, report } = sections;
+    let Sections { global, proxies, resolvers, mut report } = sections;
+    let mut dns = resolvers::dns(&resolvers, &mut report);
     let mut mapping = Mapping {
         report,
         faults: Vec::new(),
         spans: Spans::new(),
         backends: Vec::new(),
         by_name: HashMap::new(),
+        prefer: None,
     };
     let socket = mapping.socket(global.socket.as_ref());
     let global = mapping.global(&global);
@@ -48,11 +51,13 @@ pub(super) fn config(
             .push(Fault::new("there is nothing to relay: nowhere agents connect to").help(help));
     }
     mapping.farewell();
-    let Mapping { report, mut faults, spans, backends, .. } = mapping;
+    let Mapping { report, mut faults, spans, backends, prefer, .. } = mapping;
+    dns.prefer = prefer.unwrap_or(dns.prefer);
     let config = Config {
         global: overrides.over(global),
         listeners,
         backends,
+        dns,
         control: Control { socket: overrides.control.clone().or(socket) },
         log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
     };
@@ -68,6 +73,8 @@ struct Mapping {
     spans: Spans,
     backends: Vec<Backend>,
     by_name: HashMap<String, usize>,
+    /// What the servers say of the kind of their addresses; the last is right.
+    prefer: Option<Prefer>,
 }
 
 impl Mapping {
@@ -233,6 +240,10 @@ impl Mapping {
         let options = &line.options;
         self.mapped(&line.name, "[[server]]");
         self.check(line);
+        if let Some(prefer) = options.prefer {
+            self.mapped(&line.name, "[dns] prefer, for all servers");
+            self.prefer = Some(prefer);
+        }
         Server {
             name: line.name.value.clone(),
             weight: options.weight.unwrap_or(crate::config::WEIGHT_DEFAULT),
@@ -404,7 +415,8 @@ impl Mapping {
 
     /// What concerns no single line.
     fn farewell(&mut self) {
-        let text = "make it `fanin reload`, which looks names up again and touches no connection";
+        let text = "not needed any more, remove it: names are looked up again when their time to \
+                    live is over, and when connects to their servers fail";
         self.report.note(NoteKind::Danger, 0, "the cron job that reloads HAProxy", text);
     }
 }

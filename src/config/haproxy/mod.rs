@@ -1,7 +1,7 @@
 //! The configuration that an operator had with HAProxy, as ours.
 //!
 //! The text is cut into words (`lexer`), read section by section (`sections`, by the table of
-//! `keywords`; `global`, `proxy`, `bind`, `server` and `rules` know the single lines), and only then turned into a
+//! `keywords`; `global`, `proxy`, `bind`, `server`, `resolvers` and `rules` know the single lines), and only then turned into a
 //! [`Config`] (`mapping`). Nothing is dropped in silence: what has no counterpart is refused with
 //! its place and the remedy, or, where that is harmless, named in the [`Report`] with the reason.
 //!
@@ -14,6 +14,7 @@ mod lexer;
 mod mapping;
 mod proxy;
 mod report;
+mod resolvers;
 mod rules;
 mod sections;
 mod server;

@@ -1,4 +1,4 @@
-//! What single lines of `defaults`, the proxies and `resolvers` say. A value is judged here; what it
+//! What single lines of `defaults` and the proxies say. A value is judged here; what it
 //! means for the relay is `mapping`'s affair.
 
 use std::time::Duration;
@@ -227,53 +227,6 @@ impl Reader {
         // What stands behind `stats auth` is a secret.
         let text = "there is no statistics page yet; `fanin status` shows the same";
         self.note(NoteKind::Ignored, line, line.said(2), text);
-    }
-
-    // `resolvers`
-
-    pub(super) fn nameserver(&mut self, line: &Line) {
-        self.note(
-            NoteKind::Ignored,
-            line,
-            line.said(99),
-            "the name servers of /etc/resolv.conf are asked",
-        );
-    }
-
-    pub(super) fn parse_resolv_conf(&mut self, line: &Line) {
-        self.note(
-            NoteKind::Mapped,
-            line,
-            line.said(1),
-            "the name servers of /etc/resolv.conf are asked",
-        );
-    }
-
-    pub(super) fn hold(&mut self, line: &Line) {
-        self.note(
-            NoteKind::Ignored,
-            line,
-            line.said(99),
-            "names are looked up at the start and at each reload",
-        );
-    }
-
-    pub(super) fn resolve_retries(&mut self, line: &Line) {
-        self.note(
-            NoteKind::Ignored,
-            line,
-            line.said(2),
-            "names are looked up at the start and at each reload",
-        );
-    }
-
-    fn resolvers_timeout(&mut self, line: &Line) {
-        self.note(
-            NoteKind::Ignored,
-            line,
-            line.said(99),
-            "names are looked up at the start and at each reload",
-        );
     }
 
     // Values

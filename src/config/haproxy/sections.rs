@@ -11,6 +11,7 @@ use crate::config::value;
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
 use super::report::{NoteKind, Report};
+use super::resolvers::Resolvers;
 use super::rules::{Acls, Verdict};
 use super::server::{ServerLine, ServerOptions};
 
@@ -150,6 +151,7 @@ pub(super) struct Global {
 pub(super) struct Sections {
     pub(super) global: Global,
     pub(super) proxies: Vec<Proxy>,
+    pub(super) resolvers: Resolvers,
     pub(super) report: Report,
 }
 

@@ -1,7 +1,7 @@
 //! `server`, `server-template` and `default-server` lines (manual, 5.2).
 
-use crate::config::ServerAddress;
 use crate::config::value::{self, Refusal};
+use crate::config::{Prefer, ServerAddress};
 
 use super::lexer::{self, Line, Word};
 use super::report::NoteKind;
@@ -23,6 +23,7 @@ pub(super) struct ServerOptions {
     pub(super) maxconn: Option<u32>,
     pub(super) check: Option<bool>,
     pub(super) check_port: Option<u16>,
+    pub(super) prefer: Option<Prefer>,
 }
 
 /// What becomes of an option.
@@ -37,7 +38,8 @@ enum Treatment {
 use Treatment::{Ignore, Refuse, Take};
 
 const UNCHECKED: &str = "servers are judged by the connects of sessions";
-const NAMES: &str = "names are looked up at the start and at each reload";
+const NAMES: &str = "every name is looked up again for as long as the relay runs: [dns]";
+const FIRST: &str = "the relay starts without an answer, and keeps the last good one";
 const TLS: &str = "remove what concerns TLS: agents speak it with the server themselves, and check \
                    its certificate";
 
@@ -83,11 +85,24 @@ const OPTIONS: &[(&str, Treatment)] = &[
     ("check-sni", Ignore(1, UNCHECKED)),
     ("check-alpn", Ignore(1, UNCHECKED)),
     ("check-proto", Ignore(1, UNCHECKED)),
-    ("init-addr", Ignore(1, NAMES)),
+    ("init-addr", Ignore(1, FIRST)),
     ("resolvers", Ignore(1, NAMES)),
-    ("resolve-prefer", Ignore(1, "the addresses are tried in the order of the system's look-up")),
-    ("resolve-net", Ignore(1, NAMES)),
-    ("resolve-opts", Ignore(1, NAMES)),
+    (
+        "resolve-prefer",
+        Take(1, |reader, options, word, value| {
+            options.prefer = match value {
+                "ipv4" => Some(Prefer::Ipv4),
+                "ipv6" => Some(Prefer::Ipv6),
+                _ => {
+                    let refusal = Refusal::new("no kind of address", "write ipv4 or ipv6");
+                    reader.refuse_word(word, &refusal);
+                    None
+                }
+            };
+        }),
+    ),
+    ("resolve-net", Ignore(1, "all addresses of the name are used, in turn")),
+    ("resolve-opts", Ignore(1, "all addresses of the name are used, in turn")),
     ("id", Ignore(1, "names serve as identities")),
     ("init-state", Ignore(1, UNCHECKED)),
     ("enabled", Ignore(0, "that is what it is")),

@@ -72,7 +72,7 @@ fn the_page_as_a_user_runs_it_is_taken_over_whole() {
         "12: this cuts agents that keep their connections",
         "13: this cuts agents that keep their connections",
         "31: a check of port 80 says nothing of port 443",
-        "0: make it `fanin reload`",
+        "0: not needed any more, remove it",
     ] {
         assert!(dangers.iter().any(|said| said.starts_with(expected)), "{expected}: {dangers:#?}");
     }
@@ -303,4 +303,26 @@ fn the_report_names_lines_and_reasons() {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     assert!(!text.contains('\u{1b}'));
+}
+
+#[test]
+fn resolvers_become_the_dns_of_the_relay() {
+    let (config, report) = good(
+        "resolvers one\n nameserver a 10.0.0.2:5353\n nameserver b udp@[2001:db8::1]:53\n \
+         resolve_retries 3\n timeout retry 500ms\n timeout resolve 1s\n hold valid 10m\n hold nx 30s\n\
+         resolvers two\n nameserver c 10.0.0.2:5353\n parse-resolv-conf\n\
+         listen l\n bind :3834\n timeout client 2m\n timeout server 2m\n timeout connect 5s\n \
+         server s a.example:443 resolvers one resolve-prefer ipv6 init-addr last,libc,none\n",
+    );
+    let dns = &config.dns;
+    let asked: Vec<String> = dns.nameservers.iter().map(ToString::to_string).collect();
+    assert_eq!(asked, ["10.0.0.2:5353", "[2001:db8::1]:53"]);
+    assert_eq!((dns.retries, dns.timeout), (3, Duration::from_millis(500)));
+    assert_eq!(dns.ttl_max, Duration::from_secs(600));
+    assert_eq!(dns.prefer, crate::config::Prefer::Ipv6);
+    let ignored: Vec<usize> = report.of(NoteKind::Ignored).iter().map(|note| note.line).collect();
+    assert_eq!(ignored, [6, 8, 17, 17], "timeout resolve, hold nx, resolvers, init-addr");
+    let dangers = danger(&report);
+    assert_eq!(dangers.len(), 2, "{dangers:?}");
+    assert_eq!(dangers[1], "11: the name servers that are listed are asked alone");
 }

@@ -1,6 +1,7 @@
 //! The relay as a process, and peers named by what they do. Everything listens on port 0.
 
 pub mod hosts;
+pub mod nameserver;
 pub mod peers;
 pub mod relay;
 pub mod strace;
