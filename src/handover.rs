@@ -60,6 +60,8 @@ pub struct ToRelay {
     pub names: KnownNames,
     /// In the order of the configuration's addresses.
     pub sockets: Vec<Shared>,
+    /// Where statistics are served.
+    pub pages: Vec<Shared>,
     /// The control socket: its number and its path.
     pub control: Option<(RawFd, PathBuf)>,
     /// The socket on which parent and relay talk.
@@ -79,6 +81,7 @@ pub struct ToParent {
     /// What is known of the names in it.
     pub names: KnownNames,
     pub sockets: Vec<Shared>,
+    pub pages: Vec<Shared>,
     /// What keeps a second instance away; see `parent::claim`.
     pub claims: Vec<(SocketAddr, RawFd)>,
     /// The control socket: its number, its path and the number of its file.
@@ -193,12 +196,14 @@ impl Handover {
         match self {
             Self::Relay(left) => {
                 let mut numbers = shared(&left.sockets);
+                numbers.extend(shared(&left.pages));
                 numbers.push(left.link);
                 numbers.extend(left.control.iter().map(|(number, _)| *number));
                 numbers
             }
             Self::Parent(left) => {
                 let mut numbers = shared(&left.sockets);
+                numbers.extend(shared(&left.pages));
                 numbers.extend(left.claims.iter().map(|(_, number)| *number));
                 numbers.extend(left.control.iter().map(|(number, ..)| *number));
                 numbers.extend(left.generations.iter().map(|generation| generation.link));

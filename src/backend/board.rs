@@ -2,6 +2,9 @@
 //! and never for a byte.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::histogram::{Histogram, Times};
 
 /// One server's public record. All workers write it, anyone may read it.
 #[derive(Debug)]
@@ -12,22 +15,70 @@ pub struct Board {
     /// `backend/server`: who this is, for people.
     name: String,
     sessions: AtomicU32,
+    sessions_max: AtomicU32,
     sessions_total: AtomicU64,
     connect_failures: AtomicU64,
+    retries: AtomicU64,
+    redispatches: AtomicU64,
+    client_aborts: AtomicU64,
+    server_aborts: AtomicU64,
     bytes_to_server: AtomicU64,
     bytes_from_server: AtomicU64,
+    connects: Histogram,
+    durations: Histogram,
+}
+
+/// What a [`Board`] has counted, as read at one time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Being connected or established now, and at most so far.
+    pub sessions: u32,
+    pub sessions_max: u32,
+    /// Established so far.
+    pub sessions_total: u64,
+    /// Attempts to connect that failed.
+    pub connect_failures: u64,
+    /// Attempts that were not a session's first.
+    pub retries: u64,
+    /// Times a session went elsewhere after an attempt here had failed.
+    pub redispatches: u64,
+    /// Sessions that one of the two ended before they were whole.
+    pub client_aborts: u64,
+    pub server_aborts: u64,
+    /// Of ended sessions.
+    pub bytes_to_server: u64,
+    pub bytes_from_server: u64,
+    /// How long connects took that succeeded.
+    pub connects: Times,
+    /// How long sessions lasted, from the accept to the end.
+    pub durations: Times,
+}
+
+/// Who ended a session before it was whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Culprit {
+    Client,
+    Server,
+    Nobody,
 }
 
 impl Board {
     /// A record of nothing yet.
-    pub const fn new(name: String) -> Self {
+    pub fn new(name: String) -> Self {
         Self {
             name,
             sessions: AtomicU32::new(0),
+            sessions_max: AtomicU32::new(0),
             sessions_total: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
+            redispatches: AtomicU64::new(0),
+            client_aborts: AtomicU64::new(0),
+            server_aborts: AtomicU64::new(0),
             bytes_to_server: AtomicU64::new(0),
             bytes_from_server: AtomicU64::new(0),
+            connects: Histogram::default(),
+            durations: Histogram::default(),
         }
     }
 
@@ -45,7 +96,12 @@ impl Board {
     pub fn acquire(&self, maxconn: Option<u32>) -> bool {
         let limit = maxconn.unwrap_or(u32::MAX);
         let more = |sessions: u32| (sessions < limit).then_some(sessions + 1);
-        self.sessions.fetch_update(Relaxed, Relaxed, more).is_ok()
+        let Ok(before) = self.sessions.fetch_update(Relaxed, Relaxed, more) else { return false };
+        // Read first: a record is rare, and a read keeps the line shared.
+        if self.sessions_max.load(Relaxed) <= before {
+            self.sessions_max.fetch_max(before + 1, Relaxed);
+        }
+        true
     }
 
     /// Gives back the place of a session that was never established.
@@ -59,15 +115,32 @@ impl Board {
         self.sessions.fetch_sub(1, Relaxed);
     }
 
-    /// A session was established.
-    pub fn established(&self) {
+    /// A session was established, after a connect that took so long.
+    pub fn established(&self, took: Duration) {
         self.sessions_total.fetch_add(1, Relaxed);
+        self.connects.note(took);
     }
 
-    /// Adds what an ended session carried.
-    pub fn carried(&self, to_server: u64, from_server: u64) {
+    /// A further attempt is made here.
+    pub fn retried(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
+    /// A session that failed to connect here goes elsewhere.
+    pub fn left(&self) {
+        self.redispatches.fetch_add(1, Relaxed);
+    }
+
+    /// Adds what an ended session carried, who ended it, and how long it lasted.
+    pub fn carried(&self, [to_server, from_server]: [u64; 2], culprit: Culprit, took: Duration) {
+        self.durations.note(took);
         self.bytes_to_server.fetch_add(to_server, Relaxed);
         self.bytes_from_server.fetch_add(from_server, Relaxed);
+        match culprit {
+            Culprit::Client => self.client_aborts.fetch_add(1, Relaxed),
+            Culprit::Server => self.server_aborts.fetch_add(1, Relaxed),
+            Culprit::Nobody => 0,
+        };
     }
 
     /// Sessions being connected or established now.
@@ -75,19 +148,27 @@ impl Board {
         self.sessions.load(Relaxed)
     }
 
-    /// Sessions established so far.
-    pub fn sessions_total(&self) -> u64 {
-        self.sessions_total.load(Relaxed)
-    }
-
     /// Attempts to connect that failed.
     pub fn connect_failures(&self) -> u64 {
         self.connect_failures.load(Relaxed)
     }
 
-    /// Bytes delivered to the server and taken from it, by ended sessions.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.bytes_to_server.load(Relaxed), self.bytes_from_server.load(Relaxed))
+    /// Everything, as it is now.
+    pub fn read(&self) -> Tally {
+        Tally {
+            sessions: self.sessions(),
+            sessions_max: self.sessions_max.load(Relaxed),
+            sessions_total: self.sessions_total.load(Relaxed),
+            connect_failures: self.connect_failures(),
+            retries: self.retries.load(Relaxed),
+            redispatches: self.redispatches.load(Relaxed),
+            client_aborts: self.client_aborts.load(Relaxed),
+            server_aborts: self.server_aborts.load(Relaxed),
+            bytes_to_server: self.bytes_to_server.load(Relaxed),
+            bytes_from_server: self.bytes_from_server.load(Relaxed),
+            connects: self.connects.read(),
+            durations: self.durations.read(),
+        }
     }
 }
 
@@ -103,6 +184,7 @@ mod tests {
         board.release_failed();
         assert!(board.acquire(Some(2)));
         board.release();
-        assert_eq!((board.sessions(), board.connect_failures()), (1, 1));
+        let tally = board.read();
+        assert_eq!((tally.sessions, tally.sessions_max, tally.connect_failures), (1, 2, 1));
     }
 }

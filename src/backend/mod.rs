@@ -8,10 +8,12 @@ pub mod backoff;
 pub mod board;
 pub mod choose;
 mod health;
+pub mod histogram;
 pub mod ports;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use board::Board;
 use choose::Turn;
@@ -140,11 +142,11 @@ impl Backends {
         })
     }
 
-    /// The session's connect succeeded.
-    pub fn on_connected(&mut self, id: ServerId) {
+    /// The session's connect succeeded; it took so long.
+    pub fn on_connected(&mut self, id: ServerId, took: Duration) {
         let server = self.server(id);
         server.health.on_success();
-        server.member.board.established();
+        server.member.board.established(took);
     }
 
     /// The session's connect failed for a reason that is the server's; its place is given back.

@@ -20,6 +20,8 @@ pub(super) enum Place {
     Listener(usize),
     /// An address of a listener.
     Bind(usize, usize),
+    /// An address of the statistics.
+    Stats(usize),
     /// The name of a backend.
     Backend(usize),
     /// The name of a server: backend, server.
@@ -36,7 +38,7 @@ pub(super) fn judge(config: &Config, spans: &Spans) -> Vec<Fault> {
     let mut judge = Judge { spans, faults: Vec::new() };
     judge.global(config);
     judge.listener_names(&config.listeners);
-    judge.bind_addresses(&config.listeners);
+    judge.bind_addresses(config);
     for (index, backend) in config.backends.iter().enumerate() {
         judge.servers(index, backend);
     }
@@ -107,24 +109,24 @@ impl Judge<'_> {
         }
     }
 
-    fn bind_addresses(&mut self, listeners: &[Listener]) {
+    fn bind_addresses(&mut self, config: &Config) {
+        let listeners = config.listeners.iter().enumerate().flat_map(|(index, listener)| {
+            let place = move |(nth, address)| (Place::Bind(index, nth), address);
+            listener.bind.iter().enumerate().map(place)
+        });
+        let stats = config.stats.bind.iter().enumerate();
+        let stats = stats.map(|(nth, address)| (Place::Stats(nth), address));
         let mut seen = HashMap::new();
-        for (index, listener) in listeners.iter().enumerate() {
-            for (nth, &address) in listener.bind.iter().enumerate() {
-                let place = Place::Bind(index, nth);
-                // On port 0 the kernel gives each its own.
-                if address.port() == 0 {
-                    continue;
-                }
-                if let Some(earlier) = seen.insert(address, place) {
-                    self.clash(
-                        place,
-                        earlier,
-                        format!("{address} is listened on twice"),
-                        "the kernel would share its connections out at random",
-                        "give each listener an address or a port of its own",
-                    );
-                }
+        // On port 0 the kernel gives each its own.
+        for (place, address) in listeners.chain(stats).filter(|(_, address)| address.port() != 0) {
+            if let Some(earlier) = seen.insert(address, place) {
+                self.clash(
+                    place,
+                    earlier,
+                    format!("{address} is listened on twice"),
+                    "the kernel would share its connections out at random",
+                    "give each listener an address or a port of its own",
+                );
             }
         }
     }

@@ -74,6 +74,7 @@ pub(super) struct Tables {
     pub(super) listener: Option<Vec<Spanned<ListenerTable>>>,
     pub(super) backend: Option<BTreeMap<Spanned<String>, BackendTable>>,
     pub(super) dns: Option<DnsTable>,
+    pub(super) stats: Option<StatsTable>,
     pub(super) control: Option<ControlTable>,
     pub(super) log: Option<LogTable>,
 }
@@ -158,6 +159,12 @@ pub(super) struct DnsTable {
     pub(super) ttl_min: Option<Value>,
     pub(super) ttl_max: Option<Value>,
     pub(super) addresses_max: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatsTable {
+    pub(super) bind: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -317,7 +324,7 @@ fn misfit(error: &toml::de::Error) -> Fault {
     let help = if message.ends_with("expected a sequence") {
         "write the table with two brackets, there may be several: [[listener]], [[backend.NAME.server]]"
     } else {
-        "tables: [global], [[listener]], [backend.NAME], [[backend.NAME.server]], [dns], [control], [log]"
+        "tables: [global], [[listener]], [backend.NAME], [[backend.NAME.server]], [dns], [stats], [control], [log]"
     };
     Fault::new("this is not what belongs here").at(span, message).help(help)
 }

@@ -81,6 +81,7 @@ pub struct Config {
     /// At least one, each with at least one server.
     pub backends: Vec<Backend>,
     pub dns: Dns,
+    pub stats: Stats,
     pub control: Control,
     pub log: Log,
 }
@@ -100,6 +101,7 @@ impl Config {
             listeners: vec![Listener::new(listen.to_vec(), 0)],
             backends: vec![backend],
             dns: Dns::default(),
+            stats: Stats::default(),
             control: Control { socket: overrides.control.clone() },
             log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
         };
@@ -508,6 +510,13 @@ pub enum Prefer {
     /// IPv6; IPv4 if there are no others.
     Ipv6,
     Both,
+}
+
+/// Statistics over HTTP: a page, metrics, HAProxy's CSV, health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Where; empty is nowhere.
+    pub bind: Vec<SocketAddr>,
 }
 
 /// The socket through which `fanin status` and its siblings speak to a running relay.

@@ -1,6 +1,8 @@
 //! The way from the tables of a file to the [`Config`]: each value judged, each default filled in,
 //! each fault noted with its place.
 
+mod process;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -10,13 +12,13 @@ use toml::Spanned;
 use super::check::{self, Place, Spans};
 use super::error::Fault;
 use super::file::{
-    BackendTable, DnsTable, GlobalTable, ListenerTable, LogTable, PerSourceTable, SMALLEST,
-    ServerTable, Tables, Value, Written, structure,
+    BackendTable, ListenerTable, PerSourceTable, SMALLEST, ServerTable, Tables, Value, Written,
+    structure,
 };
 use super::value::{self, Refusal};
 use super::{
-    Backend, Config, Control, Dns, Global, Listener, Log, Network, Overrides, PerSource, Server,
-    Source, SourcePorts, Timeouts,
+    Backend, Config, Control, Listener, Log, Network, Overrides, PerSource, Server, Source,
+    SourcePorts, Timeouts,
 };
 
 /// Listening addresses in all: each is a socket in every worker.
@@ -70,6 +72,7 @@ impl Reader {
             listeners,
             backends,
             dns: self.dns(tables.dns.as_ref()),
+            stats: self.stats(tables.stats.as_ref()),
             control: Control { socket: overrides.control.clone().or(socket) },
             log: Log { format: overrides.log_format.unwrap_or(log.format), ..log },
         }
@@ -91,135 +94,16 @@ impl Reader {
         });
     }
 
-    fn dns(&mut self, table: Option<&DnsTable>) -> Dns {
-        let defaults = Dns::default();
-        let Some(table) = table else { return defaults };
-        let dns = Dns {
-            nameservers: self.nameservers(table.nameservers.as_ref()),
-            prefer: self.take("prefer", table.prefer.as_ref(), defaults.prefer, |written| {
-                text_of(|word| value::choice(word, value::PREFERENCES))(written)
-            }),
-            timeout: self.take(
-                "timeout",
-                table.timeout.as_ref(),
-                defaults.timeout,
-                text_of(value::dns_timeout),
-            ),
-            retries: self.take("retries", table.retries.as_ref(), defaults.retries, |written| {
-                integer(written, 0, value::DNS_RETRIES_MAX)
-            }),
-            ttl_min: self.take(
-                "ttl_min",
-                table.ttl_min.as_ref(),
-                defaults.ttl_min,
-                text_of(value::ttl),
-            ),
-            ttl_max: self.take(
-                "ttl_max",
-                table.ttl_max.as_ref(),
-                defaults.ttl_max,
-                text_of(value::ttl),
-            ),
-            addresses_max: self.take(
-                "addresses_max",
-                table.addresses_max.as_ref(),
-                defaults.addresses_max,
-                |written| integer(written, 1, value::ADDRESSES_MAX),
-            ),
-        };
-        if let Some(written) = table.ttl_max.as_ref().or(table.ttl_min.as_ref())
-            && dns.ttl_max < dns.ttl_min
-        {
-            let (min, max) = (dns.ttl_min, dns.ttl_max);
-            let fault = Fault::new("`ttl_max` is below `ttl_min`").at(
-                written.span(),
-                format!(
-                    "ttl_min is \"{}\", ttl_max \"{}\"",
-                    value::display_duration(min),
-                    value::display_duration(max)
-                ),
-            );
-            self.faults.push(fault.help("write ttl_min no longer than ttl_max"));
-        }
-        dns
-    }
-
-    /// A list of name servers, each judged by itself.
-    fn nameservers(&mut self, value: Option<&Value>) -> Vec<SocketAddr> {
-        let values = match value.map(|value| (value, value.get_ref())) {
-            None => return Vec::new(),
-            Some((_, Written::List(list))) => list.as_slice(),
-            Some((value, _)) => std::slice::from_ref(value),
-        };
-        let each = |value| {
-            self.take("nameservers", Some(value), None, |written| {
-                text_of(value::nameserver)(written).map(Some)
-            })
-        };
-        values.iter().filter_map(each).collect()
-    }
-
-    fn log(&mut self, table: Option<&LogTable>) -> Log {
-        let defaults = Log::default();
-        let format = table.and_then(|table| table.format.as_ref());
-        let sessions = table.and_then(|table| table.sessions.as_ref());
-        Log {
-            format: self.take("format", format, defaults.format, text_of(str::parse)),
-            sessions: self.take("sessions", sessions, defaults.sessions, boolean),
-        }
-    }
-
-    fn global(&mut self, table: Option<&GlobalTable>) -> Global {
-        let defaults = Global::default();
-        let Some(table) = table else { return defaults };
-        self.place(Place::Pin, table.pin.as_ref());
-        self.place(Place::Pipes, table.pipes.as_ref());
-        Global {
-            workers: self.take("workers", table.workers.as_ref(), None, |written| {
-                auto_or(written, 1, value::WORKERS_MAX)
-            }),
-            engine: self.take(
-                "engine",
-                table.engine.as_ref(),
-                defaults.engine,
-                text_of(str::parse),
-            ),
-            splice: self.take(
-                "splice",
-                table.splice.as_ref(),
-                defaults.splice,
-                text_of(value::splice),
-            ),
-            pin: self.take("pin", table.pin.as_ref(), defaults.pin, pin),
-            maxconn: self.take("maxconn", table.maxconn.as_ref(), None, maxconn),
-            drain: self.take(
-                "drain",
-                table.drain.as_ref(),
-                defaults.drain,
-                text_of(value::duration),
-            ),
-            retire: self.take(
-                "retire",
-                table.retire.as_ref(),
-                defaults.retire,
-                text_of(value::duration),
-            ),
-            latency_budget: self.take(
-                "latency_budget",
-                table.latency_budget.as_ref(),
-                defaults.latency_budget,
-                text_of(value::latency_budget),
-            ),
-            pipe_bytes: self.take(
-                "pipe_size",
-                table.pipe_size.as_ref(),
-                defaults.pipe_bytes,
-                text_of(value::pipe_size),
-            ),
-            pipes: self.take("pipes", table.pipes.as_ref(), None, |written| {
-                auto_or(written, 0, value::PIPES_MAX)
-            }),
-        }
+    /// Each text of a list, judged by itself.
+    fn each<T>(
+        &mut self,
+        key: &str,
+        value: Option<&Value>,
+        read: impl Fn(&str) -> Result<T, Refusal>,
+    ) -> Vec<T> {
+        let one =
+            |value| self.take(key, Some(value), None, |written| text_of(&read)(written).map(Some));
+        list(value).iter().filter_map(one).collect()
     }
 
     fn listeners(
@@ -345,20 +229,13 @@ impl Reader {
 
     /// A list of networks, each judged by itself.
     fn networks(&mut self, key: &str, value: Option<&Value>) -> Vec<Network> {
-        let values = match value.map(|value| (value, value.get_ref())) {
-            None => return Vec::new(),
-            Some((_, Written::List(list))) => list.as_slice(),
-            Some((value, _)) => std::slice::from_ref(value),
-        };
+        let values = list(value);
         if values.len() > value::NETWORKS_MAX {
             let help = format!("at most {}; name larger networks", value::NETWORKS_MAX);
             let fault = Fault::new(format!("`{key}` has {} networks", values.len()));
             self.faults.push(fault.at(values[0].span(), "the list begins here").help(help));
         }
-        let each = |value| {
-            self.take(key, Some(value), None, |written| text_of(str::parse)(written).map(Some))
-        };
-        values.iter().filter_map(each).collect()
+        self.each(key, value, str::parse)
     }
 
     /// `None` if there is none; then that has been said, here or where backends are missed.
@@ -518,6 +395,15 @@ impl Reader {
         if let Some(value) = value {
             self.spans.insert(place, value.span());
         }
+    }
+}
+
+/// The values of a list; one that stands alone is a list of one.
+fn list(value: Option<&Value>) -> &[Value] {
+    match value.map(|value| (value, value.get_ref())) {
+        None => &[],
+        Some((_, Written::List(list))) => list,
+        Some((value, _)) => std::slice::from_ref(value),
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) fn config(config: &Config) -> String {
         backend(&mut out, each);
     }
     dns(&mut out, &config.dns);
+    out.table("[stats]");
+    out.list("bind", &config.stats.bind);
     out.table("[control]");
     match &config.control.socket {
         Some(path) => out.text("socket", path.display()),

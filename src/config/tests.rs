@@ -41,6 +41,9 @@ backend = "spare.site"
 [[backend."spare.site".server]]
 address = "[2001:db8::1]:443"
 
+[stats]
+bind = ["127.0.0.1:3935"]
+
 [dns]
 nameservers = ["10.0.0.2", "[::1]:5353"]
 prefer = "both"

@@ -3,6 +3,8 @@
 //! Nobody waits for a reader: lines go through a bounded queue to one thread that writes. When the
 //! queue is full they are dropped and counted, and the count is written once there is room again.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -13,6 +15,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
 
 use crate::config::{Log, LogFormat};
 use crate::metrics::SessionRecord;
@@ -25,6 +28,8 @@ pub(super) const TICK: Duration = Duration::from_millis(50);
 /// Batches that wait to be written, and the size from which a batch is sent off: 4 MiB in all.
 const BATCHES_MAX: usize = 128;
 const BATCH_BYTES: usize = 32 * 1024;
+/// Events that are kept to be shown.
+const EVENTS_MAX: usize = 50;
 /// How long the end of the process waits for a reader of the last lines.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -54,6 +59,15 @@ pub struct Logger {
     counts: Arc<Dropped>,
     /// Closed by the writer when it has written everything.
     written: Receiver<()>,
+    recent: RefCell<VecDeque<Event>>,
+}
+
+/// Something that was logged and concerned the process.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    pub time: String,
+    pub level: &'static str,
+    pub message: String,
 }
 
 #[derive(Debug)]
@@ -92,7 +106,8 @@ impl Logger {
             writer.run(&batches);
             drop(done);
         })?;
-        Ok(Self { settings, queue: Some(queue), counts, written })
+        let recent = RefCell::default();
+        Ok(Self { settings, queue: Some(queue), counts, written, recent })
     }
 
     /// What a reload says about the log.
@@ -112,11 +127,23 @@ impl Logger {
 
     /// Something that concerns the process. `message` is a sentence of ours and may hold anything.
     pub fn event(&self, level: Level, message: impl Display) {
-        let mut lines = Lines::new(self.settings.format, SystemTime::now());
+        let now = SystemTime::now();
+        let message = message.to_string();
+        let mut lines = Lines::new(self.settings.format, now);
         lines.begin(level.label());
-        lines.text("message", message);
+        lines.text("message", &message);
         lines.end();
         self.send(lines);
+        let mut recent = self.recent.borrow_mut();
+        if recent.len() == EVENTS_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(Event { time: rfc3339(now), level: level.label(), message });
+    }
+
+    /// The latest events, the last at the end.
+    pub fn recent(&self) -> Vec<Event> {
+        self.recent.borrow().iter().cloned().collect()
     }
 
     pub fn info(&self, message: impl Display) {

@@ -15,11 +15,15 @@
 
 pub mod client;
 pub mod directory;
+mod haproxy;
+mod http;
 mod link;
 mod log;
 mod lookups;
 mod names;
+mod observer;
 mod resolver;
+mod snapshot;
 mod socket;
 mod status;
 #[cfg(test)]
@@ -28,6 +32,8 @@ mod text;
 
 use std::future::pending;
 use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Runtime;
@@ -37,10 +43,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::config::{Config, Origin};
 use crate::handover::{Order, Report};
-use crate::metrics::{Counts, SessionRecord};
+use crate::metrics::SessionRecord;
 
+use http::Questions;
 use lookups::{Heard, Lookups};
+use observer::Observer;
 use resolver::Outcome;
+use snapshot::Snapshot;
 
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
@@ -113,6 +122,8 @@ pub struct Setup {
     pub log: Logger,
     /// `None` is no control socket.
     pub socket: Option<ControlSocket>,
+    /// Where statistics are served.
+    pub pages: Vec<TcpListener>,
     pub parent: Parent,
     /// One ring of ended sessions a worker; [`RECORDS_MAX`] is a good size.
     pub records: Vec<rtrb::Consumer<SessionRecord>>,
@@ -165,6 +176,8 @@ impl Control {
 const BLOCKING_THREADS_MAX: usize = 2;
 /// How often the parent is told that the workers turn.
 const PULSE_EVERY: Duration = Duration::from_secs(1);
+/// How often rates are taken.
+const OBSERVE_EVERY: Duration = Duration::from_secs(1);
 /// Commands of clients that wait to be carried out.
 const REQUESTS_MAX: usize = 16;
 
@@ -199,6 +212,7 @@ struct Loop<R> {
     loaded: SystemTime,
     last_reload: Option<ReloadStatus>,
     started: Instant,
+    began: SystemTime,
     phase: Phase,
     log: Logger,
     records: Vec<rtrb::Consumer<SessionRecord>>,
@@ -206,8 +220,11 @@ struct Loop<R> {
     listeners: Vec<String>,
     workers_left: usize,
     socket: Option<ControlSocket>,
-    /// Serves the control socket.
-    clients: Option<AbortHandle>,
+    pages: Vec<TcpListener>,
+    /// Serve the control socket and the statistics.
+    clients: Vec<AbortHandle>,
+    observer: Observer,
+    observed: Instant,
     parent: Parent,
     reports: mpsc::UnboundedSender<Report>,
     /// Earlier generations that let their sessions end.
@@ -234,12 +251,16 @@ impl<R: Relay> Loop<R> {
             loaded: SystemTime::now(),
             last_reload: None,
             started: Instant::now(),
+            began: SystemTime::now(),
             phase: Phase::Serving,
             log: setup.log,
             records: setup.records,
             workers_left: workers,
             socket: setup.socket,
-            clients: None,
+            pages: setup.pages,
+            clients: Vec::new(),
+            observer: Observer::default(),
+            observed: Instant::now(),
             parent: setup.parent,
             reports,
             retiring: Vec::new(),
@@ -255,7 +276,15 @@ impl<R: Relay> Loop<R> {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), String> {
         let (requests, mut inbox) = mpsc::channel(REQUESTS_MAX);
         if let Some(socket) = self.socket.take() {
-            self.clients = Some(tokio::spawn(socket.serve(requests.clone())).abort_handle());
+            self.clients.push(tokio::spawn(socket.serve(requests.clone())).abort_handle());
+        }
+        let (questions, mut asked) = mpsc::channel(REQUESTS_MAX);
+        for page in std::mem::take(&mut self.pages) {
+            if let Ok(address) = page.local_addr() {
+                self.log.info(format_args!("statistics on http://{address}/"));
+            }
+            let serving = tokio::spawn(http::serve(page, Questions(questions.clone())));
+            self.clients.push(serving.abort_handle());
         }
         for complaint in self.lookups.names.complaints() {
             self.log.warn(complaint);
@@ -267,6 +296,9 @@ impl<R: Relay> Loop<R> {
             tokio::select! {
                 Some(order) = orders.recv() => self.on_order(order),
                 Some(request) = inbox.recv() => self.on_request(request),
+                Some(question) = asked.recv() => {
+                    let _ = question.send(Arc::new(self.snapshot()));
+                }
                 loaded = loaded(&mut self.reload) => self.on_loaded(loaded),
                 answer = self.lookups.answer() => self.on_answer(answer),
                 _ = tick.tick() => self.on_tick(),
@@ -285,6 +317,10 @@ impl<R: Relay> Loop<R> {
         self.log.sessions(&mut self.records, &self.listeners);
         if self.phase == Phase::Serving {
             self.lookups.on_tick(&self.config, &self.relay);
+        }
+        if self.observed.elapsed() >= OBSERVE_EVERY {
+            self.observed += OBSERVE_EVERY;
+            self.observer.look(&self.relay.status());
         }
         if self.parent.watched && self.pulse.elapsed() >= PULSE_EVERY {
             self.pulse = Instant::now();
@@ -339,7 +375,7 @@ impl<R: Relay> Loop<R> {
     fn retire(&mut self, answer: String) {
         self.finish_reload(Ok(answer));
         // The successor's clients come through the same socket.
-        if let Some(clients) = self.clients.take() {
+        for clients in self.clients.drain(..) {
             clients.abort();
         }
         self.begin_drain(self.config.global.retire);
@@ -517,36 +553,6 @@ impl<R: Relay> Loop<R> {
         }
         if std::mem::take(&mut self.reload_again) && self.phase == Phase::Serving {
             self.begin_reload();
-        }
-    }
-
-    fn status(&self) -> Status {
-        let relay = self.relay.status();
-        let mut total = Counts::default();
-        for worker in &relay.workers {
-            total += &worker.counts;
-        }
-        Status {
-            version: env!("CARGO_PKG_VERSION"),
-            pid: self.parent.process,
-            relay_pid: std::process::id(),
-            generation: self.parent.generation,
-            retiring: self.retiring.clone(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            phase: match self.phase {
-                Phase::Serving => PhaseName::Serving,
-                Phase::Draining { .. } => PhaseName::Draining,
-                Phase::Stopping { .. } => PhaseName::Stopping,
-            },
-            configuration: ConfigurationStatus {
-                path: self.origin.path().map(|path| path.display().to_string()),
-                loaded: log::rfc3339(self.loaded),
-                reload: self.last_reload.clone(),
-            },
-            total,
-            relay,
-            names: self.lookups.names.status(Instant::now()),
-            log_lines_dropped: self.log.lines_dropped(),
         }
     }
 }

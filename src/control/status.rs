@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::metrics::{CloseReason, Counts, PathBytes};
+use crate::backend::histogram::Times;
+use crate::metrics::{CloseReason, Counts, PathBytes, TrafficCounts};
 
 use super::text::{Table, grouped, limit, percent, size, span};
 
@@ -85,6 +86,8 @@ pub struct ReloadStatus {
 /// What the relay itself knows.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RelayStatus {
+    /// Sessions at one time that the process takes.
+    pub maxconn: u64,
     pub listeners: Vec<ListenerStatus>,
     pub servers: Vec<ServerStatus>,
     pub workers: Vec<WorkerStatus>,
@@ -99,6 +102,7 @@ pub struct ListenerStatus {
     pub sessions: u64,
     /// `None` is no limit but the process's.
     pub maxconn: Option<u64>,
+    pub traffic: TrafficCounts,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -119,15 +123,24 @@ pub struct ServerStatus {
     pub address: String,
     /// What the address stands for.
     pub resolved: Vec<String>,
-    /// A word, such as `up`, `backup` or `gone`.
+    /// A word, such as `in use`, `backup` or `off`.
     pub state: String,
     pub weight: u16,
+    pub backup: bool,
     pub sessions: u64,
+    pub sessions_max: u64,
     pub sessions_total: u64,
     pub maxconn: Option<u64>,
     pub connect_failures: u64,
+    pub retries: u64,
+    pub redispatches: u64,
+    pub client_aborts: u64,
+    pub server_aborts: u64,
     pub bytes_to_server: u64,
     pub bytes_from_server: u64,
+    /// How long connects took, and sessions.
+    pub connects: Times,
+    pub durations: Times,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -390,6 +403,7 @@ pub(super) mod tests {
             counts: counts(accepted),
         };
         RelayStatus {
+            maxconn: 4096,
             listeners: vec![ListenerStatus {
                 name: "agents".to_owned(),
                 addresses: vec!["0.0.0.0:3834".to_owned()],
@@ -397,6 +411,7 @@ pub(super) mod tests {
                 state: ListenerState::Accepting,
                 sessions: 34,
                 maxconn: None,
+                traffic: TrafficCounts::default(),
             }],
             servers: vec![ServerStatus {
                 backend: "intake".to_owned(),
@@ -405,18 +420,26 @@ pub(super) mod tests {
                 resolved: vec!["192.0.2.7:443".to_owned()],
                 state: "up".to_owned(),
                 weight: 1,
+                backup: false,
                 sessions: 34,
+                sessions_max: 99,
                 sessions_total: 1_234_567,
                 maxconn: Some(10_000),
                 connect_failures: 2,
+                retries: 1,
+                redispatches: 0,
+                client_aborts: 3,
+                server_aborts: 4,
                 bytes_to_server: 2048,
                 bytes_from_server: 1023,
+                connects: Times::default(),
+                durations: Times::default(),
             }],
             workers: vec![worker(0, 1_000_000), worker(1, 234_567)],
         }
     }
 
-    fn status() -> Status {
+    pub(in crate::control) fn status() -> Status {
         let relay = relay_status();
         let mut total = Counts::default();
         for worker in &relay.workers {

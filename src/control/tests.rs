@@ -34,6 +34,17 @@ impl Drop for Scratch {
     }
 }
 
+/// A relay that has done something.
+pub(super) fn snapshot() -> Snapshot {
+    Snapshot {
+        status: status::tests::status(),
+        started: 1_787_000_000,
+        rates: Observer::default().rates().clone(),
+        history: Vec::new(),
+        events: Vec::new(),
+    }
+}
+
 /// What the relay was told.
 #[derive(Debug, PartialEq, Eq)]
 enum Told {
@@ -138,6 +149,7 @@ impl Fixture {
             config,
             names: Names::default(),
             log: Logger::to(Log::default(), log).expect("a logger"),
+            pages: Vec::new(),
             socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
             parent: Parent { process: 4711, generation: 3, watched: false, link: None },
             records: Vec::new(),
@@ -369,6 +381,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         names: Names::default(),
         origin,
         log: Logger::to(Log::default(), log).expect("a logger"),
+        pages: Vec::new(),
         socket: None,
         parent: Parent { process: 4711, generation: 1, watched: false, link: None },
         records: vec![records],

@@ -4,6 +4,8 @@
 //! worker and adds them up. What all workers write, the record of a server, is in
 //! [`crate::backend::board`].
 
+mod traffic;
+
 use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use crate::backend::board::Board;
 use crate::engine::EngineStats;
 use crate::op::{Flow, ListenerId, Path};
 pub use crate::session::{CloseReason, Report};
+pub use traffic::{Traffic, TrafficCounts, culprit};
 
 /// A count that one thread writes and any thread reads. No read-modify-write: there is no other
 /// writer to lose against, and a locked instruction costs some 20 cycles on the data path.

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use crate::config::Config;
 use crate::handover::Shared;
 use crate::supervisor::StartError;
 use crate::sys::{process, socket};
@@ -33,21 +32,20 @@ pub(super) struct Doors(Vec<Door>);
 pub(super) type Found = Vec<(SocketAddr, OwnedFd)>;
 
 impl Doors {
-    /// The doors that a configuration needs: those that are there already stay, what is missing is
-    /// bound and does not listen yet. What is not in the result is closed when `self` is dropped;
+    /// The doors at these addresses: those that are there already stay, what is missing is bound and
+    /// does not listen yet. What is not in the result is closed when `self` is dropped;
     /// when the result is dropped instead, only what is new in it is closed.
     ///
     /// # Errors
     /// When an address cannot be had.
     pub(super) fn next(
         &self,
-        config: &Config,
+        binds: impl Iterator<Item = SocketAddr>,
         workers: u16,
         found: &mut Found,
     ) -> Result<Self, StartError> {
         let mut old = self.0.clone();
-        let binds = config.listeners.iter().flat_map(|listener| &listener.bind);
-        let door = |&bind: &SocketAddr| {
+        let door = |bind: SocketAddr| {
             let mut door = match old.iter().position(|door| door.bind == bind) {
                 Some(at) => old.remove(at),
                 None => Door::open(bind, found)?,
@@ -79,12 +77,14 @@ impl Doors {
         self.0.iter().filter_map(claim).collect()
     }
 
-    /// The doors that the parent before left.
-    pub(super) fn inherit(shared: Vec<Shared>, claims: Vec<(SocketAddr, i32)>) -> Self {
-        let mut claims: Vec<_> = claims
-            .into_iter()
-            .map(|(bind, number)| (bind, Rc::new(Claim::from(process::inherited(number)))))
-            .collect();
+    /// What kept a second instance away from the parent before.
+    pub(super) fn inherit_claims(claims: Vec<(SocketAddr, i32)>) -> Vec<(SocketAddr, Rc<Claim>)> {
+        let claim = |number| Rc::new(Claim::from(process::inherited(number)));
+        claims.into_iter().map(|(bind, number)| (bind, claim(number))).collect()
+    }
+
+    /// The doors that the parent before left; each takes its claim out of those.
+    pub(super) fn inherit(shared: Vec<Shared>, claims: &mut Vec<(SocketAddr, Rc<Claim>)>) -> Self {
         let door = |shared: Shared| {
             let mine = claims.iter().position(|(bind, _)| *bind == shared.bind);
             Door {
@@ -145,21 +145,17 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Overrides;
 
-    fn config(binds: &str) -> Config {
-        let text = format!(
-            "[[listener]]\nbind = [{binds}]\n[[backend.b.server]]\naddress = \"192.0.2.1:443\"\n"
-        );
-        Config::from_text("test.toml".as_ref(), &text, &Overrides::default()).unwrap()
+    fn next(doors: &Doors, binds: &[&str], workers: u16) -> Doors {
+        let binds = binds.iter().map(|bind| bind.parse().unwrap());
+        doors.next(binds, workers, &mut Vec::new()).unwrap()
     }
 
     #[test]
     fn a_door_that_stays_keeps_its_sockets_though_workers_come_and_go() {
-        let (one, both) = (config("\"127.0.0.1:0\""), config("\"[::1]:0\", \"127.0.0.1:0\""));
-        let first = Doors::default().next(&one, 3, &mut Vec::new()).unwrap();
-        let fewer = first.next(&both, 2, &mut Vec::new()).unwrap();
-        let more = fewer.next(&one, 4, &mut Vec::new()).unwrap();
+        let first = next(&Doors::default(), &["127.0.0.1:0"], 3);
+        let fewer = next(&first, &["[::1]:0", "127.0.0.1:0"], 2);
+        let more = next(&fewer, &["127.0.0.1:0"], 4);
         let numbers = |doors: &Doors, at: usize| doors.shared()[at].numbers.clone();
         assert_eq!(numbers(&first, 0), numbers(&fewer, 1));
         assert_eq!(numbers(&fewer, 0).len(), 2);
@@ -172,8 +168,8 @@ mod tests {
         let brought = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = brought.local_addr().unwrap();
         let mut found = vec![(address, OwnedFd::from(brought))];
-        let config = config(&format!("\"{address}\""));
-        let doors = Doors::default().next(&config, 2, &mut found).unwrap();
+        let binds = std::iter::once(address);
+        let doors = Doors::default().next(binds, 2, &mut found).unwrap();
         assert!(found.is_empty() && doors.has(address));
         assert_eq!(doors.shared()[0].numbers.len(), 1);
     }

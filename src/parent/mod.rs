@@ -88,6 +88,8 @@ struct Parent {
     /// What the relay processes have learnt of its names.
     names: KnownNames,
     doors: Doors,
+    /// Where statistics are served.
+    pages: Doors,
     found: Found,
     control: Option<ControlSocket>,
     children: Vec<Child>,
@@ -118,6 +120,7 @@ impl Parent {
             config,
             names: Vec::new(),
             doors: Doors::default(),
+            pages: Doors::default(),
             found: Vec::new(),
             control: None,
             children: Vec::new(),

@@ -34,6 +34,7 @@ pub(super) struct Renewal {
     reason: Reason,
     config: Config,
     doors: Doors,
+    pages: Doors,
     /// Another control socket than before.
     control: Option<Option<ControlSocket>>,
     /// Why it does not start, in its own words, and the exit code for that.
@@ -48,7 +49,10 @@ impl Parent {
     /// When that cannot be; everything is as it was.
     pub(super) fn renew(&mut self, reason: Reason, config: Config) -> Result<(), StartError> {
         let workers = supervisor::workers(&config)?;
-        let doors = self.doors.next(&config, workers, &mut self.found)?;
+        let binds = config.listeners.iter().flat_map(|listener| listener.bind.iter().copied());
+        let doors = self.doors.next(binds, workers, &mut self.found)?;
+        let pages = config.stats.bind.iter().copied();
+        let pages = self.pages.next(pages, 1, &mut self.found)?;
         let control = self.control_for(&config, doors.port())?;
         let serving = control.as_ref().unwrap_or(&self.control).as_ref();
         let number = self.generations + 1;
@@ -59,6 +63,7 @@ impl Parent {
             config: config.render(),
             names: self.names.clone(),
             sockets: doors.shared(),
+            pages: pages.shared(),
             control: serving.map(ControlSocket::leave),
             link: -1,
             watched: manager::is_watching(),
@@ -72,8 +77,16 @@ impl Parent {
         self.generations = number;
         self.children.push(child);
         let deadline = later(START_PATIENCE);
-        self.renewal =
-            Some(Renewal { number, reason, config, doors, control, failure: None, deadline });
+        self.renewal = Some(Renewal {
+            number,
+            reason,
+            config,
+            doors,
+            pages,
+            control,
+            failure: None,
+            deadline,
+        });
         Ok(())
     }
 
@@ -140,6 +153,7 @@ impl Parent {
         // What is not a door any more is closed here first, so that the generation that still
         // serves it empties its queue and closes it last.
         self.doors = renewal.doors;
+        self.pages = renewal.pages;
         if let Some(control) = renewal.control {
             self.control = control;
         }

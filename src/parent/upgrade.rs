@@ -50,7 +50,8 @@ impl Parent {
             config: self.config.render(),
             names: self.names.clone(),
             sockets: self.doors.shared(),
-            claims: self.doors.claims(),
+            pages: self.pages.shared(),
+            claims: [self.doors.claims(), self.pages.claims()].concat(),
             control: self.control.as_ref().map(|socket| {
                 let (number, path) = socket.leave();
                 (number, path, socket.inode())
@@ -71,7 +72,9 @@ impl Parent {
             .ok_or_else(|| unusable(io::Error::other("its configuration is not understood")))?;
         let mut parent = Self::new(signals, config)?;
         parent.names = left.names;
-        parent.doors = Doors::inherit(left.sockets, left.claims);
+        let mut claims = Doors::inherit_claims(left.claims);
+        parent.doors = Doors::inherit(left.sockets, &mut claims);
+        parent.pages = Doors::inherit(left.pages, &mut claims);
         parent.control =
             left.control.map(|(number, path, inode)| ControlSocket::inherit(number, path, inode));
         for generation in left.generations {

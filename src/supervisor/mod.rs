@@ -12,7 +12,7 @@ mod status;
 mod thread;
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -122,6 +122,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
         config,
         names,
         log,
+        pages: pages(left.pages)?,
         socket: left.control.map(|(number, path)| ControlSocket::inherit(number, path, None)),
         parent: Parent {
             process: left.parent,
@@ -399,6 +400,21 @@ fn listen(config: &Config, inherited: Vec<Shared>) -> Result<Vec<Vec<OwnedFd>>, 
     inherited.into_iter().zip(backlogs).map(open).collect()
 }
 
+/// The sockets of the statistics: a page waits for nobody, so that few wait for it.
+fn pages(inherited: Vec<Shared>) -> Result<Vec<TcpListener>, StartError> {
+    const BACKLOG: u32 = 128;
+    let mut pages = Vec::new();
+    for shared in inherited {
+        for number in shared.numbers {
+            let socket = process::inherited(number);
+            socket::listen(&socket, BACKLOG)
+                .map_err(|errno| StartError::Bind { address: shared.address, errno })?;
+            pages.push(TcpListener::from(socket));
+        }
+    }
+    Ok(pages)
+}
+
 /// What differs between two configurations that only another generation can change.
 fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
     let binds = |config: &Config| -> Vec<_> {
@@ -414,6 +430,7 @@ fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
         (was.latency_budget != is.latency_budget, "the latency budget ([global] latency_budget)"),
         (was.pipe_bytes != is.pipe_bytes, "the size of pipes ([global] pipe_size)"),
         (was.pipes != is.pipes, "the number of pipes ([global] pipes)"),
+        (old.stats != new.stats, "the addresses of the statistics ([stats] bind)"),
         (old.control != new.control, "the control socket ([control] socket)"),
         (old.log.format != new.log.format, "the log's format ([log] format)"),
     ]

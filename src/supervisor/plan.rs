@@ -9,6 +9,7 @@ use crate::backend::Member;
 use crate::backend::board::Board;
 use crate::config::{Config, Listener, Networks, PerSource, Server};
 use crate::control::Addresses;
+use crate::metrics::Traffic;
 use crate::session::SessionLimits;
 use crate::worker::admission::Quota;
 use crate::worker::plan::{Backend, Plan, Route};
@@ -26,6 +27,8 @@ const SOURCES_MIN: usize = 1 << 17;
 pub(super) struct Registry {
     boards: HashMap<(String, String, String), Arc<Board>>,
     quotas: Vec<Arc<Quota>>,
+    /// By the listener's name.
+    traffic: HashMap<String, Arc<Traffic>>,
     /// Made when a listener first has limits for its sources, and then kept.
     sources: Option<Arc<Sources>>,
 }
@@ -63,6 +66,7 @@ impl Registry {
             let backend = &config.backends[listener.backend];
             // One for all addresses of a listener.
             let quota = self.quota(number, listener.maxconn.unwrap_or(u32::MAX));
+            let traffic = Arc::clone(self.traffic.entry(listener.name.clone()).or_default());
             let rules = Arc::new(self.rules(listener, config.global.maxconn));
             for _ in doors.iter().filter(|&&door| door == number) {
                 routes.push(Route {
@@ -75,6 +79,7 @@ impl Registry {
                         attempts_max: backend.retries.saturating_add(1),
                     },
                     quota: Arc::clone(&quota),
+                    traffic: Arc::clone(&traffic),
                     rules: Arc::clone(&rules),
                 });
             }

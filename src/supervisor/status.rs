@@ -12,6 +12,7 @@ use super::thread::Thread;
 impl Supervisor {
     pub(super) fn describe(&self) -> RelayStatus {
         RelayStatus {
+            maxconn: self.budget.sessions.into(),
             listeners: (0..self.config.listeners.len()).map(|n| self.listener(n)).collect(),
             servers: self.servers(),
             workers: self.threads.iter().map(|thread| self.worker(thread)).collect(),
@@ -24,6 +25,7 @@ impl Supervisor {
         let ours: Vec<_> =
             ours.filter(|(door, _)| door.listener == number && door.round == 0).collect();
         let quota = ours.first().map(|(_, Route { quota, .. })| quota);
+        let traffic = ours.first().map(|(_, Route { traffic, .. })| traffic);
         let full = |quota: &crate::worker::admission::Quota| quota.taken() >= quota.limit();
         let state = if self.sockets.is_empty() {
             ListenerState::Ended
@@ -39,6 +41,7 @@ impl Supervisor {
             state,
             sessions: quota.map_or(0, |quota| quota.taken().into()),
             maxconn: listener.maxconn.map(u64::from),
+            traffic: traffic.map(|traffic| traffic.read()).unwrap_or_default(),
         }
     }
 
@@ -46,8 +49,7 @@ impl Supervisor {
         let mut statuses = Vec::new();
         for (backend, planned) in self.config.backends.iter().zip(&self.plan.backends) {
             for (server, member) in backend.servers.iter().zip(&planned.members) {
-                let board = &member.board;
-                let (to_server, from_server) = board.bytes();
+                let tally = member.board.read();
                 statuses.push(ServerStatus {
                     backend: backend.name.clone(),
                     name: server.name.clone(),
@@ -55,12 +57,20 @@ impl Supervisor {
                     resolved: member.addresses.iter().map(ToString::to_string).collect(),
                     state: state(server, &member.addresses).to_owned(),
                     weight: server.weight,
-                    sessions: board.sessions().into(),
-                    sessions_total: board.sessions_total(),
+                    backup: server.backup,
+                    sessions: tally.sessions.into(),
+                    sessions_max: tally.sessions_max.into(),
+                    sessions_total: tally.sessions_total,
                     maxconn: server.maxconn.map(u64::from),
-                    connect_failures: board.connect_failures(),
-                    bytes_to_server: to_server,
-                    bytes_from_server: from_server,
+                    connect_failures: tally.connect_failures,
+                    retries: tally.retries,
+                    redispatches: tally.redispatches,
+                    client_aborts: tally.client_aborts,
+                    server_aborts: tally.server_aborts,
+                    bytes_to_server: tally.bytes_to_server,
+                    bytes_from_server: tally.bytes_from_server,
+                    connects: tally.connects,
+                    durations: tally.durations,
                 });
             }
         }

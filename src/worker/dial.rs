@@ -153,8 +153,10 @@ impl<E: Engine> Worker<E> {
                 self.timers.bring_forward(key.index(), self.now + pause);
             }
             Some(choice) => {
-                let elsewhere = relay.failed.is_some_and(|server| server != choice.server);
-                self.counters.redispatches.add(u64::from(elsewhere));
+                if let Some(left) = relay.failed.filter(|server| *server != choice.server) {
+                    self.counters.redispatches.add(1);
+                    self.backends.board(left).left();
+                }
                 self.connect(key, choice);
             }
         }
@@ -167,11 +169,15 @@ impl<E: Engine> Worker<E> {
         relay.server = Some(choice.server);
         relay.address = choice.address;
         relay.ports_tried = 0;
+        relay.dialled = self.now;
         relay.lease = self.dialer.lease(choice.address, range);
         let source = relay.lease.map(Lease::source);
         relay.session.dial(choice.address, source, self.now, &route.limits, &mut self.ops);
         self.counters.connect_attempts.add(1);
-        self.counters.retries.add(u64::from(relay.session.attempts() > 1));
+        if relay.session.attempts() > 1 {
+            self.counters.retries.add(1);
+            self.backends.board(choice.server).retried();
+        }
         if let Some(deadline) = relay.session.deadline(&route.limits) {
             self.timers.bring_forward(key.index(), deadline);
         }
@@ -218,7 +224,7 @@ impl<E: Engine> Worker<E> {
         let Some(server) = relay.server else { return };
         if outcome == Outcome::Done {
             let listener = relay.listener;
-            self.backends.on_connected(server);
+            self.backends.on_connected(server, self.now.since(relay.dialled));
             if self.admission.is_out(listener) {
                 let ramp = self.ramp(listener);
                 self.admission.note_connected(listener, ramp);

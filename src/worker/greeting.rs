@@ -25,6 +25,7 @@ impl<E: Engine> Worker<E> {
             Entry::Uncounted => Ok(None),
             Entry::Refused => {
                 self.counters.source_limited.add(1);
+                self.traffic(listener).source_limited();
                 Err(AtLimit)
             }
         }

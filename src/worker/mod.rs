@@ -26,7 +26,7 @@ use nix::errno::Errno;
 
 use crate::backend::{Backends, ServerId};
 use crate::engine::Engine;
-use crate::metrics::{Counters, SessionRecord};
+use crate::metrics::{Counters, SessionRecord, Traffic, culprit};
 use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Slot, Time};
 use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
@@ -168,7 +168,9 @@ struct Relay {
     lease: Option<Lease>,
     /// Where its source is counted.
     ticket: Option<Ticket>,
-    /// Source ports tried for the attempt under way.
+    /// When the attempt under way began.
+    dialled: Time,
+    /// Source ports tried for it.
     ports_tried: u8,
 }
 
@@ -297,6 +299,7 @@ impl<E: Engine> Worker<E> {
             }
             Completion::Accepted { listener, socket, peer } => {
                 self.counters.accepted.add(1);
+                self.traffic(listener).accepted();
                 self.on_accepted(listener, socket, peer);
             }
             Completion::AcceptFailed { listener, .. } => {
@@ -341,6 +344,7 @@ impl<E: Engine> Worker<E> {
         let rules = &self.plan.routes[usize::from(listener.0)].rules;
         if !rules.permit(client.ip()) {
             self.counters.denied.add(1);
+            self.traffic(listener).denied();
             return self.engine.refuse(socket);
         }
         // Who speaks for others is counted as whom it speaks for.
@@ -381,12 +385,17 @@ impl<E: Engine> Worker<E> {
     fn refuse(&mut self, arrival: Arrival) {
         self.rules(arrival.listener).discount(arrival.ticket);
         self.counters.refused.add(1);
+        self.traffic(arrival.listener).refused();
         self.engine.refuse(arrival.socket);
     }
 
     /// The pace at which a listener begins.
     fn ramp(&self, listener: ListenerId) -> Option<Ramp> {
         self.rules(listener).ramp.map(|first| Ramp::new(first, self.dialer.workers()))
+    }
+
+    fn traffic(&self, listener: ListenerId) -> &Traffic {
+        &self.plan.routes[usize::from(listener.0)].traffic
     }
 
     fn rules(&self, listener: ListenerId) -> &Rules {
@@ -411,10 +420,13 @@ impl<E: Engine> Worker<E> {
             paused: false,
             lease: None,
             ticket,
+            dialled: self.now,
             ports_tried: 0,
         };
         self.sessions.insert(key, relay);
         self.counters.sessions_total.add(1);
+        let route = &self.plan.routes[usize::from(listener.0)];
+        route.traffic.opened(route.quota.taken());
         self.counters.sessions.set(self.sessions.len() as u64);
         self.with(key, |_, _, _, _| step);
     }
@@ -429,10 +441,11 @@ impl<E: Engine> Worker<E> {
         let mut server = None;
         if let Some(id) = relay.server {
             let board = self.backends.board(id);
-            board.carried(report.bytes[0], report.bytes[1]);
+            board.carried(report.bytes, culprit(report.reason), report.total_time);
             server = Some(Arc::clone(board));
             self.backends.release(id);
         }
+        self.traffic(relay.listener).ended(report);
         self.admission.leave(relay.listener);
         self.counters.sessions.set(self.sessions.len() as u64);
         self.counters.ended[report.reason.index()].add(1);

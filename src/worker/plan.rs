@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::backend::Member;
+use crate::metrics::Traffic;
 use crate::session::SessionLimits;
 
 use super::admission::Quota;
@@ -25,6 +26,8 @@ pub struct Route {
     pub limits: SessionLimits,
     /// Places for sessions through this listener, in the whole process.
     pub quota: Arc<Quota>,
+    /// What is counted of all that comes through it.
+    pub traffic: Arc<Traffic>,
     /// Who may come in; one for all addresses of a listener.
     pub rules: Arc<Rules>,
 }

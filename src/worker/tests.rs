@@ -97,6 +97,7 @@ impl Bench {
             backend: 0,
             limits: LIMITS,
             quota: Arc::new(Quota::new(limit)),
+            traffic: Arc::default(),
             rules: Arc::default(),
         });
         let members = (1..).zip(servers).map(|(last, name)| member(name, last)).collect();

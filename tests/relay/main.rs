@@ -29,5 +29,6 @@ mod names;
 mod ports;
 mod refusals;
 mod rules;
+mod statistics;
 mod support;
 mod surroundings;

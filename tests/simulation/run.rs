@@ -284,9 +284,15 @@ impl Run {
         }
         let boards = &self.scenario.boards;
         assert_eq!(boards.iter().map(|board| board.connect_failures()).sum::<u64>(), failures);
-        assert_eq!(boards.iter().map(|board| board.sessions_total()).sum::<u64>(), established);
-        assert_eq!(boards.iter().map(|board| board.bytes().0).sum::<u64>(), bytes[0]);
-        assert_eq!(boards.iter().map(|board| board.bytes().1).sum::<u64>(), bytes[1]);
+        assert_eq!(
+            boards.iter().map(|board| board.read().sessions_total).sum::<u64>(),
+            established
+        );
+        assert_eq!(boards.iter().map(|board| board.read().bytes_to_server).sum::<u64>(), bytes[0]);
+        assert_eq!(
+            boards.iter().map(|board| board.read().bytes_from_server).sum::<u64>(),
+            bytes[1]
+        );
         for board in boards {
             assert_eq!(board.sessions(), 0, "places at {} were not given back", board.name());
         }

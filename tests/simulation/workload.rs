@@ -146,6 +146,7 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
             backend: random.index(usize::try_from(backends).expect("few")),
             limits: limits(random),
             quota: Arc::clone(quota),
+            traffic: Arc::default(),
             rules: Arc::default(),
         })
         .collect();

@@ -8,7 +8,7 @@ use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
     Backend, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Network, Networks, Overrides,
-    Prefer, Server, Timeouts,
+    Prefer, Server, Stats, Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -34,6 +34,7 @@ pub(super) fn config(
         backends: Vec::new(),
         by_name: HashMap::new(),
         prefer: None,
+        stats: Stats::default(),
     };
     let socket = mapping.socket(global.socket.as_ref());
     let global = mapping.global(&global);
@@ -51,13 +52,14 @@ pub(super) fn config(
             .push(Fault::new("there is nothing to relay: nowhere agents connect to").help(help));
     }
     mapping.farewell();
-    let Mapping { report, mut faults, spans, backends, prefer, .. } = mapping;
+    let Mapping { report, mut faults, spans, backends, prefer, stats, .. } = mapping;
     dns.prefer = prefer.unwrap_or(dns.prefer);
     let config = Config {
         global: overrides.over(global),
         listeners,
         backends,
         dns,
+        stats,
         control: Control { socket: overrides.control.clone().or(socket) },
         log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
     };
@@ -75,6 +77,7 @@ struct Mapping {
     by_name: HashMap<String, usize>,
     /// What the servers say of the kind of their addresses; the last is right.
     prefer: Option<Prefer>,
+    stats: Stats,
 }
 
 impl Mapping {
@@ -282,8 +285,12 @@ impl Mapping {
             && proxy.servers.is_empty()
             && proxy.settings.default_backend.is_none();
         if is_page {
-            let text = "there is no statistics page yet; `fanin status` shows the same";
-            self.report.note(NoteKind::Ignored, proxy.name.line, proxy.name.said.as_str(), text);
+            for bind in &proxy.binds {
+                self.mapped(&bind.address, "[stats] bind");
+                let at = self.stats.bind.len();
+                self.spans.insert(Place::Stats(at), bind.address.span.clone());
+                self.stats.bind.push(bind.address.value);
+            }
             return None;
         }
         if proxy.kind == Kind::Frontend || proxy.servers.is_empty() {

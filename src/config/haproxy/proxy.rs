@@ -225,7 +225,7 @@ impl Reader {
             proxy.stats.get_or_insert(set);
         }
         // What stands behind `stats auth` is a secret.
-        let text = "there is no statistics page yet; `fanin status` shows the same";
+        let text = "the page is at /, shows everything and changes nothing";
         self.note(NoteKind::Ignored, line, line.said(2), text);
     }
 

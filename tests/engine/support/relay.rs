@@ -109,6 +109,7 @@ impl Options {
                 backend: 0,
                 limits: self.limits,
                 quota: Arc::new(Quota::new(u32::MAX)),
+                traffic: Arc::default(),
                 rules: Arc::default(),
             }],
             backends: vec![Backend {

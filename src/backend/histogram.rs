@@ -1,0 +1,113 @@
+//! How long something took, counted by size: what workers share, and what is read of it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Upper bounds in microseconds; what is above the last is counted behind it.
+pub const BOUNDS_MICROS: [u64; 14] = [
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    1_000_000,
+    5_000_000,
+    30_000_000,
+    300_000_000,
+];
+
+/// Times that many threads note, once a session: two additions that nobody waits for.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    counts: [AtomicU64; BOUNDS_MICROS.len() + 1],
+    sum_micros: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one more.
+    pub fn note(&self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let class = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
+        self.counts[class].fetch_add(1, Relaxed);
+        self.sum_micros.fetch_add(micros, Relaxed);
+    }
+
+    /// The counts as they are now; those of different classes may be of different moments.
+    pub fn read(&self) -> Times {
+        Times {
+            counts: self.counts.each_ref().map(|count| count.load(Relaxed)),
+            sum_micros: self.sum_micros.load(Relaxed),
+        }
+    }
+}
+
+/// What a [`Histogram`] has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Times {
+    /// By class; see [`BOUNDS_MICROS`].
+    pub counts: [u64; BOUNDS_MICROS.len() + 1],
+    pub sum_micros: u64,
+}
+
+impl Times {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The mean, in microseconds; zero of nothing.
+    pub fn mean_micros(&self) -> u64 {
+        self.sum_micros.checked_div(self.count()).unwrap_or_default()
+    }
+
+    /// A bound that this share of them, in per cent, is not above; `None` of nothing, and where it
+    /// lies above the last bound.
+    pub fn quantile_micros(&self, percent: u64) -> Option<u64> {
+        let rank = (self.count() * percent).div_ceil(100);
+        let mut seen = 0;
+        let class = self.counts.iter().position(|count| {
+            seen += count;
+            rank > 0 && seen >= rank
+        })?;
+        BOUNDS_MICROS.get(class).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_counted_at_the_first_bound_that_it_is_not_above() {
+        let histogram = Histogram::default();
+        for micros in [0, 250, 251, 300_000_000, 300_000_001] {
+            histogram.note(Duration::from_micros(micros));
+        }
+        let times = histogram.read();
+        assert_eq!((times.counts[0], times.counts[1]), (2, 1));
+        assert_eq!((times.counts[13], times.counts[14]), (1, 1));
+        assert_eq!(times.sum_micros, 600_000_502);
+    }
+
+    #[test]
+    fn quantiles_are_bounds_and_nothing_has_none() {
+        assert_eq!(Times::default().quantile_micros(50), None);
+        let histogram = Histogram::default();
+        for micros in [100, 100, 100, 4_000] {
+            histogram.note(Duration::from_micros(micros));
+        }
+        let times = histogram.read();
+        assert_eq!(
+            (times.quantile_micros(50), times.quantile_micros(99)),
+            (Some(250), Some(5_000))
+        );
+        assert_eq!(times.mean_micros(), 1075);
+    }
+}

@@ -1,0 +1,139 @@
+//! The tables that concern the process as a whole.
+
+use crate::config::check::Place;
+use crate::config::error::Fault;
+use crate::config::file::{DnsTable, GlobalTable, LogTable, StatsTable};
+use crate::config::{Dns, Global, Log, Stats, value};
+
+use super::{Reader, auto_or, boolean, integer, list, maxconn, pin, text_of};
+
+impl Reader {
+    pub(super) fn log(&mut self, table: Option<&LogTable>) -> Log {
+        let defaults = Log::default();
+        let format = table.and_then(|table| table.format.as_ref());
+        let sessions = table.and_then(|table| table.sessions.as_ref());
+        Log {
+            format: self.take("format", format, defaults.format, text_of(str::parse)),
+            sessions: self.take("sessions", sessions, defaults.sessions, boolean),
+        }
+    }
+
+    pub(super) fn global(&mut self, table: Option<&GlobalTable>) -> Global {
+        let defaults = Global::default();
+        let Some(table) = table else { return defaults };
+        self.place(Place::Pin, table.pin.as_ref());
+        self.place(Place::Pipes, table.pipes.as_ref());
+        Global {
+            workers: self.take("workers", table.workers.as_ref(), None, |written| {
+                auto_or(written, 1, value::WORKERS_MAX)
+            }),
+            engine: self.take(
+                "engine",
+                table.engine.as_ref(),
+                defaults.engine,
+                text_of(str::parse),
+            ),
+            splice: self.take(
+                "splice",
+                table.splice.as_ref(),
+                defaults.splice,
+                text_of(value::splice),
+            ),
+            pin: self.take("pin", table.pin.as_ref(), defaults.pin, pin),
+            maxconn: self.take("maxconn", table.maxconn.as_ref(), None, maxconn),
+            drain: self.take(
+                "drain",
+                table.drain.as_ref(),
+                defaults.drain,
+                text_of(value::duration),
+            ),
+            retire: self.take(
+                "retire",
+                table.retire.as_ref(),
+                defaults.retire,
+                text_of(value::duration),
+            ),
+            latency_budget: self.take(
+                "latency_budget",
+                table.latency_budget.as_ref(),
+                defaults.latency_budget,
+                text_of(value::latency_budget),
+            ),
+            pipe_bytes: self.take(
+                "pipe_size",
+                table.pipe_size.as_ref(),
+                defaults.pipe_bytes,
+                text_of(value::pipe_size),
+            ),
+            pipes: self.take("pipes", table.pipes.as_ref(), None, |written| {
+                auto_or(written, 0, value::PIPES_MAX)
+            }),
+        }
+    }
+
+    pub(super) fn dns(&mut self, table: Option<&DnsTable>) -> Dns {
+        let defaults = Dns::default();
+        let Some(table) = table else { return defaults };
+        let dns = Dns {
+            nameservers: self.each("nameservers", table.nameservers.as_ref(), value::nameserver),
+            prefer: self.take("prefer", table.prefer.as_ref(), defaults.prefer, |written| {
+                text_of(|word| value::choice(word, value::PREFERENCES))(written)
+            }),
+            timeout: self.take(
+                "timeout",
+                table.timeout.as_ref(),
+                defaults.timeout,
+                text_of(value::dns_timeout),
+            ),
+            retries: self.take("retries", table.retries.as_ref(), defaults.retries, |written| {
+                integer(written, 0, value::DNS_RETRIES_MAX)
+            }),
+            ttl_min: self.take(
+                "ttl_min",
+                table.ttl_min.as_ref(),
+                defaults.ttl_min,
+                text_of(value::ttl),
+            ),
+            ttl_max: self.take(
+                "ttl_max",
+                table.ttl_max.as_ref(),
+                defaults.ttl_max,
+                text_of(value::ttl),
+            ),
+            addresses_max: self.take(
+                "addresses_max",
+                table.addresses_max.as_ref(),
+                defaults.addresses_max,
+                |written| integer(written, 1, value::ADDRESSES_MAX),
+            ),
+        };
+        if let Some(written) = table.ttl_max.as_ref().or(table.ttl_min.as_ref())
+            && dns.ttl_max < dns.ttl_min
+        {
+            let (min, max) = (dns.ttl_min, dns.ttl_max);
+            let fault = Fault::new("`ttl_max` is below `ttl_min`").at(
+                written.span(),
+                format!(
+                    "ttl_min is \"{}\", ttl_max \"{}\"",
+                    value::display_duration(min),
+                    value::display_duration(max)
+                ),
+            );
+            self.faults.push(fault.help("write ttl_min no longer than ttl_max"));
+        }
+        dns
+    }
+
+    pub(super) fn stats(&mut self, table: Option<&StatsTable>) -> Stats {
+        let written = table.and_then(|table| table.bind.as_ref());
+        let mut bind = Vec::new();
+        for value in list(written) {
+            let parse = text_of(value::bind_address);
+            if let Some(address) = self.take("bind", Some(value), None, |w| parse(w).map(Some)) {
+                self.place(Place::Stats(bind.len()), Some(value));
+                bind.push(address);
+            }
+        }
+        Stats { bind }
+    }
+}

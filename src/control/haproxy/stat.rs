@@ -1,0 +1,322 @@
+//! HAProxy's `show stat` and `;csv` (management guide, 9.1), for proxies in TCP mode.
+//!
+//! A listener of ours is a frontend there, and our backends and servers are what they are called. A
+//! column that would need something that is not there (HTTP, agents, caches) is empty, as it is there
+//! in TCP mode.
+
+use crate::control::Snapshot;
+use crate::control::observer::{Rate, Subject};
+use crate::control::status::{ListenerState, ListenerStatus, PhaseName, ServerStatus};
+use crate::metrics::CloseReason;
+
+/// The static columns, in the order of `ST_I_PX_*` of HAProxy's stats-t.h; `src_ilim` is how 2.x
+/// spells the limit of used connections.
+const COLUMNS: &str = "pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,weight,act,bck,chkfail,chkdown,lastchg,downtime,qlimit,pid,iid,sid,throttle,lbtot,tracked,type,rate,rate_lim,rate_max,check_status,check_code,check_duration,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,hanafail,req_rate,req_rate_max,req_tot,cli_abrt,srv_abrt,comp_in,comp_out,comp_byp,comp_rsp,lastsess,last_chk,last_agt,qtime,ctime,rtime,ttime,agent_status,agent_code,agent_duration,check_desc,agent_desc,check_rise,check_fall,check_health,agent_rise,agent_fall,agent_health,addr,cookie,mode,algo,conn_rate,conn_rate_max,conn_tot,intercepted,dcon,dses,wrew,connect,reuse,cache_lookups,cache_hits,srv_icur,src_ilim,qtime_max,ctime_max,rtime_max,ttime_max,eint,idle_conn_cur,safe_conn_cur,used_conn_cur,need_conn_est,uweight,agg_server_status,agg_server_check_status,agg_check_status,srid,sess_other,h1sess,h2sess,h3sess,req_other,h1req,h2req,h3req,proto,-";
+
+const FRONTEND: u8 = 0;
+const BACKEND: u8 = 1;
+const SERVER: u8 = 2;
+
+/// One line of the table.
+struct Row(Vec<String>);
+
+impl Row {
+    fn new(proxy: &str, name: &str, kind: u8) -> Self {
+        let mut row = Self(vec![String::new(); COLUMNS.split(',').count()]);
+        row.text("pxname", proxy);
+        row.text("svname", name);
+        row.set("type", u64::from(kind));
+        row.set("pid", 1);
+        row.text("mode", "tcp");
+        row.text("proto", "tcp");
+        row.set("eint", 0);
+        row
+    }
+
+    fn text(&mut self, column: &str, value: &str) {
+        let at = COLUMNS.split(',').position(|known| known == column);
+        self.0[at.unwrap_or_else(|| unreachable!("{column} is a column"))] = quoted(value);
+    }
+
+    fn set(&mut self, column: &str, value: u64) {
+        self.text(column, &value.to_string());
+    }
+
+    fn sets(&mut self, values: &[(&str, u64)]) {
+        for (column, value) in values {
+            self.set(column, *value);
+        }
+    }
+
+    fn rate(&mut self, rate: Rate) {
+        self.sets(&[("rate", rate.now), ("rate_max", rate.max)]);
+    }
+}
+
+/// RFC 4180's quotes, where they are needed.
+fn quoted(text: &str) -> String {
+    if text.contains([',', '"', '\n']) {
+        return format!("\"{}\"", text.replace('"', "\"\""));
+    }
+    text.to_owned()
+}
+
+/// The whole table: the header, a line each, ending with a comma, and an empty line.
+pub(in crate::control) fn csv(snapshot: &Snapshot) -> String {
+    let mut out = format!("# {COLUMNS},\n");
+    for row in rows(snapshot) {
+        out.push_str(&row.0.join(","));
+        out.push_str(",\n");
+    }
+    out
+}
+
+fn rows(snapshot: &Snapshot) -> Vec<Row> {
+    let relay = &snapshot.status.relay;
+    let mut rows = Vec::new();
+    for (listener, id) in relay.listeners.iter().zip(1u64..) {
+        let mut row = frontend(snapshot, listener);
+        row.sets(&[("iid", id), ("sid", 0)]);
+        rows.push(row);
+    }
+    let backends = relay.servers.chunk_by(|one, other| one.backend == other.backend);
+    for (ours, id) in backends.zip(relay.listeners.len() as u64 + 1..) {
+        for (server, place) in ours.iter().zip(1u64..) {
+            let mut row = self::server(snapshot, server);
+            row.sets(&[("iid", id), ("sid", place)]);
+            rows.push(row);
+        }
+        let mut row = backend(snapshot, ours);
+        row.sets(&[("iid", id), ("sid", 0)]);
+        rows.push(row);
+    }
+    rows
+}
+
+fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
+    let mut row = Row::new(&listener.name, "FRONTEND", FRONTEND);
+    let traffic = &listener.traffic;
+    let before_a_server =
+        |reason| matches!(reason, CloseReason::BadGreeting | CloseReason::GreetingTimeout);
+    row.sets(&[
+        ("scur", listener.sessions),
+        ("smax", traffic.sessions_max.into()),
+        ("slim", listener.maxconn.unwrap_or(snapshot.status.relay.maxconn)),
+        ("stot", traffic.sessions_total),
+        ("bin", traffic.bytes_to_server),
+        ("bout", traffic.bytes_from_server),
+        ("dreq", 0),
+        ("dresp", 0),
+        ("ereq", traffic.ended_by(before_a_server)),
+        ("rate_lim", 0),
+        ("conn_tot", traffic.accepted),
+        ("dcon", traffic.denied),
+        ("dses", traffic.source_limited),
+        ("intercepted", 0),
+        ("wrew", 0),
+    ]);
+    let rate = snapshot.rates.of(&Subject::Listener(listener.name.clone()));
+    row.rate(rate);
+    row.sets(&[("conn_rate", rate.now), ("conn_rate_max", rate.max)]);
+    row.text(
+        "status",
+        match listener.state {
+            ListenerState::Accepting => "OPEN",
+            ListenerState::Paused => "FULL",
+            ListenerState::Ended => "STOP",
+        },
+    );
+    row
+}
+
+/// The words of HAProxy for a server of ours.
+fn status(server: &ServerStatus) -> &'static str {
+    match server {
+        ServerStatus { resolved, .. } if resolved.is_empty() => "MAINT (resolution)",
+        ServerStatus { weight: 0, .. } => "DRAIN",
+        _ => "no check",
+    }
+}
+
+pub(in crate::control) fn is_usable(server: &ServerStatus) -> bool {
+    server.weight > 0 && !server.resolved.is_empty()
+}
+
+fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
+    let mut row = Row::new(&server.backend, &server.name, SERVER);
+    balanced(&mut row, &[server]);
+    if let Some(limit) = server.maxconn {
+        row.set("slim", limit);
+    }
+    row.sets(&[
+        ("smax", server.sessions_max),
+        ("weight", server.weight.into()),
+        ("uweight", server.weight.into()),
+        ("act", u64::from(!server.backup)),
+        ("bck", u64::from(server.backup)),
+        ("lastchg", snapshot.status.uptime_seconds),
+        ("downtime", 0),
+        ("srid", 0),
+    ]);
+    row.text("status", status(server));
+    row.text("addr", server.resolved.first().map_or("", String::as_str));
+    row.rate(snapshot.rates.of(&Subject::Server(server.backend.clone(), server.name.clone())));
+    row
+}
+
+fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
+    let name = servers.first().map_or("", |server| server.backend.as_str());
+    let mut row = Row::new(name, "BACKEND", BACKEND);
+    balanced(&mut row, &servers.iter().collect::<Vec<_>>());
+    let usable = || servers.iter().filter(|server| is_usable(server));
+    let weight: u64 = usable().map(|server| u64::from(server.weight)).sum();
+    let backups = usable().filter(|server| server.backup).count() as u64;
+    // Half of what may come at once is more than anybody asks of it; theirs is a tenth.
+    let full = snapshot.status.relay.maxconn.div_ceil(10);
+    row.sets(&[
+        ("smax", servers.iter().map(|server| server.sessions_max).max().unwrap_or(0)),
+        ("slim", full),
+        ("weight", weight),
+        ("uweight", weight),
+        ("act", usable().count() as u64 - backups),
+        ("bck", backups),
+        ("chkdown", 0),
+        ("lastchg", snapshot.status.uptime_seconds),
+        ("downtime", 0),
+        ("dreq", 0),
+    ]);
+    row.text("status", if usable().next().is_some() { "UP" } else { "DOWN" });
+    row.text("algo", "roundrobin");
+    row.rate(snapshot.rates.of(&Subject::Backend(name.to_owned())));
+    row
+}
+
+/// What servers and backends have in common.
+fn balanced(row: &mut Row, servers: &[&ServerStatus]) {
+    let sum = |of: fn(&ServerStatus) -> u64| servers.iter().map(|server| of(server)).sum::<u64>();
+    let mean = |of: fn(&ServerStatus) -> (u64, u64)| {
+        let (micros, count) = servers
+            .iter()
+            .map(|server| of(server))
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        (micros / 1000).checked_div(count).unwrap_or_default()
+    };
+    let established = sum(|server| server.sessions_total);
+    row.sets(&[
+        ("qcur", 0),
+        ("qmax", 0),
+        ("scur", sum(|server| server.sessions)),
+        ("stot", established),
+        ("bin", sum(|server| server.bytes_to_server)),
+        ("bout", sum(|server| server.bytes_from_server)),
+        ("dresp", 0),
+        ("econ", sum(|server| server.connect_failures)),
+        ("eresp", sum(|server| server.server_aborts)),
+        ("wretr", sum(|server| server.retries)),
+        ("wredis", sum(|server| server.redispatches)),
+        ("cli_abrt", sum(|server| server.client_aborts)),
+        ("srv_abrt", sum(|server| server.server_aborts)),
+        ("lbtot", established),
+        ("qtime", 0),
+        ("ctime", mean(|server| (server.connects.sum_micros, server.connects.count()))),
+        ("rtime", 0),
+        ("ttime", mean(|server| (server.durations.sum_micros, server.durations.count()))),
+        ("connect", established + sum(|server| server.connect_failures)),
+        ("reuse", 0),
+        ("wrew", 0),
+    ]);
+}
+
+/// Whether sessions that come now find a server.
+pub(in crate::control) fn is_ready(snapshot: &Snapshot) -> bool {
+    snapshot.status.phase == PhaseName::Serving
+        && snapshot.status.relay.servers.iter().any(is_usable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::snapshot;
+
+    /// By column, the cell of the row of this proxy and name.
+    fn cell(csv: &str, proxy: &str, name: &str, column: &str) -> String {
+        let mut lines = csv.lines();
+        let header: Vec<&str> = lines.next().unwrap().trim_start_matches("# ").split(',').collect();
+        let row: Vec<&str> = lines
+            .map(|line| line.split(',').collect::<Vec<_>>())
+            .find(|row| row[0] == proxy && row[1] == name)
+            .unwrap_or_else(|| panic!("no row {proxy}/{name}:\n{csv}"));
+        assert_eq!(row.len(), header.len());
+        row[header.iter().position(|known| *known == column).unwrap()].to_owned()
+    }
+
+    /// The positions by which haproxy_exporter reads (its `csvField` constants), and the shape that
+    /// Telegraf insists on.
+    #[test]
+    fn columns_stand_where_programs_look_for_them() {
+        let csv = csv(&snapshot());
+        let header = csv.lines().next().unwrap();
+        assert!(header.starts_with("# pxname,svname,") && header.ends_with(",-,"), "{header}");
+        let columns: Vec<&str> = header.trim_start_matches("# ").split(',').collect();
+        for (at, name) in [
+            (2, "qcur"),
+            (4, "scur"),
+            (5, "smax"),
+            (6, "slim"),
+            (7, "stot"),
+            (8, "bin"),
+            (9, "bout"),
+            (13, "econ"),
+            (17, "status"),
+            (18, "weight"),
+            (21, "chkfail"),
+            (24, "downtime"),
+            (32, "type"),
+            (33, "rate"),
+            (35, "rate_max"),
+            (38, "check_duration"),
+            (48, "req_tot"),
+            (49, "cli_abrt"),
+            (58, "qtime"),
+            (61, "ttime"),
+            (79, "conn_tot"),
+        ] {
+            assert_eq!(columns[at], name, "{at}");
+        }
+        for line in csv.lines() {
+            assert!(line.ends_with(','), "{line}");
+            assert_eq!(line.split(',').count(), columns.len(), "{line}");
+        }
+    }
+
+    #[test]
+    fn rows_come_as_there_with_the_numbers_that_are_ours() {
+        let csv = csv(&snapshot());
+        let names: Vec<String> = csv
+            .lines()
+            .skip(1)
+            .map(|line| line.split(',').take(2).collect::<Vec<_>>().join("/"))
+            .collect();
+        assert_eq!(names, ["agents/FRONTEND", "intake/a", "intake/BACKEND"]);
+        for (proxy, name, column, expected) in [
+            ("agents", "FRONTEND", "status", "OPEN"),
+            ("agents", "FRONTEND", "scur", "34"),
+            ("agents", "FRONTEND", "type", "0"),
+            ("intake", "a", "stot", "1234567"),
+            ("intake", "a", "slim", "10000"),
+            ("intake", "a", "cli_abrt", "3"),
+            ("intake", "a", "status", "no check"),
+            ("intake", "BACKEND", "status", "UP"),
+            ("intake", "BACKEND", "econ", "2"),
+            ("intake", "BACKEND", "act", "1"),
+        ] {
+            assert_eq!(cell(&csv, proxy, name, column), expected, "{proxy}/{name} {column}");
+        }
+    }
+
+    #[test]
+    fn what_holds_a_comma_is_quoted() {
+        assert_eq!(quoted("a,\"b\""), "\"a,\"\"b\"\"\"");
+        assert_eq!(quoted("plain"), "plain");
+    }
+}

@@ -1,0 +1,172 @@
+//! Statistics over HTTP, beside the control loop: the page and its events, metrics, HAProxy's CSV,
+//! health. Read only: nothing that comes here changes anything.
+//!
+//! Every answer is made from one snapshot, for which the loop is asked; a client that is slow, mute
+//! or gone costs the loop nothing.
+
+mod events;
+mod prometheus;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::Snapshot;
+use super::haproxy::stat;
+
+/// Connections at one time; others wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a client may take to say what it wants, the first time and each time after.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest head of a request.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long nobody is let in after accepting failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The page: one file, with its style and script in it.
+const PAGE: &str = include_str!("page.html");
+
+/// What is at which path, for who asks for something else.
+const PATHS: &str = "there is: / (the page), /metrics (/metrics?compat=haproxy), /;csv, /healthz, \
+                     /readyz, /api/v1/status, /api/v1/history, /events\n";
+
+type Body = BoxBody<Bytes, Infallible>;
+
+/// Asks the loop for a snapshot.
+#[derive(Clone, Debug)]
+pub(super) struct Questions(pub(super) mpsc::Sender<oneshot::Sender<Arc<Snapshot>>>);
+
+impl Questions {
+    /// `None` once the loop has ended.
+    async fn ask(&self) -> Option<Arc<Snapshot>> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(answer).await.ok()?;
+        answered.await.ok()
+    }
+}
+
+/// What all connections share.
+#[derive(Clone, Debug)]
+struct Desk {
+    questions: Questions,
+    watchers: Arc<Semaphore>,
+}
+
+/// Serves clients until dropped.
+pub(super) async fn serve(listener: TcpListener, questions: Questions) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let desk = Desk { questions, watchers: Arc::new(Semaphore::new(events::WATCHERS_MAX)) };
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
+        let Ok((stream, _)) = listener.accept().await else {
+            // For want of descriptors; they come back, but not at once.
+            sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let desk = desk.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(desk.clone(), request));
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_PATIENCE)
+                .max_buf_size(HEAD_BYTES_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            // A client that does not want its answer is not our trouble.
+            drop(served.await);
+            drop(place);
+        });
+    }
+}
+
+async fn answer(desk: Desk, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let mut response = route(&desk, &request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Ok(response)
+}
+
+async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response =
+            text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here: GET alone\n");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let target = request.uri();
+    let (path, query) = (target.path(), target.query().unwrap_or_default());
+    if path == "/healthz" {
+        return text(StatusCode::OK, "ok\n");
+    }
+    if path == "/" {
+        return page();
+    }
+    let Some(snapshot) = desk.questions.ask().await else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "the relay is ending\n");
+    };
+    // HAProxy takes what follows a semicolon for an option of the page, wherever the page is.
+    if path.contains(";csv") || query.contains(";csv") {
+        return with_type(StatusCode::OK, "text/plain; charset=utf-8", stat::csv(&snapshot));
+    }
+    match path {
+        "/readyz" if stat::is_ready(&snapshot) => text(StatusCode::OK, "ready\n"),
+        "/readyz" => {
+            let why = "not ready: the relay is draining, or no server can be used\n";
+            text(StatusCode::SERVICE_UNAVAILABLE, why)
+        }
+        "/metrics" if query.split('&').any(|part| part == "compat=haproxy") => {
+            with_type(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::haproxy(&snapshot))
+        }
+        "/metrics" => {
+            with_type(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::native(&snapshot))
+        }
+        "/api/v1/status" => json(&snapshot.view()),
+        "/api/v1/history" => json(&snapshot.history),
+        "/events" => events::stream(desk),
+        _ => text(StatusCode::NOT_FOUND, PATHS),
+    }
+}
+
+fn page() -> Response<Body> {
+    let mut response = with_type(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+    // All of the page is in the page, and what it asks for it asks us.
+    let policy = HeaderValue::from_static(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'",
+    );
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    response
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Body> {
+    match serde_json::to_string(value) {
+        Ok(text) => with_type(StatusCode::OK, "application/json", text),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    with_type(status, "text/plain; charset=utf-8", body)
+}
+
+fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Full::new(body.into()).boxed());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

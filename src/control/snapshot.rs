@@ -1,0 +1,95 @@
+//! The relay at one moment, as statistics show it.
+
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::metrics::Counts;
+
+use super::haproxy::stat::is_ready;
+use super::log::Event;
+use super::observer::{Point, Rates, Subject};
+use super::status::Status;
+use super::{ConfigurationStatus, Loop, Phase, PhaseName, Relay, log};
+
+/// Everything that can be asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Snapshot {
+    pub(super) status: Status,
+    /// When this relay process began, in Unix time.
+    pub(super) started: u64,
+    pub(super) rates: Rates,
+    /// The last minutes, a point a second.
+    pub(super) history: Vec<Point>,
+    pub(super) events: Vec<Event>,
+}
+
+/// What the page is told.
+#[derive(Debug, Serialize)]
+pub(super) struct View<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    ready: bool,
+    sessions_per_second: u64,
+    sessions_per_second_max: u64,
+    /// The last whole second.
+    point: Option<Point>,
+    events: &'a [Event],
+}
+
+impl Snapshot {
+    pub(super) fn view(&self) -> View<'_> {
+        let rate = self.rates.of(&Subject::Process);
+        View {
+            status: &self.status,
+            ready: is_ready(self),
+            sessions_per_second: rate.now,
+            sessions_per_second_max: rate.max,
+            point: self.history.last().copied(),
+            events: &self.events,
+        }
+    }
+}
+
+impl<R: Relay> Loop<R> {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            status: self.status(),
+            started: self.began.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            rates: self.observer.rates().clone(),
+            history: self.observer.points(),
+            events: self.log.recent(),
+        }
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let relay = self.relay.status();
+        let mut total = Counts::default();
+        for worker in &relay.workers {
+            total += &worker.counts;
+        }
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: self.parent.process,
+            relay_pid: std::process::id(),
+            generation: self.parent.generation,
+            retiring: self.retiring.clone(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            phase: match self.phase {
+                Phase::Serving => PhaseName::Serving,
+                Phase::Draining { .. } => PhaseName::Draining,
+                Phase::Stopping { .. } => PhaseName::Stopping,
+            },
+            configuration: ConfigurationStatus {
+                path: self.origin.path().map(|path| path.display().to_string()),
+                loaded: log::rfc3339(self.loaded),
+                reload: self.last_reload.clone(),
+            },
+            total,
+            relay,
+            names: self.lookups.names.status(Instant::now()),
+            log_lines_dropped: self.log.lines_dropped(),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What comes through a listener, counted by all workers together: a handful of additions a session,
+//! none a byte.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+use crate::backend::board::Culprit;
+use crate::backend::histogram::{Histogram, Times};
+use crate::session::{CloseReason, Report};
+
+/// One listener's public record. All workers write it, anyone may read it.
+#[derive(Debug, Default)]
+// Lines of its own (two, for the adjacent-line prefetcher).
+#[repr(align(128))]
+pub struct Traffic {
+    accepted: AtomicU64,
+    denied: AtomicU64,
+    source_limited: AtomicU64,
+    refused: AtomicU64,
+    sessions_total: AtomicU64,
+    sessions_max: AtomicU32,
+    ended: [AtomicU64; CloseReason::COUNT],
+    bytes_to_server: AtomicU64,
+    bytes_from_server: AtomicU64,
+    durations: Histogram,
+}
+
+impl Traffic {
+    /// A connection came.
+    pub fn accepted(&self) {
+        self.accepted.fetch_add(1, Relaxed);
+    }
+
+    /// Its address may not connect.
+    pub fn denied(&self) {
+        self.denied.fetch_add(1, Relaxed);
+    }
+
+    /// Its source has too many, or they come too fast.
+    pub fn source_limited(&self) {
+        self.source_limited.fetch_add(1, Relaxed);
+    }
+
+    /// There was no place for it, not even to wait.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// A session began; so many there are now.
+    pub fn opened(&self, sessions: u32) {
+        self.sessions_total.fetch_add(1, Relaxed);
+        if self.sessions_max.load(Relaxed) < sessions {
+            self.sessions_max.fetch_max(sessions, Relaxed);
+        }
+    }
+
+    /// A session ended.
+    pub fn ended(&self, report: &Report) {
+        self.ended[report.reason.index()].fetch_add(1, Relaxed);
+        self.bytes_to_server.fetch_add(report.bytes[0], Relaxed);
+        self.bytes_from_server.fetch_add(report.bytes[1], Relaxed);
+        self.durations.note(report.total_time);
+    }
+
+    /// Everything, as it is now.
+    pub fn read(&self) -> TrafficCounts {
+        TrafficCounts {
+            accepted: self.accepted.load(Relaxed),
+            denied: self.denied.load(Relaxed),
+            source_limited: self.source_limited.load(Relaxed),
+            refused: self.refused.load(Relaxed),
+            sessions_total: self.sessions_total.load(Relaxed),
+            sessions_max: self.sessions_max.load(Relaxed),
+            ended: self.ended.each_ref().map(|count| count.load(Relaxed)),
+            bytes_to_server: self.bytes_to_server.load(Relaxed),
+            bytes_from_server: self.bytes_from_server.load(Relaxed),
+            durations: self.durations.read(),
+        }
+    }
+}
+
+/// What a [`Traffic`] has counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TrafficCounts {
+    pub accepted: u64,
+    pub denied: u64,
+    pub source_limited: u64,
+    pub refused: u64,
+    pub sessions_total: u64,
+    pub sessions_max: u32,
+    /// By [`CloseReason::index`].
+    #[serde(serialize_with = "super::by_reason")]
+    pub ended: [u64; CloseReason::COUNT],
+    /// Of ended sessions.
+    pub bytes_to_server: u64,
+    pub bytes_from_server: u64,
+    /// How long sessions lasted.
+    pub durations: Times,
+}
+
+impl TrafficCounts {
+    /// Sessions that ended for one of the reasons that this holds of.
+    pub fn ended_by(&self, holds: impl Fn(CloseReason) -> bool) -> u64 {
+        CloseReason::ALL
+            .into_iter()
+            .filter(|reason| holds(*reason))
+            .map(|reason| self.ended[reason.index()])
+            .sum()
+    }
+}
+
+/// Who ended a session that ended so before it was whole.
+pub const fn culprit(reason: CloseReason) -> Culprit {
+    use CloseReason::{
+        ClientFailed, ClientGone, ClientIdle, ClientReset, ServerFailed, ServerGone, ServerIdle,
+        ServerReset,
+    };
+    match reason {
+        ClientReset | ClientGone | ClientFailed | ClientIdle => Culprit::Client,
+        ServerReset | ServerGone | ServerFailed | ServerIdle => Culprit::Server,
+        _ => Culprit::Nobody,
+    }
+}

@@ -1,0 +1,280 @@
+//! Statistics over HTTP, as a scraper, a load balancer and a browser meet them.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use crate::support::relay::Relay;
+use crate::support::{Folder, await_some, await_that, peers, run_well, text};
+
+fn file(server: SocketAddr, extra: &str) -> String {
+    format!(
+        "[stats]\nbind = [\"127.0.0.1:0\"]\n{extra}\n\
+         [[listener]]\nname = \"agents\"\nbind = [\"127.0.0.1:0\"]\n\
+         [[backend.intake.server]]\nname = \"a\"\naddress = \"{server}\"\n"
+    )
+}
+
+/// A relay with statistics, and where they are.
+fn start(folder: &Folder, server: SocketAddr, extra: &str) -> (Relay, String) {
+    let path = folder.write("f.toml", &file(server, extra));
+    let mut relay = Relay::start(&["-c", path.to_str().unwrap()]);
+    let line = relay.await_line("statistics on ");
+    let url = line.split("statistics on ").nth(1).unwrap().trim_end_matches('/').to_owned();
+    (relay, url)
+}
+
+fn get(url: &str) -> String {
+    run_well("curl", &["--silent", "--show-error", "--fail", "--max-time", "10", url])
+}
+
+/// The status code, whatever it is.
+fn code(url: &str, arguments: &[&str]) -> String {
+    let mut all = vec!["--silent", "--max-time", "10", "--output", "/dev/null"];
+    all.extend(["--write-out", "%{http_code}", url]);
+    all.extend(arguments);
+    run_well("curl", &all)
+}
+
+/// By column, the cell of the row of this proxy and name.
+fn cell(csv: &str, proxy: &str, name: &str, column: &str) -> String {
+    let header: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    let at = header.iter().position(|known| *known == column).unwrap();
+    let rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let row = rows.into_iter().find(|row| row[0] == proxy && row.get(1) == Some(&name));
+    row.unwrap_or_else(|| panic!("no {proxy}/{name} in\n{csv}"))[at].to_owned()
+}
+
+#[test]
+fn what_was_relayed_is_counted_alike_in_the_csv_the_metrics_and_the_status() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-counts");
+    let (relay, url) = start(&folder, server.address, "");
+    for _ in 0..20 {
+        assert_eq!(peers::exchange(relay.address(), &[7; 1000]).unwrap().len(), 1000);
+    }
+    let csv = await_some("all have ended", || {
+        let csv = get(&format!("{url}/;csv"));
+        (cell(&csv, "intake", "a", "bin") == "20000").then_some(csv)
+    });
+    for (proxy, name, column, expected) in [
+        ("agents", "FRONTEND", "stot", "20"),
+        ("agents", "FRONTEND", "conn_tot", "20"),
+        ("agents", "FRONTEND", "bin", "20000"),
+        ("agents", "FRONTEND", "bout", "20000"),
+        ("agents", "FRONTEND", "scur", "0"),
+        ("agents", "FRONTEND", "status", "OPEN"),
+        ("intake", "a", "stot", "20"),
+        ("intake", "a", "econ", "0"),
+        ("intake", "BACKEND", "bout", "20000"),
+        ("intake", "BACKEND", "status", "UP"),
+    ] {
+        assert_eq!(cell(&csv, proxy, name, column), expected, "{proxy}/{name} {column}");
+    }
+    // Wherever HAProxy's page is configured to be, and with options behind.
+    for path in ["/haproxy?stats;csv", "/;csv;norefresh"] {
+        assert!(get(&format!("{url}{path}")).starts_with("# pxname,svname,"), "{path}");
+    }
+    let metrics = get(&format!("{url}/metrics"));
+    for line in [
+        "fanin_listener_connections_total{listener=\"agents\"} 20",
+        "fanin_sessions_ended_total{listener=\"agents\",reason=\"completed\"} 20",
+        "fanin_server_sessions_total{backend=\"intake\",server=\"a\"} 20",
+        "fanin_server_bytes_total{backend=\"intake\",server=\"a\",direction=\"to_server\"} 20000",
+        "fanin_server_connect_seconds_count{backend=\"intake\",server=\"a\"} 20",
+        "fanin_session_duration_seconds_count{listener=\"agents\"} 20",
+        "fanin_ready 1",
+    ] {
+        assert!(metrics.lines().any(|known| known == line), "{line}\n{metrics}");
+    }
+    let theirs = get(&format!("{url}/metrics?compat=haproxy"));
+    let line = "haproxy_server_sessions_total{proxy=\"intake\",server=\"a\"} 20";
+    assert!(theirs.lines().any(|known| known == line), "{theirs}");
+    let status: serde_json::Value =
+        serde_json::from_str(&get(&format!("{url}/api/v1/status"))).unwrap();
+    assert_eq!(status["total"]["ended"]["completed"], 20);
+    assert_eq!(status["ready"], true);
+}
+
+#[test]
+fn health_is_told_apart_from_readiness() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-health");
+    let (mut relay, url) = start(&folder, server.address, "");
+    assert_eq!(code(&format!("{url}/healthz"), &[]), "200");
+    assert_eq!(code(&format!("{url}/readyz"), &[]), "200");
+    // A session that stays keeps the relay from ending.
+    let mut client = peers::connect(relay.address());
+    client.write_all(b"here").unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+    relay.signal("TERM");
+    relay.await_line("draining");
+    assert_eq!(code(&format!("{url}/healthz"), &[]), "200");
+    assert_eq!(code(&format!("{url}/readyz"), &[]), "503");
+    let csv = get(&format!("{url}/;csv"));
+    assert_eq!(cell(&csv, "agents", "FRONTEND", "status"), "STOP");
+    drop(client);
+    assert!(relay.await_end().success());
+}
+
+#[test]
+fn nothing_can_be_changed_and_what_is_not_there_is_said() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-errors");
+    let (_relay, url) = start(&folder, server.address, "");
+    assert_eq!(code(&url, &["--request", "POST", "--data", "x"]), "405");
+    assert_eq!(code(&format!("{url}/nonsense"), &[]), "404");
+    let headers = run_well("curl", &["--silent", "--head", "--max-time", "10", &url]);
+    for header in ["content-security-policy: default-src 'none'", "cache-control: no-store"] {
+        assert!(headers.to_lowercase().contains(header), "{headers}");
+    }
+}
+
+/// Mute clients, endless heads and pages that nobody reads.
+#[test]
+fn clients_of_the_statistics_hold_up_neither_sessions_nor_each_other() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-mute");
+    let (relay, url) = start(&folder, server.address, "");
+    let address: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
+    let mut held: Vec<TcpStream> = (0..10).map(|_| peers::connect(address)).collect();
+    for stream in &mut held {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Endless: ").unwrap();
+    }
+    let mut watchers: Vec<TcpStream> = (0..16).map(|_| peers::connect(address)).collect();
+    for stream in &mut watchers {
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    }
+    await_that("there are as many watchers as may be", || {
+        code(&format!("{url}/events"), &["--max-time", "1"]) == "503"
+    });
+    for _ in 0..20 {
+        assert_eq!(peers::exchange(relay.address(), b"on").unwrap(), b"on");
+        assert!(get(&format!("{url}/metrics")).contains("fanin_build_info"));
+    }
+    let mut event = vec![0; 4000];
+    watchers[0].read_exact(&mut event).unwrap();
+    let event = text(&event);
+    assert!(event.contains("text/event-stream") && event.contains("data: {\"version\""), "{event}");
+}
+
+#[test]
+fn statistics_stay_where_they_are_over_reload_renewal_and_a_crash() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-stay");
+    let (mut relay, url) = start(&folder, server.address, "");
+    let first = relay.pid();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(first).unwrap()),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    // Nobody accepts for a moment; whoever asks then is answered by the next process.
+    assert!(get(&format!("{url}/metrics")).contains("fanin_generation 2"));
+    relay.await_line("restarted");
+    folder.write("f.toml", &file(server.address, "[global]\nworkers = 1\n"));
+    assert!(relay.ask("reload").status.success());
+    await_that("the next generation answers", || {
+        get(&format!("{url}/metrics")).contains("fanin_generation 3")
+    });
+    assert_eq!(peers::exchange(relay.address(), b"still").unwrap(), b"still");
+}
+
+/// A browser of the test's own, driven by WebDriver (W3C); ended when dropped.
+struct Browser {
+    driver: std::process::Child,
+    session: String,
+}
+
+impl Browser {
+    /// `None`, and said so, where there is none.
+    fn start(folder: &Folder) -> Option<Self> {
+        let log = std::fs::File::create(folder.path("driver.log")).unwrap();
+        let driver = Command::new("chromedriver").arg("--port=0").stdout(log).spawn();
+        let Ok(driver) = driver else {
+            eprintln!("SKIPPED: no chromedriver here (apt-get install chromium-driver)");
+            return None;
+        };
+        let mut browser = Self { driver, session: String::new() };
+        let port = await_some("chromedriver listens", || {
+            let log = std::fs::read_to_string(folder.path("driver.log")).unwrap();
+            let rest = log.split("successfully on port ").nth(1)?;
+            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u16>().ok()
+        });
+        let arguments = serde_json::json!([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            format!("--user-data-dir={}", folder.path("profile").display()),
+        ]);
+        let options = serde_json::json!({"capabilities": {"alwaysMatch": {
+            "browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}});
+        browser.session = format!("http://127.0.0.1:{port}/session");
+        let answer = browser.post("", &options);
+        browser.session = format!("{}/{}", browser.session, answer["sessionId"].as_str()?);
+        Some(browser)
+    }
+
+    fn post(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
+        let (url, body) = (format!("{}{path}", self.session), body.to_string());
+        let mut arguments = vec!["--silent", "--max-time", "20", &url];
+        arguments.extend(["--header", "Content-Type: application/json", "--data", &body]);
+        let answer: serde_json::Value =
+            serde_json::from_str(&run_well("curl", &arguments)).unwrap();
+        answer["value"].clone()
+    }
+
+    fn open(&self, url: &str) {
+        self.post("/url", &serde_json::json!({"url": url}));
+    }
+
+    fn evaluate(&self, script: &str) -> serde_json::Value {
+        self.post("/execute/sync", &serde_json::json!({"script": script, "args": []}))
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let end = ["--silent", "--max-time", "10", "--request", "DELETE", &self.session];
+        let _ = Command::new("curl").args(end).output();
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}
+
+#[test]
+fn the_page_is_drawn_by_a_browser_fits_a_phone_and_asks_for_nothing_elsewhere() {
+    let folder = Folder::new("stats-page");
+    let Some(browser) = Browser::start(&folder) else { return };
+    let server = peers::echo();
+    let (relay, url) = start(&folder, server.address, "");
+    for _ in 0..5 {
+        peers::exchange(relay.address(), b"shown").unwrap();
+    }
+    browser.post("/window/rect", &serde_json::json!({"width": 500, "height": 900}));
+    browser.open(&url);
+    let shown = || browser.evaluate("return document.body.innerText").to_string();
+    await_that("the page is drawn", || shown().contains("completed"));
+    let page = shown();
+    for part in ["serving", "agents", "intake", "in use", "100.0 %"] {
+        assert!(page.contains(part), "{part}\n{page}");
+    }
+    // It goes on by itself.
+    peers::exchange(relay.address(), b"shown").unwrap();
+    await_that("a new session is shown", || {
+        let cell = "return document.querySelector('#ended tbody td.n').textContent";
+        browser.evaluate(cell) == "6"
+    });
+    let wide = "return document.documentElement.scrollWidth <= window.innerWidth";
+    assert_eq!(browser.evaluate(wide), true, "it scrolls sideways");
+    let asked = "return performance.getEntriesByType('resource').map(e => e.name).join(' ')";
+    let asked = browser.evaluate(asked);
+    for name in asked.as_str().unwrap().split_whitespace() {
+        assert!(name.starts_with(&url), "{asked}");
+    }
+}
