@@ -51,6 +51,7 @@ use observer::Observer;
 use resolver::Outcome;
 use snapshot::Snapshot;
 
+pub use haproxy::Show;
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
@@ -400,6 +401,7 @@ impl<R: Relay> Loop<R> {
             Command::Status => self.status().render(),
             Command::StatusJson => serde_json::to_string(&self.status())
                 .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
+            Command::Show(show) => show.answer(&self.snapshot()),
             Command::Drain if self.phase == Phase::Serving => {
                 self.report(Report::End { at_once: false });
                 "draining".to_owned()

@@ -1,4 +1,5 @@
-//! The control socket: a command a line, the answer, the end.
+//! The control socket: a command a line, the answer, the end. It also speaks HAProxy's CLI, as far as
+//! that asks for something.
 //!
 //! Clients are served beside the control loop, which alone carries commands out; a client that is
 //! slow, mute or gone costs the loop nothing.
@@ -16,7 +17,9 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 use thiserror::Error;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::UnixStream as Client;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
@@ -24,6 +27,7 @@ use tokio::time::{sleep, timeout};
 use crate::sys::process;
 
 use super::directory;
+use super::haproxy::Show;
 
 /// Clients served at one time; others are told to come back.
 const CLIENTS_MAX: usize = 8;
@@ -31,6 +35,9 @@ const CLIENTS_MAX: usize = 8;
 const COMMAND_BYTES_MAX: u64 = 4352;
 /// How long a client may take to send its command, and to take the answer.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a client with a prompt may be silent, unless it says how long, and at most.
+const PROMPT_PATIENCE: Duration = Duration::from_secs(60);
+const PROMPT_PATIENCE_MAX: Duration = Duration::from_secs(3600);
 /// How long a command may take. A reload looks names up and may start another relay process, which
 /// have bounds of their own.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(75);
@@ -51,6 +58,10 @@ commands, one a connection:
   upgrade PATH  have another binary take over; without PATH the one that is installed now
   drain         accept no more, let sessions end, then exit
   help          this text
+of HAProxy's, with their answers, and several in a line with ';' between them:
+  show stat [proxy kind server], show info, show servers state [backend], show backend,
+  show version, show cli level
+  prompt        a prompt, and line after line; set timeout cli SECONDS; quit
 ";
 
 /// What a client may ask for.
@@ -62,6 +73,8 @@ pub enum Command {
     /// To this binary, or to the one that now has the name of the one that runs.
     Upgrade(Option<PathBuf>),
     Drain,
+    /// A question of HAProxy's CLI.
+    Show(Show),
 }
 
 /// A command on its way to the control loop, and where the answer goes.
@@ -216,25 +229,74 @@ async fn refuse(mut stream: Client) -> io::Result<()> {
     timeout(CLIENT_PATIENCE, stream.write_all(answer.as_bytes())).await?
 }
 
+/// Answers one line and ends; a client that asks for a prompt is answered line after line, as
+/// HAProxy's CLI does it.
 async fn serve_client(mut stream: Client, requests: &mpsc::Sender<Request>) -> io::Result<()> {
     let user = stream.peer_cred()?.uid();
-    let mut answer = match timeout(CLIENT_PATIENCE, read_command(&mut stream)).await {
-        Err(_) => format!("{REFUSAL}no command came within {} s", CLIENT_PATIENCE.as_secs()),
-        Ok(line) => answer_to(&line?, user, requests).await,
-    };
-    if !answer.ends_with('\n') {
-        answer.push('\n');
+    let (reader, mut writer) = stream.split();
+    let mut reader = BufReader::new(reader);
+    let mut prompts = false;
+    let mut patience = CLIENT_PATIENCE;
+    loop {
+        let line = match timeout(patience, read_command(&mut reader)).await {
+            Err(_) if prompts => break,
+            Err(_) => {
+                let why = format!("{REFUSAL}no command came within {} s\n", patience.as_secs());
+                timeout(CLIENT_PATIENCE, writer.write_all(why.as_bytes())).await??;
+                break;
+            }
+            Ok(line) => line?,
+        };
+        let text = String::from_utf8_lossy(&line);
+        let mut answer = match text.split_whitespace().collect::<Vec<_>>().as_slice() {
+            [] if line.is_empty() && prompts => break,
+            ["quit"] => break,
+            [] if prompts => String::new(),
+            ["prompt", ..] => {
+                prompts = !prompts;
+                patience = if prompts { PROMPT_PATIENCE } else { CLIENT_PATIENCE };
+                "\n".to_owned()
+            }
+            ["set", "timeout", "cli", seconds] => {
+                let wanted = seconds.parse().map(Duration::from_secs).unwrap_or(patience);
+                patience = wanted.min(PROMPT_PATIENCE_MAX);
+                "\n".to_owned()
+            }
+            _ => answer_all(&line, user, requests).await,
+        };
+        if prompts {
+            answer.push_str("> ");
+        }
+        timeout(CLIENT_PATIENCE, writer.write_all(answer.as_bytes())).await??;
+        if !prompts {
+            break;
+        }
     }
-    timeout(CLIENT_PATIENCE, stream.write_all(answer.as_bytes())).await??;
-    stream.shutdown().await
+    writer.shutdown().await
 }
 
-/// The first line, or as much of it as fits.
-async fn read_command(stream: &mut Client) -> io::Result<Vec<u8>> {
+/// The next line, or as much of it as fits.
+async fn read_command(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
-    let mut limited = BufReader::new(stream.take(COMMAND_BYTES_MAX));
-    limited.read_until(b'\n', &mut line).await?;
+    reader.take(COMMAND_BYTES_MAX).read_until(b'\n', &mut line).await?;
     Ok(line)
+}
+
+/// Answers to the commands of a line, which a semicolon separates (management guide, 9.3).
+async fn answer_all(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> String {
+    let mut answers = String::new();
+    // A line that was cut off says so itself.
+    let whole = line.ends_with(b"\n") || (line.len() as u64) < COMMAND_BYTES_MAX;
+    let commands: Vec<&[u8]> =
+        if whole { line.split(|byte| *byte == b';').collect() } else { vec![line] };
+    for command in commands {
+        let answer = answer_to(command, user, requests).await;
+        answers.push_str(&answer);
+        if !answer.ends_with('\n') {
+            answers.push('\n');
+        }
+    }
+    answers
 }
 
 async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> String {
@@ -243,7 +305,7 @@ async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> 
         Ok(None) => return HELP.to_owned(),
         Err(refusal) => return format!("{REFUSAL}{refusal}"),
     };
-    let changes = !matches!(command, Command::Status | Command::StatusJson);
+    let changes = !matches!(command, Command::Status | Command::StatusJson | Command::Show(_));
     if changes && user != 0 && user != geteuid().as_raw() {
         return format!("{REFUSAL}only root and the user who runs the relay may do this");
     }
@@ -278,6 +340,10 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
         ["upgrade", ..] => binary(text.trim().trim_start_matches("upgrade").trim())
             .map(|path| Some(Command::Upgrade(Some(path)))),
         ["help"] => Ok(None),
+        ["show", ..] => match Show::parse(&words)? {
+            Some(show) => Ok(Some(Command::Show(show))),
+            None => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
+        },
         [] => Err("an empty command; see: help".to_owned()),
         _ => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
     }

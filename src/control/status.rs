@@ -88,6 +88,11 @@ pub struct ReloadStatus {
 pub struct RelayStatus {
     /// Sessions at one time that the process takes.
     pub maxconn: u64,
+    /// Pipes at one time, and descriptors for each worker.
+    pub pipes_max: u64,
+    pub descriptors: u64,
+    /// The name of the host.
+    pub host: String,
     pub listeners: Vec<ListenerStatus>,
     pub servers: Vec<ServerStatus>,
     pub workers: Vec<WorkerStatus>,
@@ -404,6 +409,9 @@ pub(super) mod tests {
         };
         RelayStatus {
             maxconn: 4096,
+            pipes_max: 512,
+            descriptors: 20_000,
+            host: "relay-1".to_owned(),
             listeners: vec![ListenerStatus {
                 name: "agents".to_owned(),
                 addresses: vec!["0.0.0.0:3834".to_owned()],

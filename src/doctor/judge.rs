@@ -117,6 +117,7 @@ impl Case<'_> {
 
     fn limits(&self, descriptors: u64) -> Limits {
         Limits {
+            name: String::new(),
             descriptors,
             processors: (0..u16::try_from(self.host.processors).unwrap_or(u16::MAX)).collect(),
             pipe_pages: self.host.pipe_pages.filter(|&pages| pages > 0 && !self.host.is_root),

@@ -36,6 +36,8 @@ const SOURCE_PORTS_MIN: usize = 1024;
 /// What was found on this host.
 #[derive(Clone, Debug)]
 pub struct Host {
+    /// What it is called.
+    pub name: String,
     /// Descriptors in one table: RLIMIT_NOFILE.
     pub descriptors: u64,
     /// CPUs that the process may run on; at least one.
@@ -66,7 +68,9 @@ impl Host {
             Ok(pages) => Some(pages),
             Err(error) => return Err(cannot("the page limit of pipes")(error)),
         };
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Ok(Self {
+            name: name.trim().to_owned(),
             descriptors,
             processors: processors.into_iter().filter_map(|cpu| cpu.try_into().ok()).collect(),
             pipe_pages,
@@ -225,6 +229,7 @@ mod tests {
 
     fn host(descriptors: u64) -> Host {
         Host {
+            name: "relay-1".to_owned(),
             descriptors,
             processors: vec![0, 1],
             pipe_pages: None,

@@ -13,6 +13,9 @@ impl Supervisor {
     pub(super) fn describe(&self) -> RelayStatus {
         RelayStatus {
             maxconn: self.budget.sessions.into(),
+            pipes_max: u64::from(self.budget.pipes_a_worker) * u64::from(self.budget.workers),
+            descriptors: self.host.descriptors,
+            host: self.host.name.clone(),
             listeners: (0..self.config.listeners.len()).map(|n| self.listener(n)).collect(),
             servers: self.servers(),
             workers: self.threads.iter().map(|thread| self.worker(thread)).collect(),

@@ -10,7 +10,7 @@ const WORKING: &str = include_str!("../fixtures/working-haproxy.cfg");
 const PAGE: &str = include_str!("../fixtures/page-haproxy.cfg");
 
 /// The file of a user, its addresses made those of this test.
-fn file(
+pub fn file(
     folder: &Folder,
     name: &str,
     relay: SocketAddr,
@@ -28,10 +28,10 @@ fn file(
 }
 
 /// HAProxy, ended when dropped.
-struct Haproxy(Child);
+pub struct Haproxy(Child);
 
 impl Haproxy {
-    fn start(file: &str) -> Self {
+    pub fn start(file: &str) -> Self {
         let mut command = Command::new("haproxy");
         command.args(["-db", "-f", file]).stdout(Stdio::null()).stderr(Stdio::null());
         Self(command.spawn().expect("haproxy; scripts/test installs it"))

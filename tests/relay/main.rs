@@ -17,6 +17,7 @@
 )]
 
 mod agents;
+mod cli;
 mod clients;
 mod connecting;
 mod doctor;

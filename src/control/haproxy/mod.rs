@@ -1,3 +1,7 @@
 //! What HAProxy would say of itself, said of us, for the programs and habits that read it.
 
+mod cli;
+mod info;
 pub(super) mod stat;
+
+pub use cli::Show;

@@ -38,6 +38,11 @@ impl Row {
         self.0[at.unwrap_or_else(|| unreachable!("{column} is a column"))] = quoted(value);
     }
 
+    fn number(&self, column: &str) -> u64 {
+        let at = COLUMNS.split(',').position(|known| known == column).unwrap_or_default();
+        self.0[at].parse().unwrap_or_default()
+    }
+
     fn set(&mut self, column: &str, value: u64) {
         self.text(column, &value.to_string());
     }
@@ -61,10 +66,27 @@ fn quoted(text: &str) -> String {
     text.to_owned()
 }
 
-/// The whole table: the header, a line each, ending with a comma, and an empty line.
+/// The whole table: the header and a line each, all ending with a comma.
 pub(in crate::control) fn csv(snapshot: &Snapshot) -> String {
+    selected(snapshot, None, None, None)
+}
+
+/// The rows of one proxy, kind and server, by number; `None` is all.
+pub(super) fn selected(
+    snapshot: &Snapshot,
+    proxy: Option<u64>,
+    kind: Option<u64>,
+    server: Option<u64>,
+) -> String {
+    let wanted = |row: &&Row| {
+        // Frontends are type 0 and bit 1, backends 1 and 2, servers 2 and 4.
+        let bit = 1u64.checked_shl(row.number("type").try_into().unwrap_or(u32::MAX));
+        proxy.is_none_or(|proxy| proxy == row.number("iid"))
+            && kind.is_none_or(|kind| bit.is_some_and(|bit| kind & bit != 0))
+            && server.is_none_or(|server| server == row.number("sid"))
+    };
     let mut out = format!("# {COLUMNS},\n");
-    for row in rows(snapshot) {
+    for row in rows(snapshot).iter().filter(wanted) {
         out.push_str(&row.0.join(","));
         out.push_str(",\n");
     }

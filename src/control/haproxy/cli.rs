@@ -1,0 +1,184 @@
+//! The commands of HAProxy's CLI (management guide, 9.3) that ask for something.
+
+use crate::control::Snapshot;
+
+use super::{info, stat};
+
+/// A command of theirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// Rows of one proxy, kind and server, by number; `None` is all. `kind` is a sum of 1
+    /// (frontends), 2 (backends), 4 (servers).
+    Stat {
+        proxy: Option<u64>,
+        kind: Option<u64>,
+        server: Option<u64>,
+    },
+    Info,
+    /// Of one backend or all.
+    ServersState(Option<String>),
+    Version,
+    Level,
+    Backends,
+}
+
+impl Show {
+    /// The command that these words are, if it is one of theirs.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the client.
+    pub(in crate::control) fn parse(words: &[&str]) -> Result<Option<Self>, String> {
+        let number = |word: Option<&&str>| -> Result<Option<u64>, String> {
+            match word {
+                // "Any", as hatop says it.
+                None | Some(&"-1") => Ok(None),
+                Some(word) => word.parse().map(Some).map_err(|_| {
+                    format!("`show stat` takes three numbers, not \"{}\"", word.escape_debug())
+                }),
+            }
+        };
+        Ok(Some(match words {
+            ["show", "stat", rest @ ..] if rest.len() <= 3 => Self::Stat {
+                proxy: number(rest.first())?,
+                kind: number(rest.get(1))?,
+                server: number(rest.get(2))?,
+            },
+            ["show", "info"] => Self::Info,
+            ["show", "servers", "state"] => Self::ServersState(None),
+            ["show", "servers", "state", backend] => {
+                Self::ServersState(Some((*backend).to_owned()))
+            }
+            ["show", "version"] => Self::Version,
+            ["show", "cli", "level"] => Self::Level,
+            ["show", "backend"] => Self::Backends,
+            _ => return Ok(None),
+        }))
+    }
+
+    /// The answer, which ends with an empty line as every answer of theirs.
+    pub(in crate::control) fn answer(&self, snapshot: &Snapshot) -> String {
+        let text = match self {
+            Self::Stat { proxy, kind, server } => stat::selected(snapshot, *proxy, *kind, *server),
+            Self::Info => info::show(snapshot),
+            Self::ServersState(backend) => servers_state(snapshot, backend.as_deref()),
+            Self::Version => format!("{}\n", info::VERSION),
+            Self::Level => "user\n".to_owned(),
+            Self::Backends => {
+                let servers = snapshot.status.relay.servers.iter();
+                let mut names: Vec<&str> = servers.map(|server| server.backend.as_str()).collect();
+                names.dedup();
+                format!("# name\n{}\n", names.join("\n"))
+            }
+        };
+        format!("{text}\n")
+    }
+}
+
+/// `show servers state` (version 1 of its format).
+fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
+    const FIELDS: &str = "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state \
+                          srv_uweight srv_iweight srv_time_since_last_change srv_check_status \
+                          srv_check_result srv_check_health srv_check_state srv_agent_state \
+                          bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl \
+                          srv_check_port srv_check_addr srv_agent_addr srv_agent_port";
+    let relay = &snapshot.status.relay;
+    let mut out = format!("1\n# {FIELDS}\n");
+    let backends = relay.servers.chunk_by(|one, other| one.backend == other.backend);
+    let mut found = false;
+    for (servers, id) in backends.zip(relay.listeners.len() + 1..) {
+        if wanted.is_some_and(|wanted| wanted != servers[0].backend) {
+            continue;
+        }
+        found = true;
+        for (server, place) in servers.iter().zip(1..) {
+            let address = server.resolved.first().map_or("-", String::as_str);
+            let (ip, _) = address.rsplit_once(':').unwrap_or((address, ""));
+            let (host, port) = server.address.rsplit_once(':').unwrap_or((&server.address, "0"));
+            let is_name = host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[');
+            let usable = stat::is_usable(server);
+            // 0x20: the name has no address yet.
+            let admin = if server.resolved.is_empty() { 0x20 } else { 0 };
+            out += &format!(
+                "{id} {} {place} {} {} {} {admin} {weight} {weight} {} 1 0 0 0 0 0 0 {} {port} - 0 0 - - 0\n",
+                server.backend,
+                server.name,
+                ip.trim_start_matches('[').trim_end_matches(']'),
+                if usable { 2 } else { 0 },
+                snapshot.status.uptime_seconds,
+                if is_name { host } else { "-" },
+                weight = server.weight,
+            );
+        }
+    }
+    if wanted.is_some() && !found {
+        return "Can't find backend.\n".to_owned();
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::tests::snapshot;
+
+    fn ask(line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Show::parse(&words).unwrap().expect("a command").answer(&snapshot())
+    }
+
+    #[test]
+    fn rows_are_selected_as_hatop_asks_for_them() {
+        let names = |line: &str| -> Vec<String> {
+            let answer = ask(line);
+            assert!(answer.ends_with(",\n\n"), "{answer}");
+            let rows = answer.lines().skip(1).filter(|line| !line.is_empty());
+            rows.map(|row| row.split(',').take(2).collect::<Vec<_>>().join("/")).collect()
+        };
+        assert_eq!(names("show stat").len(), 3);
+        assert_eq!(names("show stat -1 -1 -1").len(), 3);
+        assert_eq!(names("show stat -1 1 -1"), ["agents/FRONTEND"]);
+        assert_eq!(names("show stat 2 4 1"), ["intake/a"]);
+        assert!(Show::parse(&["show", "stat", "x"]).is_err());
+        assert_eq!(Show::parse(&["show", "nonsense"]), Ok(None));
+    }
+
+    #[test]
+    fn info_has_what_programs_insist_on() {
+        let info = ask("show info");
+        for name in [
+            "Name",
+            "Version",
+            "Release_date",
+            "Nbproc",
+            "Process_num",
+            "Pid",
+            "Uptime",
+            "Maxconn",
+            "CurrConns",
+            "Maxpipes",
+            "PipesUsed",
+            "Tasks",
+            "Run_queue",
+            "node",
+        ] {
+            let line = info.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+            assert!(line.is_some_and(|value| !value.is_empty()), "{name}\n{info}");
+        }
+        // Datadog's check splits each line before Uptime_sec at its one colon.
+        for line in info.lines().take_while(|line| !line.starts_with("Uptime_sec")) {
+            assert_eq!(line.matches(':').count(), 1, "{line}");
+        }
+        assert!(info.contains("\nUptime: 0d 3h12m00s\n"), "{info}");
+    }
+
+    #[test]
+    fn the_state_of_servers_has_as_many_fields_as_its_header() {
+        let state = ask("show servers state");
+        let lines: Vec<&str> = state.lines().collect();
+        assert_eq!(lines[0], "1");
+        let fields = lines[1].trim_start_matches("# ").split(' ').count();
+        assert_eq!(lines[2].split(' ').count(), fields, "{state}");
+        assert!(lines[2].starts_with("2 intake 1 a 192.0.2.7 2 0 1 1 "), "{state}");
+        assert!(ask("show servers state nowhere").contains("Can't find backend"));
+    }
+}
