@@ -8,10 +8,11 @@
 //! - R2 A pipe is filled only when it is empty, so R1 always holds here.
 //! - R3 What was pulled is pushed at once; a short push is not repeated before the sink is writable.
 //! - R4 A short count is never the end of a stream. Zero is, unless an urgent byte stands there.
-//! - R5 An end of the stream is believed only if a FIN was received. The kernel tells of a reset once,
-//!   and not always to the one who reads: splice(2) to a socket writes a pipe in several steps, and
-//!   when one fails after another has succeeded the error is lost (`splice_to_socket()`). A reset then
-//!   looks like the end of the stream to whoever reads next.
+//! - R5 Where a socket was spliced from or to, or a receive was taken back, the end of its stream is
+//!   believed only if a FIN was received. The kernel tells of a reset once, and not always to the one
+//!   who reads: splice(2) to a socket writes a pipe in several steps, and when one fails after another
+//!   has succeeded the error is lost (`splice_to_socket()`). A reset then looks like the end of the
+//!   stream to whoever reads next. Every other call that takes the error away says so to the session.
 
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -56,6 +57,8 @@ pub(super) struct Readiness {
     pub(super) suspect: bool,
     /// Nothing was read since readiness was last signalled.
     pub(super) fresh: bool,
+    /// Somebody may have been told of a reset without a word to us: R5.
+    pub(super) in_doubt: bool,
     /// Bytes taken out of it, modulo 2^32.
     pub(super) taken: u32,
 }
@@ -68,7 +71,7 @@ impl Readiness {
 
     /// What it means that there is nothing to read from it, and never will be: R5.
     pub(super) fn end(&self, socket: BorrowedFd<'_>) -> Outcome {
-        if socket::was_reset(socket, self.taken) {
+        if self.in_doubt && socket::was_reset(socket, self.taken) {
             return Outcome::Failed(Errno::ECONNRESET);
         }
         Outcome::EndOfStream
@@ -161,6 +164,7 @@ impl FlowState {
         means: &mut Means,
     ) -> Attempt {
         let room = pipe.bytes as usize;
+        ready.in_doubt = true;
         match again(|| socket::splice_in(source, pipe.writer.as_fd(), room)) {
             Ok(bytes) => match moved(bytes) {
                 Some(bytes) => {
@@ -244,6 +248,7 @@ impl FlowState {
             Store::Pipe { pipe, held } => {
                 // Exactly what is inside: asked for more, the kernel may hold the last segment.
                 let all = *held as usize;
+                ready.in_doubt = true;
                 let out = || socket::splice_out(pipe.reader.as_fd(), sink, all);
                 (again(out), *held, Path::Spliced)
             }

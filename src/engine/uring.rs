@@ -166,7 +166,9 @@ impl Uring {
     }
 
     fn end_receive(&mut self, key: SessionKey, side: Side) {
-        self.sessions[key.index()].sides[side.index()].receive = Receive::Cancelling;
+        let peer = &mut self.sessions[key.index()].sides[side.index()];
+        peer.receive = Receive::Cancelling;
+        peer.ready.in_doubt = true;
         let target = Kind::Recv.word(key, side);
         self.ring.cancel(target, Kind::Other.word(key, side));
     }
