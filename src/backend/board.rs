@@ -1,7 +1,7 @@
 //! What the workers share about one server: a handful of counts, touched once or twice a session
 //! and never for a byte.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::histogram::{Histogram, Times};
@@ -14,6 +14,8 @@ use super::histogram::{Histogram, Times};
 pub struct Board {
     /// `backend/server`: who this is, for people.
     name: String,
+    /// Checks have found it down.
+    down: AtomicBool,
     sessions: AtomicU32,
     sessions_max: AtomicU32,
     sessions_total: AtomicU64,
@@ -67,6 +69,7 @@ impl Board {
     pub fn new(name: String) -> Self {
         Self {
             name,
+            down: AtomicBool::new(false),
             sessions: AtomicU32::new(0),
             sessions_max: AtomicU32::new(0),
             sessions_total: AtomicU64::new(0),
@@ -85,6 +88,16 @@ impl Board {
     /// `backend/server`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What checks have found.
+    pub fn judge(&self, up: bool) {
+        self.down.store(!up, Relaxed);
+    }
+
+    /// Whether checks have found it down; one that is not checked is not.
+    pub fn is_down(&self) -> bool {
+        self.down.load(Relaxed)
     }
 
     /// Whether it has fewer than `maxconn` sessions.

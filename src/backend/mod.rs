@@ -107,7 +107,7 @@ impl Backends {
                 let server = &servers[usize::from(id.index)];
                 server.member.backup == backup
                     && !server.member.addresses.is_empty()
-                    && (!healthy || server.health.is_good(now))
+                    && (!healthy || (!server.member.board.is_down() && server.health.is_good(now)))
                     && (!fresh || avoid != Some(id))
                     && server.member.board.has_room(server.member.maxconn)
             };
@@ -272,6 +272,20 @@ mod tests {
         }
         let choice = backends.choose(0, None, 0).unwrap();
         assert!(backends.choose(0, Some(choice.server), 0).is_some());
+    }
+
+    #[test]
+    fn a_server_that_checks_have_found_down_is_the_last_resort() {
+        let (a, b) = (member("a"), member("b"));
+        let mut backends = backends(&[&a, &b]);
+        a.board.judge(false);
+        assert_eq!(order(&mut backends, 3), ["b", "b", "b"]);
+        b.board.judge(false);
+        let mut both = order(&mut backends, 2);
+        both.sort_unstable();
+        assert_eq!(both, ["a", "b"], "a check may be wrong");
+        a.board.judge(true);
+        assert_eq!(order(&mut backends, 2), ["a", "a"]);
     }
 
     #[test]

@@ -130,6 +130,8 @@ pub(super) struct BackendTable {
     pub(super) retries: Option<Value>,
     pub(super) redispatch: Option<Value>,
     pub(super) source: Option<SourceTable>,
+    /// For each of its servers that has none of its own.
+    pub(super) check: Option<CheckTable>,
     pub(super) server: Option<Vec<Spanned<ServerTable>>>,
 }
 
@@ -147,6 +149,22 @@ pub(super) struct ServerTable {
     pub(super) weight: Option<Value>,
     pub(super) backup: Option<Value>,
     pub(super) maxconn: Option<Value>,
+    pub(super) check: Option<CheckTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckTable {
+    pub(super) interval: Option<Value>,
+    pub(super) fast_interval: Option<Value>,
+    pub(super) down_interval: Option<Value>,
+    pub(super) timeout: Option<Value>,
+    pub(super) rise: Option<Value>,
+    pub(super) fall: Option<Value>,
+    pub(super) port: Option<Value>,
+    pub(super) http: Option<Value>,
+    pub(super) host: Option<Value>,
+    pub(super) expect: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

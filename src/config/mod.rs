@@ -16,6 +16,7 @@ mod reader;
 mod render;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 pub mod value;
 
 use std::fmt;
@@ -30,6 +31,7 @@ pub use error::ConfigError;
 pub use haproxy::{Note, NoteKind, Report};
 pub use networks::{Network, Networks};
 pub use origin::{Origin, Overrides};
+pub use upkeep::{Check, Dns, HttpCheck, Prefer};
 pub use value::Refusal;
 
 /// Where the configuration is when nobody says otherwise.
@@ -53,18 +55,10 @@ pub const RETIRE_DEFAULT: Duration = Duration::from_secs(600);
 /// Connections that the kernel keeps while they wait to be accepted: what Linux allows by default
 /// (`net.core.somaxconn` since 5.4).
 pub const BACKLOG_DEFAULT: u32 = 4096;
-/// Bytes asked for each pipe. 256 KiB carried a gigabyte for 0.28 s of CPU where 64 KiB took 0.32 s,
-/// and stays within what `fs.pipe-user-pages-soft` grants for four times as many pipes as 1 MiB.
-pub const PIPE_BYTES_DEFAULT: u32 = 256 * 1024;
-/// How long a name server may take, and how often it is asked again.
-pub const DNS_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
-pub const DNS_RETRIES_DEFAULT: u16 = 2;
-/// Bounds of the time after which a name is looked up again. Load balancers in front of services move
-/// within a minute (their records live for 60 s); a name server is not to be asked every second.
-pub const TTL_MIN_DEFAULT: Duration = Duration::from_secs(5);
-pub const TTL_MAX_DEFAULT: Duration = Duration::from_secs(300);
-/// Addresses used of one name: more than anybody publishes, far less than a table to search.
-pub const ADDRESSES_MAX_DEFAULT: u16 = 64;
+/// Bytes asked for each pipe: what an ordinary user may ask for (`fs.pipe-max-size`). Where relay and
+/// ends are on one machine, 20 streams cost 0.47 to 0.52 s of CPU a GB through pipes of 1 MiB and 0.59
+/// to 0.65 s through those of 256 KiB (docs/decisions/0004-pipes-of-a-mebibyte.md).
+pub const PIPE_BYTES_DEFAULT: u32 = 1024 * 1024;
 /// A server's weight when none is given.
 pub const WEIGHT_DEFAULT: u16 = 1;
 
@@ -425,6 +419,8 @@ pub struct Server {
     pub backup: bool,
     /// Sessions at one time in the process; `None` is no limit.
     pub maxconn: Option<u32>,
+    /// How it is checked; `None` is by the connects of sessions alone.
+    pub check: Option<Check>,
 }
 
 impl Server {
@@ -436,6 +432,7 @@ impl Server {
             weight: WEIGHT_DEFAULT,
             backup: false,
             maxconn: None,
+            check: None,
         }
     }
 }
@@ -466,50 +463,6 @@ impl FromStr for ServerAddress {
     fn from_str(text: &str) -> Result<Self, Refusal> {
         value::server_address(text)
     }
-}
-
-/// How the names of servers are looked up.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Who alone is asked; empty is whatever /etc/hosts and /etc/resolv.conf say at the time.
-    pub nameservers: Vec<SocketAddr>,
-    pub prefer: Prefer,
-    /// How long one question may wait for its answer.
-    pub timeout: Duration,
-    /// How many times an unanswered question is asked again.
-    pub retries: u16,
-    /// A name is not looked up more often than this, whatever its time to live.
-    pub ttl_min: Duration,
-    /// Nor less often than this.
-    pub ttl_max: Duration,
-    /// Addresses used of one name.
-    pub addresses_max: u16,
-}
-
-impl Default for Dns {
-    fn default() -> Self {
-        Self {
-            nameservers: Vec::new(),
-            prefer: Prefer::default(),
-            timeout: DNS_TIMEOUT_DEFAULT,
-            retries: DNS_RETRIES_DEFAULT,
-            ttl_min: TTL_MIN_DEFAULT,
-            ttl_max: TTL_MAX_DEFAULT,
-            addresses_max: ADDRESSES_MAX_DEFAULT,
-        }
-    }
-}
-
-/// Which of a name's addresses are used, where it has both kinds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Prefer {
-    /// IPv4; IPv6 if there are no others. A host without a route for IPv6 is more common than one
-    /// without IPv4, and each session would learn that by an attempt that fails.
-    #[default]
-    Ipv4,
-    /// IPv6; IPv4 if there are no others.
-    Ipv6,
-    Both,
 }
 
 /// Statistics over HTTP: a page, metrics, HAProxy's CSV, health.

@@ -1,6 +1,7 @@
 //! The way from the tables of a file to the [`Config`]: each value judged, each default filled in,
 //! each fault noted with its place.
 
+mod checks;
 mod process;
 
 use std::fmt;
@@ -17,7 +18,7 @@ use super::file::{
 };
 use super::value::{self, Refusal};
 use super::{
-    Backend, Config, Control, Listener, Log, Network, Overrides, PerSource, Server, Source,
+    Backend, Check, Config, Control, Listener, Log, Network, Overrides, PerSource, Server, Source,
     SourcePorts, Timeouts,
 };
 
@@ -301,7 +302,7 @@ impl Reader {
             source: Source {
                 ports: self.take("ports", ports, SourcePorts::Auto, text_of(value::source_ports)),
             },
-            servers: self.servers(index, name, table.server.as_deref().unwrap_or_default()),
+            servers: self.servers(index, name, table),
             name: defaults.name,
         }
     }
@@ -321,8 +322,10 @@ impl Reader {
         &mut self,
         backend: usize,
         name: &Spanned<String>,
-        tables: &[Spanned<ServerTable>],
+        table: &BackendTable,
     ) -> Vec<Server> {
+        let tables = table.server.as_deref().unwrap_or_default();
+        let check = table.check.as_ref().map(|check| self.check(check, Check::default()));
         let count = tables.len();
         if count == 0 || count > SERVERS_MAX {
             let title = format!("backend `{}` has {count} servers", name.get_ref().escape_debug());
@@ -336,12 +339,18 @@ impl Reader {
         }
         let mut servers = Vec::new();
         for spanned in tables.iter().take(SERVERS_MAX) {
-            servers.extend(self.server(Place::Server(backend, servers.len()), spanned));
+            let place = Place::Server(backend, servers.len());
+            servers.extend(self.server(place, spanned, check.as_ref()));
         }
         servers
     }
 
-    fn server(&mut self, place: Place, spanned: &Spanned<ServerTable>) -> Option<Server> {
+    fn server(
+        &mut self,
+        place: Place,
+        spanned: &Spanned<ServerTable>,
+        check: Option<&Check>,
+    ) -> Option<Server> {
         let table = spanned.get_ref();
         if table.address.is_none() {
             self.faults.push(
@@ -367,7 +376,11 @@ impl Reader {
             self.place(place, table.name.as_ref().or(address));
             self.place(Place::Address(backend, server), address);
         }
-        Some(Server { name, address: parsed?, weight, backup, maxconn })
+        let check = match &table.check {
+            Some(table) => Some(self.check(table, check.cloned().unwrap_or_default())),
+            None => check.cloned(),
+        };
+        Some(Server { name, address: parsed?, weight, backup, maxconn, check })
     }
 
     /// The value of a key: what is written, or the default if nothing is or if it cannot be taken,

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::fmt::Write as _;
 
 use super::value::{self, display_duration, display_latency_budget, display_size, word};
-use super::{Backend, Config, Dns, Global, Listener, Pin, Server};
+use super::{Backend, Check, Config, Dns, Global, Listener, Pin, Server};
 
 /// The complete configuration as TOML.
 pub(super) fn config(config: &Config) -> String {
@@ -102,6 +102,29 @@ fn server(out: &mut Lines, backend: &str, server: &Server) {
     out.key("weight", server.weight);
     out.key("backup", server.backup);
     out.auto_or("maxconn", server.maxconn);
+    if let Some(each) = &server.check {
+        out.key("check", check(each));
+    }
+}
+
+/// An inline table: a table of its own would end the server's.
+fn check(check: &Check) -> String {
+    let span = |duration| quoted(display_duration(duration));
+    let mut keys = vec![format!("interval = {}", span(check.interval))];
+    let other = [("fast_interval", check.fast_interval), ("down_interval", check.down_interval)];
+    for (key, interval) in other {
+        keys.push(format!("{key} = {}", interval.map_or_else(|| quoted("off"), span)));
+    }
+    keys.push(format!("timeout = {}", span(check.timeout)));
+    keys.push(format!("rise = {}, fall = {}", check.rise, check.fall));
+    keys.extend(check.port.map(|port| format!("port = {port}")));
+    if let Some(http) = &check.http {
+        keys.push(format!("http = {}", quoted(&http.path)));
+        keys.extend(http.host.as_ref().map(|host| format!("host = {}", quoted(host))));
+        let (first, last) = http.expect;
+        keys.push(format!("expect = {}", quoted(format_args!("{first}-{last}"))));
+    }
+    format!("{{ {} }}", keys.join(", "))
 }
 
 fn dns(out: &mut Lines, dns: &Dns) {

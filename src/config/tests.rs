@@ -62,11 +62,17 @@ retries = 0
 redispatch = false
 source = { ports = "10240-32767" }
 
+[backend.intake.check]
+interval = "1s"
+fast_interval = "200ms"
+rise = 1
+
 [[backend.intake.server]]
 name = "a"
 address = "10.0.0.7:443"
 weight = 256
 maxconn = 500
+check = { port = 80, down_interval = "10s", http = "/health", host = "x.example", expect = "200", timeout = "500ms" }
 
 [[backend.intake.server]]
 address = "intake.example.com:443"

@@ -1,6 +1,8 @@
 //! Single values, from the text in which people write them: durations, sizes, addresses, choices.
 //! The file and the flags share these, so that a value means the same in both.
 
+mod upkeep;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -8,6 +10,8 @@ use std::time::Duration;
 
 use super::{Balance, EngineChoice, LogFormat, Pin, Prefer, Rate, ServerAddress, SourcePorts};
 use crate::op::{SessionKey, SpliceMode};
+
+pub use upkeep::*;
 
 /// The longest duration that can be asked for. Anything longer is meant as "never", and a
 /// connection that is never given up is a leak.
@@ -186,56 +190,6 @@ pub fn timeout(text: &str) -> Result<Duration, Refusal> {
         ));
     }
     Ok(duration)
-}
-
-/// How often an unanswered question can be asked again.
-pub const DNS_RETRIES_MAX: u16 = 10;
-/// The longest that one question may wait.
-pub const DNS_TIMEOUT_MAX: Duration = Duration::from_secs(30);
-/// Addresses of one name that can be used.
-pub const ADDRESSES_MAX: u16 = 1024;
-/// Bounds of a time to live: a name server is not asked every moment, and what is older than a day
-/// is no longer looked after.
-pub const TTL_BOUNDS: RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
-
-/// How long a question to a name server may wait.
-pub fn dns_timeout(text: &str) -> Result<Duration, Refusal> {
-    let timeout = timeout(text)?;
-    if timeout > DNS_TIMEOUT_MAX {
-        let most = display_duration(DNS_TIMEOUT_MAX);
-        return Err(Refusal::new("too long for one question", format!("at most \"{most}\"")));
-    }
-    Ok(timeout)
-}
-
-/// A bound for the time to live of a name.
-pub fn ttl(text: &str) -> Result<Duration, Refusal> {
-    let ttl = duration(text)?;
-    if !TTL_BOUNDS.contains(&ttl) {
-        let [first, last] = [TTL_BOUNDS.start(), TTL_BOUNDS.end()].map(|d| display_duration(*d));
-        return Err(Refusal::new("out of range", format!("allowed: \"{first}\" to \"{last}\"")));
-    }
-    Ok(ttl)
-}
-
-/// The port of name servers (RFC 1035 section 4.2).
-pub const NAMESERVER_PORT: u16 = 53;
-
-/// A name server: an IP address, with a port if it is not 53.
-pub fn nameserver(text: &str) -> Result<SocketAddr, Refusal> {
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let address = match bare.parse::<IpAddr>() {
-        Ok(ip) => Some(SocketAddr::new(ip, NAMESERVER_PORT)),
-        Err(_) => text.parse().ok(),
-    };
-    let usable = |address: &SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
-    address.filter(usable).ok_or_else(|| {
-        Refusal::new(
-            "not the address of a name server",
-            "write an IP address, with a port if it is not 53, such as \"10.0.0.2\" or \"[::1]:5353\"",
-        )
-    })
 }
 
 /// The longest that events may gather: agents and their servers are milliseconds apart, not more.

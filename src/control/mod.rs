@@ -22,6 +22,7 @@ mod log;
 mod lookups;
 mod names;
 mod observer;
+mod prober;
 mod resolver;
 mod snapshot;
 mod socket;
@@ -29,6 +30,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod text;
+mod upkeep;
 
 use std::future::pending;
 use std::io;
@@ -46,15 +48,16 @@ use crate::handover::{Order, Report};
 use crate::metrics::SessionRecord;
 
 use http::Questions;
-use lookups::{Heard, Lookups};
+use lookups::Lookups;
 use observer::Observer;
-use resolver::Outcome;
+use prober::Prober;
 use snapshot::Snapshot;
 
 pub use haproxy::Show;
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
+pub use prober::Health;
 pub use socket::{Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
     ConfigurationStatus, ListenerState, ListenerStatus, NameStatus, PhaseName, RelayStatus,
@@ -80,6 +83,9 @@ pub trait Relay {
 
     /// Failed connects to a server so far, by its index and that of its backend.
     fn connect_failures(&self, backend: usize, server: usize) -> u64;
+
+    /// What checks have found of a server.
+    fn judge(&self, backend: usize, server: usize, up: bool);
 
     /// Whether every worker has turned since this was last asked.
     fn is_turning(&mut self) -> bool;
@@ -210,6 +216,7 @@ struct Loop<R> {
     origin: Origin,
     config: Config,
     lookups: Lookups,
+    prober: Prober,
     loaded: SystemTime,
     last_reload: Option<ReloadStatus>,
     started: Instant,
@@ -249,6 +256,7 @@ impl<R: Relay> Loop<R> {
             origin: setup.origin,
             config: setup.config,
             lookups: Lookups::new(setup.names),
+            prober: Prober::new(),
             loaded: SystemTime::now(),
             last_reload: None,
             started: Instant::now(),
@@ -291,6 +299,7 @@ impl<R: Relay> Loop<R> {
             self.log.warn(complaint);
         }
         self.remember_names();
+        self.check_servers();
         let mut tick = interval(log::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.workers_left > 0 {
@@ -302,6 +311,7 @@ impl<R: Relay> Loop<R> {
                 }
                 loaded = loaded(&mut self.reload) => self.on_loaded(loaded),
                 answer = self.lookups.answer() => self.on_answer(answer),
+                verdict = self.prober.verdict() => self.on_verdict(&verdict),
                 _ = tick.tick() => self.on_tick(),
                 () = deadline(self.phase) => self.on_deadline(),
             }
@@ -328,30 +338,6 @@ impl<R: Relay> Loop<R> {
             if self.relay.is_turning() {
                 self.report(Report::Turning);
             }
-        }
-    }
-
-    /// A name was answered for, or not.
-    fn on_answer(&mut self, answer: (String, Outcome)) {
-        match self.lookups.hear(&self.config, answer) {
-            Some(Heard::Moved(what)) if self.phase == Phase::Serving => {
-                let addresses = self.lookups.names.addresses(&self.config);
-                match self.relay.apply(&self.config, &addresses) {
-                    Ok(_) => self.log.info(format_args!("{what}; new sessions go there")),
-                    Err(why) => self.log.error(format_args!("{what}, but {why}")),
-                }
-                self.remember_names();
-            }
-            Some(Heard::Known(what)) => self.log.info(what),
-            Some(Heard::Failing(what)) => self.log.warn(what),
-            Some(Heard::Moved(_)) | None => {}
-        }
-    }
-
-    /// So that the next process knows them even when nobody answers.
-    fn remember_names(&mut self) {
-        if let Some(names) = self.lookups.untold() {
-            self.report(Report::Names { names });
         }
     }
 
@@ -437,6 +423,7 @@ impl<R: Relay> Loop<R> {
             Phase::Draining { until: before } => until = until.min(before),
             Phase::Stopping { .. } => return,
         }
+        self.prober.end();
         self.log.info(format_args!(
             "draining: accepting no more; sessions may go on for {} s",
             grace.as_secs_f32()
@@ -522,6 +509,7 @@ impl<R: Relay> Loop<R> {
                     self.lookups.names.renew(&config, names);
                     self.remember_names();
                     self.config = config;
+                    self.check_servers();
                     self.loaded = SystemTime::now();
                     Ok(Some(what))
                 }

@@ -52,6 +52,9 @@ impl Snapshot {
     }
 }
 
+/// What is more to the point than that a check fails.
+const NO_ADDRESS: &str = "no address yet";
+
 impl<R: Relay> Loop<R> {
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
@@ -64,7 +67,16 @@ impl<R: Relay> Loop<R> {
     }
 
     pub(super) fn status(&self) -> Status {
-        let relay = self.relay.status();
+        let mut relay = self.relay.status();
+        let places = self.config.backends.iter().enumerate();
+        let places =
+            places.flat_map(|(n, backend)| (0..backend.servers.len()).map(move |m| (n, m)));
+        for (server, place) in relay.servers.iter_mut().zip(places) {
+            server.check = self.prober.health(&self.config, place);
+            if server.check.as_ref().is_some_and(|check| !check.up) && server.state != NO_ADDRESS {
+                "down".clone_into(&mut server.state);
+            }
+        }
         let mut total = Counts::default();
         for worker in &relay.workers {
             total += &worker.counts;

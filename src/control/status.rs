@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::backend::histogram::Times;
 use crate::metrics::{CloseReason, Counts, PathBytes, TrafficCounts};
 
+use super::Health;
 use super::text::{Table, grouped, limit, percent, size, span};
 
 /// What `fanin status` shows.
@@ -128,7 +129,9 @@ pub struct ServerStatus {
     pub address: String,
     /// What the address stands for.
     pub resolved: Vec<String>,
-    /// A word, such as `in use`, `backup` or `off`.
+    /// What checks have found, if it is checked.
+    pub check: Option<Health>,
+    /// A word, such as `in use`, `backup` or `down`.
     pub state: String,
     pub weight: u16,
     pub backup: bool,
@@ -426,6 +429,7 @@ pub(super) mod tests {
                 name: "a".to_owned(),
                 address: "intake.example.com:443".to_owned(),
                 resolved: vec!["192.0.2.7:443".to_owned()],
+                check: None,
                 state: "up".to_owned(),
                 weight: 1,
                 backup: false,

@@ -22,7 +22,7 @@ const DESCRIPTORS_A_PIPE: u64 = 2;
 /// without a pipe copies.
 const DESCRIPTORS_TO_A_POOLED_PIPE: u64 = 64;
 const PIPES_MIN: u64 = 4;
-/// 256 MiB of pipes of 256 KiB in each worker; no machine has that many flows in bulk at once.
+/// A GiB of pipes of 1 MiB in each worker; no machine has that many flows in bulk at once.
 const PIPES_MAX: u64 = 1024;
 /// More sessions than any descriptor table holds by default (`fs.nr_open` is 1,048,576).
 const SESSIONS_MAX: u64 = 1 << 20;
@@ -280,7 +280,7 @@ mod tests {
     fn an_ordinary_user_has_no_more_pipes_than_pages() {
         let host = Host { pipe_pages: Some(16_384), ..host(20_000) };
         let budget = Budget::new(&config("[global]\nworkers = 2"), &host).unwrap();
-        assert_eq!(budget.pipes_a_worker, 128, "64 MiB in pipes of 256 KiB for two workers");
+        assert_eq!(budget.pipes_a_worker, 32, "64 MiB in pipes of 1 MiB for two workers");
     }
 
     #[test]

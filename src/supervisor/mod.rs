@@ -347,6 +347,10 @@ impl Relay for Supervisor {
         self.plan.backends[backend].members[server].board.connect_failures()
     }
 
+    fn judge(&self, backend: usize, server: usize, up: bool) {
+        self.plan.backends[backend].members[server].board.judge(up);
+    }
+
     fn is_turning(&mut self) -> bool {
         // Every one is asked, whatever the others answer.
         self.threads.iter_mut().filter_map(|thread| (!thread.has_turned()).then_some(())).count()

@@ -58,6 +58,7 @@ impl Supervisor {
                     name: server.name.clone(),
                     address: server.address.to_string(),
                     resolved: member.addresses.iter().map(ToString::to_string).collect(),
+                    check: None,
                     state: state(server, &member.addresses).to_owned(),
                     weight: server.weight,
                     backup: server.backup,

@@ -17,6 +17,7 @@
 )]
 
 mod agents;
+mod checks;
 mod cli;
 mod clients;
 mod connecting;

@@ -7,8 +7,8 @@ use crate::config::check::{self, Place, Spans};
 use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
-    Backend, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Network, Networks, Overrides,
-    Prefer, Server, Stats, Timeouts,
+    Backend, Check, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Network, Networks,
+    Overrides, Prefer, Server, Stats, Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -162,7 +162,7 @@ impl Mapping {
         }
         backend.timeouts = self.timeouts(proxy);
         for server in &proxy.servers {
-            let server = self.server(index, backend.servers.len(), server);
+            let server = self.server(index, backend.servers.len(), server, settings);
             backend.servers.push(server);
         }
         if backend.servers.is_empty() {
@@ -237,12 +237,18 @@ impl Mapping {
         Some(set.value)
     }
 
-    fn server(&mut self, backend: usize, number: usize, line: &ServerLine) -> Server {
+    fn server(
+        &mut self,
+        backend: usize,
+        number: usize,
+        line: &ServerLine,
+        settings: &Settings,
+    ) -> Server {
         self.spans.insert(Place::Server(backend, number), line.name.span.clone());
         self.spans.insert(Place::Address(backend, number), line.address.span.clone());
         let options = &line.options;
         self.mapped(&line.name, "[[server]]");
-        self.check(line);
+        let check = self.check(line, settings);
         if let Some(prefer) = options.prefer {
             self.mapped(&line.name, "[dns] prefer, for all servers");
             self.prefer = Some(prefer);
@@ -253,17 +259,32 @@ impl Mapping {
             backup: options.backup.unwrap_or_default(),
             maxconn: options.maxconn,
             address: line.address.value.clone(),
+            check,
         }
     }
 
-    fn check(&mut self, line: &ServerLine) {
+    fn check(&mut self, line: &ServerLine, settings: &Settings) -> Option<Check> {
         let options = &line.options;
         if options.check != Some(true) {
-            return;
+            return None;
         }
-        let text = "servers are judged by the connects of sessions";
         let said = format!("server {} ... check", line.name.value);
-        self.report.note(NoteKind::Ignored, line.name.line, said, text);
+        let text = "[[server]] check: a server that is down is still the last resort";
+        self.report.note(NoteKind::Mapped, line.name.line, said, text);
+        let defaults = Check::default();
+        let interval = options.inter.unwrap_or(defaults.interval);
+        // Without `timeout check` a check may take as long as the next one is away (manual, 4.2).
+        let patience = self.timeout(settings, Wait::Check, "[[server]] check timeout");
+        let check = Check {
+            interval,
+            fast_interval: options.fastinter,
+            down_interval: options.downinter,
+            timeout: patience.unwrap_or(interval),
+            rise: options.rise.unwrap_or(defaults.rise),
+            fall: options.fall.unwrap_or(defaults.fall),
+            port: options.check_port,
+            http: settings.httpchk.as_ref().map(|set| set.value.clone()),
+        };
         let port = match &line.address.value {
             crate::config::ServerAddress::Ip(address) => address.port(),
             crate::config::ServerAddress::Name { port, .. } => *port,
@@ -275,6 +296,7 @@ impl Mapping {
             );
             self.danger(&line.name, text);
         }
+        Some(check)
     }
 
     fn listener(&mut self, index: usize, proxy: &Proxy, all: &[Proxy]) -> Option<Listener> {

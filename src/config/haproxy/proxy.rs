@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::config::Balance;
+use crate::config::HttpCheck;
 use crate::config::error::Fault;
 use crate::config::value::{self, Refusal};
 
@@ -107,17 +108,52 @@ impl Reader {
         );
     }
 
+    /// `option tcp-check` and its like: a check connects. `option httpchk [METHOD] [URI [VERSION]]`.
     pub(super) fn option_check(&mut self, line: &Line) {
-        let text = "servers are judged by the connects of sessions";
-        self.note(NoteKind::Ignored, line, line.said(99), text);
+        if line.word(1) != "httpchk" {
+            let text = "a check connects, and that is enough";
+            return self.note(NoteKind::Ignored, line, line.said(99), text);
+        }
+        let words: Vec<&str> = line.words.iter().skip(2).map(|word| word.text.as_str()).collect();
+        let (method, path) = match words.as_slice() {
+            [] => ("GET", "/"),
+            [path] => ("GET", *path),
+            [method, path, ..] => (*method, *path),
+        };
+        match value::http_path(path) {
+            Ok(path) => {
+                let text = "[[server]] check http, by GET and HTTP/1.1";
+                let kind = if method == "GET" { NoteKind::Mapped } else { NoteKind::Danger };
+                self.note(kind, line, line.said(99), text);
+                let set = Self::set(line, HttpCheck::new(path));
+                self.settings().httpchk = Some(set);
+            }
+            Err(refusal) => self.refuse_word(&line.words[line.words.len() - 1], &refusal),
+        }
     }
 
+    /// `http-check expect status CODES` is what there is; it stands behind `option httpchk`.
     pub(super) fn http_check(&mut self, line: &Line) {
-        self.option_check(line);
+        let codes = match (line.word(1), line.word(2)) {
+            ("expect", "status") => value::statuses(line.word(3)).ok(),
+            _ => None,
+        };
+        match (codes, &mut self.settings().httpchk) {
+            (Some(codes), Some(set)) => {
+                set.value.expect = codes;
+                self.note(NoteKind::Mapped, line, line.said(99), "[[server]] check expect");
+            }
+            _ => {
+                let text = "a check asks for the page of `option httpchk` and looks at the status \
+                            code of the answer alone: 200 to 399";
+                self.note(NoteKind::Danger, line, line.said(99), text);
+            }
+        }
     }
 
     pub(super) fn tcp_check(&mut self, line: &Line) {
-        self.option_check(line);
+        let text = "a check connects, and what the server says is not looked at";
+        self.note(NoteKind::Danger, line, line.said(99), text);
     }
 
     pub(super) fn hash_type(&mut self, line: &Line) {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::config::Balance;
 use crate::config::error::Fault;
 use crate::config::value;
+use crate::config::{Balance, HttpCheck};
 
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
@@ -111,6 +111,7 @@ pub(super) struct Settings {
     pub(super) default_backend: Option<Set<String>>,
     pub(super) default_server: ServerOptions,
     pub(super) splices: bool,
+    pub(super) httpchk: Option<Set<HttpCheck>>,
 }
 
 /// One address to listen on.

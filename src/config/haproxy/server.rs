@@ -1,5 +1,7 @@
 //! `server`, `server-template` and `default-server` lines (manual, 5.2).
 
+use std::time::Duration;
+
 use crate::config::value::{self, Refusal};
 use crate::config::{Prefer, ServerAddress};
 
@@ -24,6 +26,11 @@ pub(super) struct ServerOptions {
     pub(super) check: Option<bool>,
     pub(super) check_port: Option<u16>,
     pub(super) prefer: Option<Prefer>,
+    pub(super) inter: Option<Duration>,
+    pub(super) fastinter: Option<Duration>,
+    pub(super) downinter: Option<Duration>,
+    pub(super) rise: Option<u16>,
+    pub(super) fall: Option<u16>,
 }
 
 /// What becomes of an option.
@@ -37,7 +44,7 @@ enum Treatment {
 
 use Treatment::{Ignore, Refuse, Take};
 
-const UNCHECKED: &str = "servers are judged by the connects of sessions";
+const UNCHECKED: &str = "a check connects, or asks for a page; nothing else is looked at";
 const NAMES: &str = "every name is looked up again for as long as the relay runs: [dns]";
 const FIRST: &str = "the relay starts without an answer, and keeps the last good one";
 const TLS: &str = "remove what concerns TLS: agents speak it with the server themselves, and check \
@@ -68,11 +75,27 @@ const OPTIONS: &[(&str, Treatment)] = &[
             options.check_port = reader.bounded(word, value, 1..=u16::MAX);
         }),
     ),
-    ("inter", Ignore(1, UNCHECKED)),
-    ("fastinter", Ignore(1, UNCHECKED)),
-    ("downinter", Ignore(1, UNCHECKED)),
-    ("rise", Ignore(1, UNCHECKED)),
-    ("fall", Ignore(1, UNCHECKED)),
+    ("inter", Take(1, |reader, options, word, value| options.inter = reader.span_of(word, value))),
+    (
+        "fastinter",
+        Take(1, |reader, options, word, value| options.fastinter = reader.span_of(word, value)),
+    ),
+    (
+        "downinter",
+        Take(1, |reader, options, word, value| options.downinter = reader.span_of(word, value)),
+    ),
+    (
+        "rise",
+        Take(1, |reader, options, word, value| {
+            options.rise = reader.bounded(word, value, 1..=value::CHECKS_MAX);
+        }),
+    ),
+    (
+        "fall",
+        Take(1, |reader, options, word, value| {
+            options.fall = reader.bounded(word, value, 1..=value::CHECKS_MAX);
+        }),
+    ),
     ("addr", Ignore(1, UNCHECKED)),
     ("observe", Ignore(1, UNCHECKED)),
     ("error-limit", Ignore(1, UNCHECKED)),
@@ -298,6 +321,15 @@ impl Reader {
             }
             at += 1 + words;
         }
+    }
+
+    /// A time between checks.
+    fn span_of(&mut self, word: &Word, text: &str) -> Option<Duration> {
+        let read = super::proxy::time(text);
+        let (first, last) = (*value::CHECK_INTERVALS.start(), *value::CHECK_INTERVALS.end());
+        read.map(|time| time.clamp(first, last))
+            .map_err(|refusal| self.refuse_word(word, &refusal))
+            .ok()
     }
 
     fn bounded<N>(

@@ -326,3 +326,27 @@ fn resolvers_become_the_dns_of_the_relay() {
     assert_eq!(dangers.len(), 2, "{dangers:?}");
     assert_eq!(dangers[1], "11: the name servers that are listed are asked alone");
 }
+
+#[test]
+fn checks_keep_their_numbers_their_port_and_their_page() {
+    let (config, report) = good(
+        "defaults\n timeout client 2m\n timeout server 2m\n timeout connect 5s\n timeout check 700ms\n\
+         backend b\n option httpchk GET /health\n http-check expect status 200\n \
+         default-server inter 5s fastinter 1s rise 1 fall 5\n \
+         server s 192.0.2.1:443 check port 80 downinter 10s\n server t 192.0.2.2:443\n\
+         frontend f\n bind :3834\n default_backend b\n",
+    );
+    let [s, t] = config.backends[0].servers.as_slice() else { panic!("{config:#?}") };
+    assert_eq!(t.check, None);
+    let check = s.check.as_ref().expect("checked");
+    let seconds = Duration::from_secs;
+    assert_eq!((check.interval, check.fast_interval), (seconds(5), Some(seconds(1))));
+    assert_eq!(
+        (check.down_interval, check.timeout),
+        (Some(seconds(10)), Duration::from_millis(700))
+    );
+    assert_eq!((check.rise, check.fall, check.port), (1, 5, Some(80)));
+    let http = check.http.as_ref().expect("a page");
+    assert_eq!((http.path.as_str(), http.expect), ("/health", (200, 200)));
+    assert!(danger(&report).iter().any(|said| said.contains("a check of port 80 says nothing")));
+}

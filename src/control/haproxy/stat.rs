@@ -4,9 +4,9 @@
 //! column that would need something that is not there (HTTP, agents, caches) is empty, as it is there
 //! in TCP mode.
 
-use crate::control::Snapshot;
 use crate::control::observer::{Rate, Subject};
 use crate::control::status::{ListenerState, ListenerStatus, PhaseName, ServerStatus};
+use crate::control::{Health, Snapshot};
 use crate::metrics::CloseReason;
 
 /// The static columns, in the order of `ST_I_PX_*` of HAProxy's stats-t.h; `src_ilim` is how 2.x
@@ -152,16 +152,28 @@ fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
 }
 
 /// The words of HAProxy for a server of ours.
-fn status(server: &ServerStatus) -> &'static str {
-    match server {
-        ServerStatus { resolved, .. } if resolved.is_empty() => "MAINT (resolution)",
-        ServerStatus { weight: 0, .. } => "DRAIN",
-        _ => "no check",
+fn status(server: &ServerStatus) -> String {
+    let Health { up, against, changes_at, .. } = match server {
+        ServerStatus { resolved, .. } if resolved.is_empty() => {
+            return "MAINT (resolution)".to_owned();
+        }
+        ServerStatus { weight: 0, .. } => return "DRAIN".to_owned(),
+        ServerStatus { check: None, .. } => return "no check".to_owned(),
+        ServerStatus { check: Some(health), .. } => health,
+    };
+    match (up, against) {
+        (true, 0) => "UP".to_owned(),
+        (false, 0) => "DOWN".to_owned(),
+        // On its way down what is left counts, on its way up what has been.
+        (true, against) => format!("UP {}/{changes_at}", changes_at - against),
+        (false, against) => format!("DOWN {against}/{changes_at}"),
     }
 }
 
 pub(in crate::control) fn is_usable(server: &ServerStatus) -> bool {
-    server.weight > 0 && !server.resolved.is_empty()
+    server.weight > 0
+        && !server.resolved.is_empty()
+        && server.check.as_ref().is_none_or(|check| check.up)
 }
 
 fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
@@ -180,7 +192,18 @@ fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
         ("downtime", 0),
         ("srid", 0),
     ]);
-    row.text("status", status(server));
+    row.text("status", &status(server));
+    if let Some(health) = &server.check {
+        row.sets(&[
+            ("chkfail", health.failures),
+            ("chkdown", health.downs),
+            ("lastchg", health.seconds),
+            ("downtime", health.down_seconds),
+            ("check_duration", health.millis),
+        ]);
+        row.text("check_status", health.code);
+        row.text("last_chk", health.failure.as_deref().unwrap_or_default());
+    }
     row.text("addr", server.resolved.first().map_or("", String::as_str));
     row.rate(snapshot.rates.of(&Subject::Server(server.backend.clone(), server.name.clone())));
     row
@@ -202,7 +225,7 @@ fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
         ("uweight", weight),
         ("act", usable().count() as u64 - backups),
         ("bck", backups),
-        ("chkdown", 0),
+        ("chkdown", servers.iter().flat_map(|s| &s.check).map(|check| check.downs).sum()),
         ("lastchg", snapshot.status.uptime_seconds),
         ("downtime", 0),
         ("dreq", 0),

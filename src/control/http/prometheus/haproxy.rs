@@ -153,9 +153,11 @@ fn servers(out: &mut Exposition, servers: &[ServerStatus]) {
     }
     out.family("gauge", "haproxy_server_status", "Current status, per state label value.");
     for (labels, server) in &all {
+        let down = server.check.as_ref().is_some_and(|check| !check.up);
         let state = match (server.resolved.is_empty(), server.weight) {
             (true, _) => "MAINT",
             (false, 0) => "DRAIN",
+            (false, _) if down => "DOWN",
             (false, _) => "UP",
         };
         for known in ["DOWN", "UP", "MAINT", "DRAIN", "NOLB"] {

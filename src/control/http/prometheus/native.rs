@@ -36,8 +36,14 @@ const LISTENER: [Family<ListenerStatus>; 4] = [
     counter("sessions_total", "Sessions begun.", |l| l.traffic.sessions_total),
 ];
 
-const SERVER: [Family<ServerStatus>; 8] = [
+const SERVER: [Family<ServerStatus>; 10] = [
     gauge("usable", "Whether sessions may go there.", |s| is_usable(s).into()),
+    counter("check_failures_total", "Checks that failed.", |s| {
+        s.check.as_ref().map_or(0, |check| check.failures)
+    }),
+    counter("check_downs_total", "Times that checks found it down.", |s| {
+        s.check.as_ref().map_or(0, |check| check.downs)
+    }),
     gauge("weight", "Its share relative to the others'.", |s| s.weight.into()),
     gauge("addresses", "Addresses that its name has.", |s| s.resolved.len() as u64),
     gauge("sessions", "Sessions being connected or established.", |s| s.sessions),

@@ -1,0 +1,429 @@
+//! Active checks: whether a server can be connected to, and what it answers, asked before a session
+//! has to find out.
+//!
+//! One task a server, on the control thread. What is found is the server's, on its board, and all
+//! workers see it; a server that is down is passed over while there is another, and is the last resort
+//! when there is none, since a check may be wrong and a client has nothing to lose.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::config::{Check, Config, HttpCheck};
+
+use super::log::rfc3339;
+use super::names::Addresses;
+
+/// Bytes of an answer that are looked at: a status line and no more.
+const ANSWER_BYTES_MAX: u64 = 512;
+
+/// One server, by its index and that of its backend.
+pub(super) type Place = (usize, usize);
+
+/// What a check came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) place: Place,
+    /// Which round of checks it belongs to: a reload begins another.
+    round: u64,
+    took: Duration,
+    /// Why it failed, if it did.
+    failure: Option<Failure>,
+}
+
+/// Why a check failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Failure {
+    /// HAProxy's word for it (management guide, 9.1: `check_status`).
+    code: &'static str,
+    why: String,
+}
+
+/// What is known of a server that is checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Health {
+    pub up: bool,
+    /// Since when, and in seconds.
+    pub since: String,
+    pub seconds: u64,
+    /// Checks in a row that spoke against the state, of how many that change it.
+    pub against: u16,
+    pub changes_at: u16,
+    /// Of the last check: HAProxy's word, what it took in milliseconds, why it failed.
+    pub code: &'static str,
+    pub millis: u64,
+    pub failure: Option<String>,
+    /// Checks that failed, times it went down, and how long it was down, so far.
+    pub failures: u64,
+    pub downs: u64,
+    pub down_seconds: u64,
+}
+
+/// What a verdict changes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Up,
+    Down(String),
+}
+
+/// The state of one server. PURE.
+#[derive(Clone, Debug)]
+struct State {
+    up: bool,
+    since: Instant,
+    since_wall: SystemTime,
+    against: u16,
+    last: Option<Verdict>,
+    failures: u64,
+    downs: u64,
+    down: Duration,
+}
+
+impl State {
+    /// Taken for up until it is found down, as HAProxy does it.
+    fn new(now: Instant, wall: SystemTime) -> Self {
+        Self {
+            up: true,
+            since: now,
+            since_wall: wall,
+            against: 0,
+            last: None,
+            failures: 0,
+            downs: 0,
+            down: Duration::ZERO,
+        }
+    }
+
+    fn hear(
+        &mut self,
+        check: &Check,
+        verdict: &Verdict,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Option<Change> {
+        self.last = Some(verdict.clone());
+        let failed = verdict.failure.as_ref();
+        self.failures += u64::from(failed.is_some());
+        if failed.is_none() == self.up {
+            self.against = 0;
+            return None;
+        }
+        self.against += 1;
+        if self.against < self.changes_at(check) {
+            return None;
+        }
+        if !self.up {
+            self.down += now - self.since;
+        }
+        self.up = !self.up;
+        self.downs += u64::from(!self.up);
+        (self.against, self.since, self.since_wall) = (0, now, wall);
+        Some(failed.map_or(Change::Up, |failure| Change::Down(failure.why.clone())))
+    }
+
+    const fn changes_at(&self, check: &Check) -> u16 {
+        if self.up { check.fall } else { check.rise }
+    }
+
+    fn health(&self, check: &Check, now: Instant) -> Health {
+        let seconds = (now - self.since).as_secs();
+        let failure = self.last.as_ref().and_then(|last| last.failure.as_ref());
+        let passed = if check.http.is_some() { "L7OK" } else { "L4OK" };
+        Health {
+            up: self.up,
+            since: rfc3339(self.since_wall),
+            seconds,
+            against: self.against,
+            changes_at: self.changes_at(check),
+            code: match (&self.last, failure) {
+                (None, _) => "INI",
+                (_, Some(failure)) => failure.code,
+                _ => passed,
+            },
+            millis: self
+                .last
+                .as_ref()
+                .map_or(0, |last| u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX)),
+            failure: failure.map(|failure| failure.why.clone()),
+            failures: self.failures,
+            downs: self.downs,
+            down_seconds: self.down.as_secs() + if self.up { 0 } else { seconds },
+        }
+    }
+}
+
+/// Who a server is, over reloads.
+type Identity = (String, String, String);
+
+/// The checks of a configuration.
+#[derive(Debug)]
+pub(super) struct Prober {
+    states: HashMap<Identity, State>,
+    /// The tasks of this round, and where their verdicts come in.
+    tasks: Vec<AbortHandle>,
+    round: u64,
+    verdicts: (mpsc::UnboundedSender<Verdict>, mpsc::UnboundedReceiver<Verdict>),
+}
+
+impl Prober {
+    pub(super) fn new() -> Self {
+        Self {
+            states: HashMap::new(),
+            tasks: Vec::new(),
+            round: 0,
+            verdicts: mpsc::unbounded_channel(),
+        }
+    }
+
+    /// Checks the servers of a configuration at these addresses from now on, in the place of those
+    /// before. What was known of a server that stays is known on.
+    pub(super) fn attend(&mut self, config: &Config, addresses: &Addresses) {
+        self.end();
+        self.round += 1;
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let mut states = HashMap::new();
+        let checked = checked(config);
+        let count = u32::try_from(checked.len()).unwrap_or(u32::MAX).max(1);
+        for ((place, identity, check), nth) in checked.into_iter().zip(0u32..) {
+            let state = self.states.remove(&identity);
+            let up = state.as_ref().is_none_or(|state| state.up);
+            states.insert(identity, state.unwrap_or_else(|| State::new(now, wall)));
+            let task = Task {
+                place,
+                round: self.round,
+                addresses: addresses.of(place.0, place.1).to_vec(),
+                // Spread over the interval, so that they do not all come at once.
+                first: check.interval * nth / count,
+                check: check.clone(),
+                up,
+                against: 0,
+                verdicts: self.verdicts.0.clone(),
+            };
+            self.tasks.push(tokio::spawn(task.run()).abort_handle());
+        }
+        self.states = states;
+    }
+
+    /// Ends all checks.
+    pub(super) fn end(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
+    }
+
+    /// The next verdict.
+    pub(super) async fn verdict(&mut self) -> Verdict {
+        loop {
+            // We hold a sender, so that it never ends.
+            match self.verdicts.1.recv().await {
+                Some(verdict) if verdict.round == self.round => return verdict,
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes note of a verdict, and says what it changes.
+    pub(super) fn hear(&mut self, config: &Config, verdict: &Verdict) -> Option<Change> {
+        let (identity, check) = identify(config, verdict.place)?;
+        let state = self.states.get_mut(&identity)?;
+        state.hear(check, verdict, Instant::now(), SystemTime::now())
+    }
+
+    /// What is known of a server, if it is checked.
+    pub(super) fn health(&self, config: &Config, place: Place) -> Option<Health> {
+        let (identity, check) = identify(config, place)?;
+        Some(self.states.get(&identity)?.health(check, Instant::now()))
+    }
+
+    /// Which servers are up, of those that are checked.
+    pub(super) fn states(&self, config: &Config) -> Vec<(Place, bool)> {
+        let up = |(place, identity, _): (Place, Identity, &Check)| {
+            Some((place, self.states.get(&identity)?.up))
+        };
+        checked(config).into_iter().filter_map(up).collect()
+    }
+}
+
+fn checked(config: &Config) -> Vec<(Place, Identity, &Check)> {
+    let places = config
+        .backends
+        .iter()
+        .enumerate()
+        .flat_map(|(backend, of)| (0..of.servers.len()).map(move |server| (backend, server)));
+    let checked = |place| {
+        let (identity, check) = identify(config, place)?;
+        Some((place, identity, check))
+    };
+    places.filter_map(checked).collect()
+}
+
+fn identify(config: &Config, (backend, server): Place) -> Option<(Identity, &Check)> {
+    let backend = config.backends.get(backend)?;
+    let server = backend.servers.get(server)?;
+    let check = server.check.as_ref()?;
+    Some(((backend.name.clone(), server.name.clone(), server.address.to_string()), check))
+}
+
+/// The checks of one server.
+struct Task {
+    place: Place,
+    round: u64,
+    addresses: Vec<SocketAddr>,
+    first: Duration,
+    check: Check,
+    up: bool,
+    against: u16,
+    verdicts: mpsc::UnboundedSender<Verdict>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        sleep(self.first).await;
+        let mut turn = 0;
+        loop {
+            let began = Instant::now();
+            // Each of a name's addresses in its turn.
+            let failure = match self.addresses.get(turn % self.addresses.len().max(1)) {
+                Some(address) => probe(&self.check, *address).await.err(),
+                None => Some(Failure { code: "SOCKERR", why: "no address yet".to_owned() }),
+            };
+            turn += 1;
+            let next = self.next(failure.is_none());
+            let (place, round, took) = (self.place, self.round, began.elapsed());
+            if self.verdicts.send(Verdict { place, round, took, failure }).is_err() {
+                return;
+            }
+            sleep(next.saturating_sub(took)).await;
+        }
+    }
+
+    /// How long after this check the next begins: sooner while the state may be about to change.
+    fn next(&mut self, passed: bool) -> Duration {
+        self.against = if passed == self.up { 0 } else { self.against + 1 };
+        let limit = if self.up { self.check.fall } else { self.check.rise };
+        if self.against >= limit {
+            (self.up, self.against) = (!self.up, 0);
+        }
+        match (self.up, self.against) {
+            (true, 0) => self.check.interval,
+            (false, 0) => self.check.down_interval.unwrap_or(self.check.interval),
+            _ => self.check.fast_interval.unwrap_or(self.check.interval),
+        }
+    }
+}
+
+/// One check.
+async fn probe(check: &Check, address: SocketAddr) -> Result<(), Failure> {
+    let address = SocketAddr::new(address.ip(), check.port.unwrap_or_else(|| address.port()));
+    let mut stream = match timeout(check.timeout, TcpStream::connect(address)).await {
+        Err(_) => return Err(late("L4TOUT", address, check.timeout)),
+        Ok(Err(error)) => {
+            return Err(Failure { code: "L4CON", why: format!("{address}: {error}") });
+        }
+        Ok(Ok(stream)) => stream,
+    };
+    // The peer is not to keep a TIME_WAIT for us, nor we for it.
+    let _ = stream.set_zero_linger();
+    let Some(http) = &check.http else { return Ok(()) };
+    match timeout(check.timeout, ask(&mut stream, http, address)).await {
+        Err(_) => Err(late("L7TOUT", address, check.timeout)),
+        Ok(Err(error)) => Err(Failure { code: "L7RSP", why: format!("{address}: {error}") }),
+        Ok(Ok(status)) if http.expects(status) => Ok(()),
+        Ok(Ok(status)) => {
+            let why = format!("{address}: GET {} is answered with {status}", http.path);
+            Err(Failure { code: "L7STS", why })
+        }
+    }
+}
+
+fn late(code: &'static str, address: SocketAddr, patience: Duration) -> Failure {
+    Failure { code, why: format!("{address}: no answer within {} ms", patience.as_millis()) }
+}
+
+/// The status code with which a request is answered.
+async fn ask(stream: &mut TcpStream, http: &HttpCheck, address: SocketAddr) -> io::Result<u16> {
+    let host = http.host.clone().unwrap_or_else(|| address.to_string());
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: fanin-check\r\nConnection: close\r\n\r\n",
+        http.path
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    let mut limited = stream.take(ANSWER_BYTES_MAX);
+    while !answer.contains(&b'\n') && limited.read_buf(&mut answer).await? > 0 {}
+    let line = String::from_utf8_lossy(&answer);
+    let mut words = line.split_whitespace();
+    let status = words
+        .next()
+        .filter(|version| version.starts_with("HTTP/1."))
+        .and_then(|_| words.next()?.parse().ok());
+    status.ok_or_else(|| io::Error::other("the answer is not HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(rise: u16, fall: u16) -> Check {
+        Check { rise, fall, ..Check::default() }
+    }
+
+    fn verdict(passed: bool) -> Verdict {
+        let failure = (!passed).then(|| Failure { code: "L4CON", why: "refused".to_owned() });
+        Verdict { place: (0, 0), round: 1, took: Duration::from_millis(3), failure }
+    }
+
+    #[test]
+    fn so_many_in_a_row_change_the_state_and_one_in_between_begins_anew() {
+        let check = check(2, 3);
+        let (mut now, wall) = (Instant::now(), SystemTime::now());
+        let mut state = State::new(now, wall);
+        let mut hear = |passed, now| state.hear(&check, &verdict(passed), now, wall);
+        for passed in [false, false, true, false, false] {
+            assert_eq!(hear(passed, now), None);
+        }
+        assert_eq!(hear(false, now), Some(Change::Down("refused".to_owned())));
+        now += Duration::from_secs(7);
+        assert_eq!(hear(true, now), None);
+        assert_eq!(hear(false, now), None);
+        assert_eq!(hear(true, now), None);
+        assert_eq!(hear(true, now), Some(Change::Up));
+        let health = state.health(&check, now + Duration::from_secs(1));
+        assert_eq!((health.up, health.code, health.millis), (true, "L4OK", 3));
+        assert_eq!((health.downs, health.down_seconds, health.failures), (1, 7, 6));
+    }
+
+    #[test]
+    fn the_next_check_comes_sooner_while_the_state_may_change() {
+        let seconds = Duration::from_secs;
+        let mut task = Task {
+            place: (0, 0),
+            round: 1,
+            addresses: Vec::new(),
+            first: Duration::ZERO,
+            check: Check {
+                interval: seconds(2),
+                fast_interval: Some(seconds(1)),
+                down_interval: Some(seconds(5)),
+                rise: 2,
+                fall: 2,
+                ..Check::default()
+            },
+            up: true,
+            against: 0,
+            verdicts: mpsc::unbounded_channel().0,
+        };
+        let next: Vec<u64> = [true, false, false, false, true, true]
+            .map(|passed| task.next(passed).as_secs())
+            .into();
+        assert_eq!(next, [2, 1, 5, 5, 1, 2]);
+    }
+}

@@ -1,0 +1,69 @@
+//! What the loop does about servers while no session asks for them: names that move, checks that fail.
+
+use crate::handover::Report;
+
+use super::lookups::Heard;
+use super::prober::{Change, Verdict};
+use super::resolver::Outcome;
+use super::{Loop, Phase, Relay};
+
+impl<R: Relay> Loop<R> {
+    /// A name was answered for, or not.
+    pub(super) fn on_answer(&mut self, answer: (String, Outcome)) {
+        match self.lookups.hear(&self.config, answer) {
+            Some(Heard::Moved(what)) if self.phase == Phase::Serving => {
+                let addresses = self.lookups.names.addresses(&self.config);
+                match self.relay.apply(&self.config, &addresses) {
+                    Ok(_) => {
+                        self.check_servers();
+                        self.log.info(format_args!("{what}; new sessions go there"));
+                    }
+                    Err(why) => self.log.error(format_args!("{what}, but {why}")),
+                }
+                self.remember_names();
+            }
+            Some(Heard::Known(what)) => self.log.info(what),
+            Some(Heard::Failing(what)) => self.log.warn(what),
+            Some(Heard::Moved(_)) | None => {}
+        }
+    }
+
+    /// Has the servers checked where they are now.
+    pub(super) fn check_servers(&mut self) {
+        let addresses = self.lookups.names.addresses(&self.config);
+        self.prober.attend(&self.config, &addresses);
+        // Boards outlive a reload; a server that is no longer checked is not down.
+        for (backend, of) in self.config.backends.iter().enumerate() {
+            for server in 0..of.servers.len() {
+                self.relay.judge(backend, server, true);
+            }
+        }
+        for ((backend, server), up) in self.prober.states(&self.config) {
+            self.relay.judge(backend, server, up);
+        }
+    }
+
+    pub(super) fn on_verdict(&mut self, verdict: &Verdict) {
+        let Some(change) = self.prober.hear(&self.config, verdict) else { return };
+        let (backend, server) = verdict.place;
+        let of = &self.config.backends[backend];
+        let name = format!("{}/{}", of.name, of.servers[server].name);
+        match change {
+            Change::Up => {
+                self.relay.judge(backend, server, true);
+                self.log.info(format_args!("server {name} is up"));
+            }
+            Change::Down(why) => {
+                self.relay.judge(backend, server, false);
+                self.log.warn(format_args!("server {name} is down: {why}"));
+            }
+        }
+    }
+
+    /// So that the next process knows them even when nobody answers.
+    pub(super) fn remember_names(&mut self) {
+        if let Some(names) = self.lookups.untold() {
+            self.report(Report::Names { names });
+        }
+    }
+}
