@@ -4,6 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::histogram::{Histogram, Times};
 
 /// One server's public record. All workers write it, anyone may read it.
@@ -31,11 +33,11 @@ pub struct Board {
 }
 
 /// What a [`Board`] has counted, as read at one time.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Being connected or established now, and at most so far.
-    pub sessions: u32,
-    pub sessions_max: u32,
+    pub sessions: u64,
+    pub sessions_max: u64,
     /// Established so far.
     pub sessions_total: u64,
     /// Attempts to connect that failed.
@@ -169,8 +171,8 @@ impl Board {
     /// Everything, as it is now.
     pub fn read(&self) -> Tally {
         Tally {
-            sessions: self.sessions(),
-            sessions_max: self.sessions_max.load(Relaxed),
+            sessions: self.sessions().into(),
+            sessions_max: self.sessions_max.load(Relaxed).into(),
             sessions_total: self.sessions_total.load(Relaxed),
             connect_failures: self.connect_failures(),
             retries: self.retries.load(Relaxed),

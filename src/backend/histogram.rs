@@ -1,5 +1,6 @@
 //! How long something took, counted by size: what workers share, and what is read of it.
 
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -66,17 +67,14 @@ impl Times {
     pub fn mean_micros(&self) -> u64 {
         self.sum_micros.checked_div(self.count()).unwrap_or_default()
     }
+}
 
-    /// A bound that this share of them, in per cent, is not above; `None` of nothing, and where it
-    /// lies above the last bound.
-    pub fn quantile_micros(&self, percent: u64) -> Option<u64> {
-        let rank = (self.count() * percent).div_ceil(100);
-        let mut seen = 0;
-        let class = self.counts.iter().position(|count| {
-            seen += count;
-            rank > 0 && seen >= rank
-        })?;
-        BOUNDS_MICROS.get(class).copied()
+impl AddAssign<&Self> for Times {
+    fn add_assign(&mut self, other: &Self) {
+        for (sum, count) in self.counts.iter_mut().zip(other.counts) {
+            *sum += count;
+        }
+        self.sum_micros += other.sum_micros;
     }
 }
 
@@ -97,17 +95,15 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_bounds_and_nothing_has_none() {
-        assert_eq!(Times::default().quantile_micros(50), None);
+    fn the_mean_is_that_of_all_that_were_added_and_nothing_has_none() {
+        assert_eq!(Times::default().mean_micros(), 0);
         let histogram = Histogram::default();
         for micros in [100, 100, 100, 4_000] {
             histogram.note(Duration::from_micros(micros));
         }
-        let times = histogram.read();
-        assert_eq!(
-            (times.quantile_micros(50), times.quantile_micros(99)),
-            (Some(250), Some(5_000))
-        );
+        let mut times = histogram.read();
         assert_eq!(times.mean_micros(), 1075);
+        times += &histogram.read();
+        assert_eq!((times.mean_micros(), times.count(), times.counts[0]), (1075, 8, 6));
     }
 }

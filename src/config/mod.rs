@@ -139,6 +139,17 @@ impl Config {
         check::met(self, backend, &ServerAddress::Ip(address)).map(|(_, bind)| bind)
     }
 
+    /// The servers that have a name: the number and the place of each, its host and its port.
+    pub fn named(&self) -> impl Iterator<Item = (usize, usize, &str, u16)> {
+        self.backends.iter().enumerate().flat_map(|(number, backend)| {
+            let servers = backend.servers.iter().enumerate();
+            servers.filter_map(move |(place, server)| match &server.address {
+                ServerAddress::Name { host, port } => Some((number, place, host.as_str(), *port)),
+                ServerAddress::Ip(_) => None,
+            })
+        })
+    }
+
     /// The backend that a listener's sessions go to.
     pub fn backend_of(&self, listener: &Listener) -> &Backend {
         &self.backends[listener.backend]

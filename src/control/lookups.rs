@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{Config, Dns, Server, ServerAddress};
+use crate::config::{Config, Dns, Server};
 use crate::handover::KnownNames;
 
 use super::Relay;
@@ -44,11 +44,13 @@ pub(super) async fn find(config: &Config, known: Names) -> Result<Names, Vec<Str
         }
     }
     let mut errors = Vec::new();
-    for (backend, server, host) in named(config) {
+    for (number, place, host, _) in config.named() {
         let looped =
             || names.looped(config, host).map(|bind| format!("{}; {ELSEWHERE}", own(bind)));
         if let Some(why) = refused.get(host).cloned().or_else(looped) {
-            errors.push(format!("server {backend}/{}: {} {why}", server.name, server.address));
+            let backend = &config.backends[number];
+            let Server { name, address, .. } = &backend.servers[place];
+            errors.push(format!("server {}/{name}: {address} {why}", backend.name));
         }
     }
     if errors.is_empty() { Ok(names) } else { Err(errors) }
@@ -67,18 +69,6 @@ fn elsewhere(config: &Config, host: &str, outcome: Outcome) -> Outcome {
         Some(bind) => Outcome::Absent { why: own(bind), remedy: ELSEWHERE },
         None => outcome,
     }
-}
-
-/// The servers that have a name, with their backends'.
-fn named(config: &Config) -> impl Iterator<Item = (&str, &Server, &str)> {
-    config.backends.iter().flat_map(|backend| {
-        backend.servers.iter().filter_map(|server| match &server.address {
-            ServerAddress::Name { host, .. } => {
-                Some((backend.name.as_str(), server, host.as_str()))
-            }
-            ServerAddress::Ip(_) => None,
-        })
-    })
 }
 
 async fn ask(dns: Dns, host: String) -> Answer {
@@ -114,12 +104,11 @@ impl Lookups {
     /// Servers that have moved are noticed by connects that fail, long before a time to live is over.
     fn look_at_failures(&mut self, config: &Config, relay: &impl Relay, now: Instant) {
         let mut failures: HashMap<String, u64> = HashMap::new();
-        for (number, backend) in config.backends.iter().enumerate() {
-            for (place, server) in backend.servers.iter().enumerate() {
-                if let ServerAddress::Name { host, .. } = &server.address {
-                    *failures.entry(host.clone()).or_default() +=
-                        relay.connect_failures(number, place);
-                }
+        for (backend, server, host, _) in config.named() {
+            let count = relay.connect_failures(backend, server);
+            match failures.get_mut(host) {
+                Some(sum) => *sum += count,
+                None => drop(failures.insert(host.to_owned(), count)),
             }
         }
         for (host, count) in &failures {

@@ -5,7 +5,7 @@
 //! such name" all happen to zones that are being mended, and the servers are mostly where they were.
 //! What changes is used for new connections; established ones stay where they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -206,30 +206,16 @@ impl Names {
 /// The listening address that one of these addresses is, for a server that is called so: a loop
 /// without end.
 pub(super) fn looped(config: &Config, host: &str, addresses: &[IpAddr]) -> Option<SocketAddr> {
-    let servers = config.backends.iter().enumerate();
-    let mut met = servers.flat_map(|(number, backend)| {
-        backend.servers.iter().filter_map(move |server| match &server.address {
-            ServerAddress::Name { host: name, port } if name == host => Some((number, *port)),
-            _ => None,
-        })
-    });
-    met.find_map(|(backend, port)| {
+    let mut met = config.named().filter(|(_, _, name, _)| *name == host);
+    met.find_map(|(backend, _, _, port)| {
         addresses.iter().find_map(|ip| config.loop_at(backend, SocketAddr::new(*ip, port)))
     })
 }
 
 /// The names among the servers of a configuration, each once.
 pub(super) fn hosts(config: &Config) -> Vec<String> {
-    let servers = config.backends.iter().flat_map(|backend| &backend.servers);
-    let mut hosts: Vec<String> = servers
-        .filter_map(|server| match &server.address {
-            ServerAddress::Name { host, .. } => Some(host.clone()),
-            ServerAddress::Ip(_) => None,
-        })
-        .collect();
-    hosts.sort_unstable();
-    hosts.dedup();
-    hosts
+    let hosts: BTreeSet<&str> = config.named().map(|(_, _, host, _)| host).collect();
+    hosts.into_iter().map(str::to_owned).collect()
 }
 
 /// At most so many of the addresses that were found, in an order that does not depend on the one in

@@ -85,8 +85,9 @@ impl Observer {
         }
         for server in &relay.servers {
             let (backend, name) = (server.backend.clone(), server.name.clone());
-            *now.entry(Subject::Backend(backend.clone())).or_default() += server.sessions_total;
-            now.insert(Subject::Server(backend, name), server.sessions_total);
+            *now.entry(Subject::Backend(backend.clone())).or_default() +=
+                server.tally.sessions_total;
+            now.insert(Subject::Server(backend, name), server.tally.sessions_total);
         }
         for (subject, count) in &now {
             let rate = self.rates.0.entry(subject.clone()).or_default();

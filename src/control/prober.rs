@@ -74,13 +74,49 @@ pub(super) enum Change {
     Down(String),
 }
 
-/// The state of one server. PURE.
+/// How the checks of a server go: what it is taken for, and how many in a row speak against that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Streak {
+    up: bool,
+    against: u16,
+}
+
+impl Streak {
+    /// Taken for up until it is found down, as HAProxy does it.
+    const START: Self = Self { up: true, against: 0 };
+
+    /// So many in a row change the state.
+    const fn changes_at(self, check: &Check) -> u16 {
+        if self.up { check.fall } else { check.rise }
+    }
+
+    /// Whether another check changes the state.
+    const fn hear(&mut self, check: &Check, passed: bool) -> bool {
+        self.against = if passed == self.up { 0 } else { self.against + 1 };
+        let changes = self.against >= self.changes_at(check);
+        if changes {
+            *self = Self { up: !self.up, against: 0 };
+        }
+        changes
+    }
+
+    /// How long it is to the next check: sooner while the state may be about to change.
+    fn pause(self, check: &Check) -> Duration {
+        let other = match self {
+            Self { up: true, against: 0 } => None,
+            Self { up: false, against: 0 } => check.down_interval,
+            _ => check.fast_interval,
+        };
+        other.unwrap_or(check.interval)
+    }
+}
+
+/// What is known of one server. PURE.
 #[derive(Clone, Debug)]
 struct State {
-    up: bool,
+    streak: Streak,
     since: Instant,
     since_wall: SystemTime,
-    against: u16,
     last: Option<Verdict>,
     failures: u64,
     downs: u64,
@@ -88,13 +124,11 @@ struct State {
 }
 
 impl State {
-    /// Taken for up until it is found down, as HAProxy does it.
     fn new(now: Instant, wall: SystemTime) -> Self {
         Self {
-            up: true,
+            streak: Streak::START,
             since: now,
             since_wall: wall,
-            against: 0,
             last: None,
             failures: 0,
             downs: 0,
@@ -112,25 +146,16 @@ impl State {
         self.last = Some(verdict.clone());
         let failed = verdict.failure.as_ref();
         self.failures += u64::from(failed.is_some());
-        if failed.is_none() == self.up {
-            self.against = 0;
+        if !self.streak.hear(check, failed.is_none()) {
             return None;
         }
-        self.against += 1;
-        if self.against < self.changes_at(check) {
-            return None;
-        }
-        if !self.up {
+        if self.streak.up {
             self.down += now - self.since;
+        } else {
+            self.downs += 1;
         }
-        self.up = !self.up;
-        self.downs += u64::from(!self.up);
-        (self.against, self.since, self.since_wall) = (0, now, wall);
+        (self.since, self.since_wall) = (now, wall);
         Some(failed.map_or(Change::Up, |failure| Change::Down(failure.why.clone())))
-    }
-
-    const fn changes_at(&self, check: &Check) -> u16 {
-        if self.up { check.fall } else { check.rise }
     }
 
     fn health(&self, check: &Check, now: Instant) -> Health {
@@ -138,11 +163,11 @@ impl State {
         let failure = self.last.as_ref().and_then(|last| last.failure.as_ref());
         let passed = if check.http.is_some() { "L7OK" } else { "L4OK" };
         Health {
-            up: self.up,
+            up: self.streak.up,
             since: rfc3339(self.since_wall),
             seconds,
-            against: self.against,
-            changes_at: self.changes_at(check),
+            against: self.streak.against,
+            changes_at: self.streak.changes_at(check),
             code: match (&self.last, failure) {
                 (None, _) => "INI",
                 (_, Some(failure)) => failure.code,
@@ -155,7 +180,7 @@ impl State {
             failure: failure.map(|failure| failure.why.clone()),
             failures: self.failures,
             downs: self.downs,
-            down_seconds: self.down.as_secs() + if self.up { 0 } else { seconds },
+            down_seconds: self.down.as_secs() + if self.streak.up { 0 } else { seconds },
         }
     }
 }
@@ -193,9 +218,9 @@ impl Prober {
         let checked = checked(config);
         let count = u32::try_from(checked.len()).unwrap_or(u32::MAX).max(1);
         for ((place, identity, check), nth) in checked.into_iter().zip(0u32..) {
-            let state = self.states.remove(&identity);
-            let up = state.as_ref().is_none_or(|state| state.up);
-            states.insert(identity, state.unwrap_or_else(|| State::new(now, wall)));
+            let state = self.states.remove(&identity).unwrap_or_else(|| State::new(now, wall));
+            let streak = state.streak;
+            states.insert(identity, state);
             let task = Task {
                 place,
                 round: self.round,
@@ -203,8 +228,7 @@ impl Prober {
                 // Spread over the interval, so that they do not all come at once.
                 first: check.interval * nth / count,
                 check: check.clone(),
-                up,
-                against: 0,
+                streak,
                 verdicts: self.verdicts.0.clone(),
             };
             self.tasks.push(tokio::spawn(task.run()).abort_handle());
@@ -243,26 +267,25 @@ impl Prober {
         Some(self.states.get(&identity)?.health(check, Instant::now()))
     }
 
-    /// Which servers are up, of those that are checked.
-    pub(super) fn states(&self, config: &Config) -> Vec<(Place, bool)> {
-        let up = |(place, identity, _): (Place, Identity, &Check)| {
-            Some((place, self.states.get(&identity)?.up))
-        };
-        checked(config).into_iter().filter_map(up).collect()
+    /// Whether a server may be up; one that is not checked may be.
+    pub(super) fn is_up(&self, config: &Config, place: Place) -> bool {
+        let known = identify(config, place).and_then(|(identity, _)| self.states.get(&identity));
+        known.is_none_or(|state| state.streak.up)
     }
 }
 
+/// Every server of a configuration, in its order.
+pub(super) fn places(config: &Config) -> impl Iterator<Item = Place> {
+    let backends = config.backends.iter().enumerate();
+    backends.flat_map(|(backend, of)| (0..of.servers.len()).map(move |server| (backend, server)))
+}
+
 fn checked(config: &Config) -> Vec<(Place, Identity, &Check)> {
-    let places = config
-        .backends
-        .iter()
-        .enumerate()
-        .flat_map(|(backend, of)| (0..of.servers.len()).map(move |server| (backend, server)));
     let checked = |place| {
         let (identity, check) = identify(config, place)?;
         Some((place, identity, check))
     };
-    places.filter_map(checked).collect()
+    places(config).filter_map(checked).collect()
 }
 
 fn identify(config: &Config, (backend, server): Place) -> Option<(Identity, &Check)> {
@@ -279,8 +302,7 @@ struct Task {
     addresses: Vec<SocketAddr>,
     first: Duration,
     check: Check,
-    up: bool,
-    against: u16,
+    streak: Streak,
     verdicts: mpsc::UnboundedSender<Verdict>,
 }
 
@@ -296,26 +318,12 @@ impl Task {
                 None => Some(Failure { code: "SOCKERR", why: "no address yet".to_owned() }),
             };
             turn += 1;
-            let next = self.next(failure.is_none());
+            self.streak.hear(&self.check, failure.is_none());
             let (place, round, took) = (self.place, self.round, began.elapsed());
             if self.verdicts.send(Verdict { place, round, took, failure }).is_err() {
                 return;
             }
-            sleep(next.saturating_sub(took)).await;
-        }
-    }
-
-    /// How long after this check the next begins: sooner while the state may be about to change.
-    fn next(&mut self, passed: bool) -> Duration {
-        self.against = if passed == self.up { 0 } else { self.against + 1 };
-        let limit = if self.up { self.check.fall } else { self.check.rise };
-        if self.against >= limit {
-            (self.up, self.against) = (!self.up, 0);
-        }
-        match (self.up, self.against) {
-            (true, 0) => self.check.interval,
-            (false, 0) => self.check.down_interval.unwrap_or(self.check.interval),
-            _ => self.check.fast_interval.unwrap_or(self.check.interval),
+            sleep(self.streak.pause(&self.check).saturating_sub(took)).await;
         }
     }
 }
@@ -404,25 +412,20 @@ mod tests {
     #[test]
     fn the_next_check_comes_sooner_while_the_state_may_change() {
         let seconds = Duration::from_secs;
-        let mut task = Task {
-            place: (0, 0),
-            round: 1,
-            addresses: Vec::new(),
-            first: Duration::ZERO,
-            check: Check {
-                interval: seconds(2),
-                fast_interval: Some(seconds(1)),
-                down_interval: Some(seconds(5)),
-                rise: 2,
-                fall: 2,
-                ..Check::default()
-            },
-            up: true,
-            against: 0,
-            verdicts: mpsc::unbounded_channel().0,
+        let check = Check {
+            interval: seconds(2),
+            fast_interval: Some(seconds(1)),
+            down_interval: Some(seconds(5)),
+            rise: 2,
+            fall: 2,
+            ..Check::default()
         };
+        let mut streak = Streak::START;
         let next: Vec<u64> = [true, false, false, false, true, true]
-            .map(|passed| task.next(passed).as_secs())
+            .map(|passed| {
+                streak.hear(&check, passed);
+                streak.pause(&check).as_secs()
+            })
             .into();
         assert_eq!(next, [2, 1, 5, 5, 1, 2]);
     }

@@ -7,11 +7,10 @@ use tokio::time::Instant;
 
 use crate::metrics::Counts;
 
-use super::haproxy::stat::is_ready;
 use super::log::Event;
 use super::observer::{Point, Rates, Subject};
 use super::status::Status;
-use super::{ConfigurationStatus, Loop, Phase, PhaseName, Relay, log};
+use super::{ConfigurationStatus, Loop, Phase, PhaseName, Relay, log, prober};
 
 /// Everything that can be asked for.
 #[derive(Clone, Debug)]
@@ -43,7 +42,7 @@ impl Snapshot {
         let rate = self.rates.of(&Subject::Process);
         View {
             status: &self.status,
-            ready: is_ready(self),
+            ready: self.status.is_ready(),
             sessions_per_second: rate.now,
             sessions_per_second_max: rate.max,
             point: self.history.last().copied(),
@@ -51,9 +50,6 @@ impl Snapshot {
         }
     }
 }
-
-/// What is more to the point than that a check fails.
-const NO_ADDRESS: &str = "no address yet";
 
 impl<R: Relay> Loop<R> {
     pub(super) fn snapshot(&self) -> Snapshot {
@@ -68,12 +64,11 @@ impl<R: Relay> Loop<R> {
 
     pub(super) fn status(&self) -> Status {
         let mut relay = self.relay.status();
-        let places = self.config.backends.iter().enumerate();
-        let places =
-            places.flat_map(|(n, backend)| (0..backend.servers.len()).map(move |m| (n, m)));
-        for (server, place) in relay.servers.iter_mut().zip(places) {
+        for (server, place) in relay.servers.iter_mut().zip(prober::places(&self.config)) {
             server.check = self.prober.health(&self.config, place);
-            if server.check.as_ref().is_some_and(|check| !check.up) && server.state != NO_ADDRESS {
+            let is_down = server.check.as_ref().is_some_and(|check| !check.up);
+            // That it has no address says more than that its check fails.
+            if is_down && !server.resolved.is_empty() {
                 "down".clone_into(&mut server.state);
             }
         }

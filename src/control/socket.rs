@@ -42,7 +42,7 @@ const PROMPT_PATIENCE_MAX: Duration = Duration::from_secs(3600);
 /// have bounds of their own.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(75);
 /// How long nobody is let in after accepting failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Owner and group may connect.
 const SOCKET_MODE: u32 = 0o660;
 

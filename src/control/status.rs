@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backend::histogram::Times;
+use crate::backend::board::Tally;
 use crate::metrics::{CloseReason, Counts, PathBytes, TrafficCounts};
 
 use super::Health;
@@ -135,20 +135,25 @@ pub struct ServerStatus {
     pub state: String,
     pub weight: u16,
     pub backup: bool,
-    pub sessions: u64,
-    pub sessions_max: u64,
-    pub sessions_total: u64,
     pub maxconn: Option<u64>,
-    pub connect_failures: u64,
-    pub retries: u64,
-    pub redispatches: u64,
-    pub client_aborts: u64,
-    pub server_aborts: u64,
-    pub bytes_to_server: u64,
-    pub bytes_from_server: u64,
-    /// How long connects took, and sessions.
-    pub connects: Times,
-    pub durations: Times,
+    #[serde(flatten)]
+    pub tally: Tally,
+}
+
+impl ServerStatus {
+    /// Whether sessions may go there.
+    pub fn is_usable(&self) -> bool {
+        self.weight > 0
+            && !self.resolved.is_empty()
+            && self.check.as_ref().is_none_or(|check| check.up)
+    }
+}
+
+impl RelayStatus {
+    /// The servers of each backend, in the order of the configuration.
+    pub fn backends(&self) -> impl Iterator<Item = &[ServerStatus]> {
+        self.servers.chunk_by(|one, other| one.backend == other.backend)
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -165,6 +170,11 @@ pub struct WorkerStatus {
 }
 
 impl Status {
+    /// Whether sessions that come now find a server.
+    pub fn is_ready(&self) -> bool {
+        self.phase == PhaseName::Serving && self.relay.servers.iter().any(ServerStatus::is_usable)
+    }
+
     /// As text: the answer to "is it well?" on top, then what it does, then with whom.
     pub fn render(&self) -> String {
         let mut out = String::new();
@@ -312,12 +322,12 @@ impl Status {
                 server.name.clone(),
                 server.address.clone(),
                 server.state.clone(),
-                grouped(server.sessions),
+                grouped(server.tally.sessions),
                 limit(server.maxconn),
-                grouped(server.sessions_total),
-                grouped(server.connect_failures),
-                size(server.bytes_to_server),
-                size(server.bytes_from_server),
+                grouped(server.tally.sessions_total),
+                grouped(server.tally.connect_failures),
+                size(server.tally.bytes_to_server),
+                size(server.tally.bytes_from_server),
             ]);
         }
         table.render()
@@ -433,19 +443,19 @@ pub(super) mod tests {
                 state: "up".to_owned(),
                 weight: 1,
                 backup: false,
-                sessions: 34,
-                sessions_max: 99,
-                sessions_total: 1_234_567,
                 maxconn: Some(10_000),
-                connect_failures: 2,
-                retries: 1,
-                redispatches: 0,
-                client_aborts: 3,
-                server_aborts: 4,
-                bytes_to_server: 2048,
-                bytes_from_server: 1023,
-                connects: Times::default(),
-                durations: Times::default(),
+                tally: Tally {
+                    sessions: 34,
+                    sessions_max: 99,
+                    sessions_total: 1_234_567,
+                    connect_failures: 2,
+                    retries: 1,
+                    client_aborts: 3,
+                    server_aborts: 4,
+                    bytes_to_server: 2048,
+                    bytes_from_server: 1023,
+                    ..Tally::default()
+                },
             }],
             workers: vec![worker(0, 1_000_000), worker(1, 234_567)],
         }

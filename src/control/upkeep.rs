@@ -3,7 +3,7 @@
 use crate::handover::Report;
 
 use super::lookups::Heard;
-use super::prober::{Change, Verdict};
+use super::prober::{self, Change, Verdict};
 use super::resolver::Outcome;
 use super::{Loop, Phase, Relay};
 
@@ -33,13 +33,8 @@ impl<R: Relay> Loop<R> {
         let addresses = self.lookups.names.addresses(&self.config);
         self.prober.attend(&self.config, &addresses);
         // Boards outlive a reload; a server that is no longer checked is not down.
-        for (backend, of) in self.config.backends.iter().enumerate() {
-            for server in 0..of.servers.len() {
-                self.relay.judge(backend, server, true);
-            }
-        }
-        for ((backend, server), up) in self.prober.states(&self.config) {
-            self.relay.judge(backend, server, up);
+        for place @ (backend, server) in prober::places(&self.config) {
+            self.relay.judge(backend, server, self.prober.is_up(&self.config, place));
         }
     }
 
@@ -48,15 +43,10 @@ impl<R: Relay> Loop<R> {
         let (backend, server) = verdict.place;
         let of = &self.config.backends[backend];
         let name = format!("{}/{}", of.name, of.servers[server].name);
+        self.relay.judge(backend, server, change == Change::Up);
         match change {
-            Change::Up => {
-                self.relay.judge(backend, server, true);
-                self.log.info(format_args!("server {name} is up"));
-            }
-            Change::Down(why) => {
-                self.relay.judge(backend, server, false);
-                self.log.warn(format_args!("server {name} is down: {why}"));
-            }
+            Change::Up => self.log.info(format_args!("server {name} is up")),
+            Change::Down(why) => self.log.warn(format_args!("server {name} is down: {why}")),
         }
     }
 

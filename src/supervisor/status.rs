@@ -52,7 +52,6 @@ impl Supervisor {
         let mut statuses = Vec::new();
         for (backend, planned) in self.config.backends.iter().zip(&self.plan.backends) {
             for (server, member) in backend.servers.iter().zip(&planned.members) {
-                let tally = member.board.read();
                 statuses.push(ServerStatus {
                     backend: backend.name.clone(),
                     name: server.name.clone(),
@@ -62,19 +61,8 @@ impl Supervisor {
                     state: state(server, &member.addresses).to_owned(),
                     weight: server.weight,
                     backup: server.backup,
-                    sessions: tally.sessions.into(),
-                    sessions_max: tally.sessions_max.into(),
-                    sessions_total: tally.sessions_total,
                     maxconn: server.maxconn.map(u64::from),
-                    connect_failures: tally.connect_failures,
-                    retries: tally.retries,
-                    redispatches: tally.redispatches,
-                    client_aborts: tally.client_aborts,
-                    server_aborts: tally.server_aborts,
-                    bytes_to_server: tally.bytes_to_server,
-                    bytes_from_server: tally.bytes_from_server,
-                    connects: tally.connects,
-                    durations: tally.durations,
+                    tally: member.board.read(),
                 });
             }
         }

@@ -1,13 +1,12 @@
 //! HAProxy's CLI on our control socket, with HAProxy beside it.
 
-use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use crate::haproxy::{Haproxy, file};
 use crate::support::relay::Relay;
-use crate::support::{Folder, PATIENCE, await_some, await_that, peers};
+use crate::support::{Folder, PATIENCE, await_some, await_that, cells, peers};
 
 /// The value of a line `name: value`.
 fn info(text: &str, name: &str) -> String {
@@ -22,20 +21,6 @@ fn cli(socket: &Path, commands: &[u8]) -> String {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     answer
-}
-
-/// Cells by row and column.
-fn cells(csv: &str) -> BTreeMap<String, String> {
-    let mut lines = csv.lines().filter(|line| !line.is_empty());
-    let header: Vec<&str> = lines.next().unwrap().trim_start_matches("# ").split(',').collect();
-    let mut cells = BTreeMap::new();
-    for line in lines {
-        let row: Vec<&str> = line.split(',').collect();
-        for (column, cell) in header.iter().zip(&row) {
-            cells.insert(format!("{}/{} {column}", row[0], row[1]), (*cell).to_owned());
-        }
-    }
-    cells
 }
 
 /// What both count of the same traffic. `iid` and what depends on checks is not in it.

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use crate::support::relay::Relay;
-use crate::support::{Folder, await_some, await_that, peers, run_well, text};
+use crate::support::{Folder, await_some, await_that, cells, peers, run_well, text};
 
 fn file(server: SocketAddr, extra: &str) -> String {
     format!(
@@ -36,13 +36,9 @@ fn code(url: &str, arguments: &[&str]) -> String {
     run_well("curl", &all)
 }
 
-/// By column, the cell of the row of this proxy and name.
+/// The cell of this proxy, name and column.
 fn cell(csv: &str, proxy: &str, name: &str, column: &str) -> String {
-    let header: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
-    let at = header.iter().position(|known| *known == column).unwrap();
-    let rows = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    let row = rows.into_iter().find(|row| row[0] == proxy && row.get(1) == Some(&name));
-    row.unwrap_or_else(|| panic!("no {proxy}/{name} in\n{csv}"))[at].to_owned()
+    cells(csv)[&format!("{proxy}/{name} {column}")].clone()
 }
 
 #[test]

@@ -14,13 +14,7 @@ pub const CHECK_INTERVALS: RangeInclusive<Duration> =
 
 /// A time between two checks.
 pub fn check_interval(text: &str) -> Result<Duration, Refusal> {
-    let interval = duration(text)?;
-    if !CHECK_INTERVALS.contains(&interval) {
-        let [first, last] =
-            [CHECK_INTERVALS.start(), CHECK_INTERVALS.end()].map(|d| display_duration(*d));
-        return Err(Refusal::new("out of range", format!("allowed: \"{first}\" to \"{last}\"")));
-    }
-    Ok(interval)
+    within(text, &CHECK_INTERVALS)
 }
 
 /// The path of a request: it goes into the request's first line as it is.
@@ -76,12 +70,16 @@ pub fn dns_timeout(text: &str) -> Result<Duration, Refusal> {
 
 /// A bound for the time to live of a name.
 pub fn ttl(text: &str) -> Result<Duration, Refusal> {
-    let ttl = duration(text)?;
-    if !TTL_BOUNDS.contains(&ttl) {
-        let [first, last] = [TTL_BOUNDS.start(), TTL_BOUNDS.end()].map(|d| display_duration(*d));
+    within(text, &TTL_BOUNDS)
+}
+
+fn within(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, Refusal> {
+    let duration = duration(text)?;
+    if !bounds.contains(&duration) {
+        let [first, last] = [bounds.start(), bounds.end()].map(|bound| display_duration(*bound));
         return Err(Refusal::new("out of range", format!("allowed: \"{first}\" to \"{last}\"")));
     }
-    Ok(ttl)
+    Ok(duration)
 }
 
 /// The port of name servers (RFC 1035 section 4.2).

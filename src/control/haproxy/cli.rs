@@ -64,9 +64,8 @@ impl Show {
             Self::Version => format!("{}\n", info::VERSION),
             Self::Level => "user\n".to_owned(),
             Self::Backends => {
-                let servers = snapshot.status.relay.servers.iter();
-                let mut names: Vec<&str> = servers.map(|server| server.backend.as_str()).collect();
-                names.dedup();
+                let backends = snapshot.status.relay.backends();
+                let names: Vec<&str> = backends.map(|of| of[0].backend.as_str()).collect();
                 format!("# name\n{}\n", names.join("\n"))
             }
         };
@@ -83,9 +82,8 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                           srv_check_port srv_check_addr srv_agent_addr srv_agent_port";
     let relay = &snapshot.status.relay;
     let mut out = format!("1\n# {FIELDS}\n");
-    let backends = relay.servers.chunk_by(|one, other| one.backend == other.backend);
     let mut found = false;
-    for (servers, id) in backends.zip(relay.listeners.len() + 1..) {
+    for (servers, id) in relay.backends().zip(relay.listeners.len() + 1..) {
         if wanted.is_some_and(|wanted| wanted != servers[0].backend) {
             continue;
         }
@@ -95,7 +93,7 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
             let (ip, _) = address.rsplit_once(':').unwrap_or((address, ""));
             let (host, port) = server.address.rsplit_once(':').unwrap_or((&server.address, "0"));
             let is_name = host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[');
-            let usable = stat::is_usable(server);
+            let usable = server.is_usable();
             // 0x20: the name has no address yet.
             let admin = if server.resolved.is_empty() { 0x20 } else { 0 };
             out += &format!(

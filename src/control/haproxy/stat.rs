@@ -4,8 +4,13 @@
 //! column that would need something that is not there (HTTP, agents, caches) is empty, as it is there
 //! in TCP mode.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use crate::backend::board::Tally;
+use crate::backend::histogram::Times;
 use crate::control::observer::{Rate, Subject};
-use crate::control::status::{ListenerState, ListenerStatus, PhaseName, ServerStatus};
+use crate::control::status::{ListenerState, ListenerStatus, ServerStatus};
 use crate::control::{Health, Snapshot};
 use crate::metrics::CloseReason;
 
@@ -17,12 +22,23 @@ const FRONTEND: u8 = 0;
 const BACKEND: u8 = 1;
 const SERVER: u8 = 2;
 
+/// Where each column stands.
+static PLACES: LazyLock<HashMap<&str, usize>> =
+    LazyLock::new(|| COLUMNS.split(',').zip(0..).collect());
+
 /// One line of the table.
-struct Row(Vec<String>);
+struct Row {
+    kind: u8,
+    /// The numbers of its proxy, and of its server there; that is 0 for the proxy itself.
+    proxy: u64,
+    server: u64,
+    cells: Vec<String>,
+}
 
 impl Row {
     fn new(proxy: &str, name: &str, kind: u8) -> Self {
-        let mut row = Self(vec![String::new(); COLUMNS.split(',').count()]);
+        let cells = vec![String::new(); PLACES.len()];
+        let mut row = Self { kind, proxy: 0, server: 0, cells };
         row.text("pxname", proxy);
         row.text("svname", name);
         row.set("type", u64::from(kind));
@@ -33,14 +49,13 @@ impl Row {
         row
     }
 
-    fn text(&mut self, column: &str, value: &str) {
-        let at = COLUMNS.split(',').position(|known| known == column);
-        self.0[at.unwrap_or_else(|| unreachable!("{column} is a column"))] = quoted(value);
+    fn numbered(mut self, proxy: u64, server: u64) -> Self {
+        self.sets(&[("iid", proxy), ("sid", server)]);
+        Self { proxy, server, ..self }
     }
 
-    fn number(&self, column: &str) -> u64 {
-        let at = COLUMNS.split(',').position(|known| known == column).unwrap_or_default();
-        self.0[at].parse().unwrap_or_default()
+    fn text(&mut self, column: &str, value: &str) {
+        self.cells[PLACES[column]] = quoted(value);
     }
 
     fn set(&mut self, column: &str, value: u64) {
@@ -80,14 +95,13 @@ pub(super) fn selected(
 ) -> String {
     let wanted = |row: &&Row| {
         // Frontends are type 0 and bit 1, backends 1 and 2, servers 2 and 4.
-        let bit = 1u64.checked_shl(row.number("type").try_into().unwrap_or(u32::MAX));
-        proxy.is_none_or(|proxy| proxy == row.number("iid"))
-            && kind.is_none_or(|kind| bit.is_some_and(|bit| kind & bit != 0))
-            && server.is_none_or(|server| server == row.number("sid"))
+        proxy.is_none_or(|proxy| proxy == row.proxy)
+            && kind.is_none_or(|kind| kind & (1 << row.kind) != 0)
+            && server.is_none_or(|server| server == row.server)
     };
     let mut out = format!("# {COLUMNS},\n");
     for row in rows(snapshot).iter().filter(wanted) {
-        out.push_str(&row.0.join(","));
+        out.push_str(&row.cells.join(","));
         out.push_str(",\n");
     }
     out
@@ -96,21 +110,14 @@ pub(super) fn selected(
 fn rows(snapshot: &Snapshot) -> Vec<Row> {
     let relay = &snapshot.status.relay;
     let mut rows = Vec::new();
-    for (listener, id) in relay.listeners.iter().zip(1u64..) {
-        let mut row = frontend(snapshot, listener);
-        row.sets(&[("iid", id), ("sid", 0)]);
-        rows.push(row);
+    for (listener, id) in relay.listeners.iter().zip(1..) {
+        rows.push(frontend(snapshot, listener).numbered(id, 0));
     }
-    let backends = relay.servers.chunk_by(|one, other| one.backend == other.backend);
-    for (ours, id) in backends.zip(relay.listeners.len() as u64 + 1..) {
-        for (server, place) in ours.iter().zip(1u64..) {
-            let mut row = self::server(snapshot, server);
-            row.sets(&[("iid", id), ("sid", place)]);
-            rows.push(row);
+    for (ours, id) in relay.backends().zip(relay.listeners.len() as u64 + 1..) {
+        for (server, place) in ours.iter().zip(1..) {
+            rows.push(self::server(snapshot, server).numbered(id, place));
         }
-        let mut row = backend(snapshot, ours);
-        row.sets(&[("iid", id), ("sid", 0)]);
-        rows.push(row);
+        rows.push(backend(snapshot, ours).numbered(id, 0));
     }
     rows
 }
@@ -170,20 +177,14 @@ fn status(server: &ServerStatus) -> String {
     }
 }
 
-pub(in crate::control) fn is_usable(server: &ServerStatus) -> bool {
-    server.weight > 0
-        && !server.resolved.is_empty()
-        && server.check.as_ref().is_none_or(|check| check.up)
-}
-
 fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
     let mut row = Row::new(&server.backend, &server.name, SERVER);
-    balanced(&mut row, &[server]);
+    balanced(&mut row, std::slice::from_ref(server));
     if let Some(limit) = server.maxconn {
         row.set("slim", limit);
     }
     row.sets(&[
-        ("smax", server.sessions_max),
+        ("smax", server.tally.sessions_max),
         ("weight", server.weight.into()),
         ("uweight", server.weight.into()),
         ("act", u64::from(!server.backup)),
@@ -212,14 +213,14 @@ fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
 fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
     let name = servers.first().map_or("", |server| server.backend.as_str());
     let mut row = Row::new(name, "BACKEND", BACKEND);
-    balanced(&mut row, &servers.iter().collect::<Vec<_>>());
-    let usable = || servers.iter().filter(|server| is_usable(server));
+    balanced(&mut row, servers);
+    let usable = || servers.iter().filter(|server| server.is_usable());
     let weight: u64 = usable().map(|server| u64::from(server.weight)).sum();
     let backups = usable().filter(|server| server.backup).count() as u64;
-    // Half of what may come at once is more than anybody asks of it; theirs is a tenth.
+    // Their default `fullconn` is a tenth of what may come in at one time (manual, 4.2).
     let full = snapshot.status.relay.maxconn.div_ceil(10);
     row.sets(&[
-        ("smax", servers.iter().map(|server| server.sessions_max).max().unwrap_or(0)),
+        ("smax", servers.iter().map(|server| server.tally.sessions_max).max().unwrap_or(0)),
         ("slim", full),
         ("weight", weight),
         ("uweight", weight),
@@ -237,45 +238,37 @@ fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
 }
 
 /// What servers and backends have in common.
-fn balanced(row: &mut Row, servers: &[&ServerStatus]) {
-    let sum = |of: fn(&ServerStatus) -> u64| servers.iter().map(|server| of(server)).sum::<u64>();
-    let mean = |of: fn(&ServerStatus) -> (u64, u64)| {
-        let (micros, count) = servers
-            .iter()
-            .map(|server| of(server))
-            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        (micros / 1000).checked_div(count).unwrap_or_default()
+fn balanced(row: &mut Row, servers: &[ServerStatus]) {
+    let sum = |of: fn(&Tally) -> u64| servers.iter().map(|server| of(&server.tally)).sum::<u64>();
+    let mean = |of: fn(&Tally) -> &Times| {
+        let mut times = Times::default();
+        servers.iter().for_each(|server| times += of(&server.tally));
+        times.mean_micros() / 1000
     };
-    let established = sum(|server| server.sessions_total);
+    let established = sum(|tally| tally.sessions_total);
     row.sets(&[
         ("qcur", 0),
         ("qmax", 0),
-        ("scur", sum(|server| server.sessions)),
+        ("scur", sum(|tally| tally.sessions)),
         ("stot", established),
-        ("bin", sum(|server| server.bytes_to_server)),
-        ("bout", sum(|server| server.bytes_from_server)),
+        ("bin", sum(|tally| tally.bytes_to_server)),
+        ("bout", sum(|tally| tally.bytes_from_server)),
         ("dresp", 0),
-        ("econ", sum(|server| server.connect_failures)),
-        ("eresp", sum(|server| server.server_aborts)),
-        ("wretr", sum(|server| server.retries)),
-        ("wredis", sum(|server| server.redispatches)),
-        ("cli_abrt", sum(|server| server.client_aborts)),
-        ("srv_abrt", sum(|server| server.server_aborts)),
+        ("econ", sum(|tally| tally.connect_failures)),
+        ("eresp", sum(|tally| tally.server_aborts)),
+        ("wretr", sum(|tally| tally.retries)),
+        ("wredis", sum(|tally| tally.redispatches)),
+        ("cli_abrt", sum(|tally| tally.client_aborts)),
+        ("srv_abrt", sum(|tally| tally.server_aborts)),
         ("lbtot", established),
         ("qtime", 0),
-        ("ctime", mean(|server| (server.connects.sum_micros, server.connects.count()))),
+        ("ctime", mean(|tally| &tally.connects)),
         ("rtime", 0),
-        ("ttime", mean(|server| (server.durations.sum_micros, server.durations.count()))),
-        ("connect", established + sum(|server| server.connect_failures)),
+        ("ttime", mean(|tally| &tally.durations)),
+        ("connect", established + sum(|tally| tally.connect_failures)),
         ("reuse", 0),
         ("wrew", 0),
     ]);
-}
-
-/// Whether sessions that come now find a server.
-pub(in crate::control) fn is_ready(snapshot: &Snapshot) -> bool {
-    snapshot.status.phase == PhaseName::Serving
-        && snapshot.status.relay.servers.iter().any(is_usable)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use tokio::time::sleep;
 
 use super::Snapshot;
 use super::haproxy::stat;
+use super::socket::ACCEPT_PAUSE;
 
 /// Connections at one time; others wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -32,8 +33,6 @@ const CONNECTIONS_MAX: usize = 64;
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest head of a request.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// How long nobody is let in after accepting failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The page: one file, with its style and script in it.
 const PAGE: &str = include_str!("page.html");
@@ -123,7 +122,7 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         return with_type(StatusCode::OK, "text/plain; charset=utf-8", stat::csv(&snapshot));
     }
     match path {
-        "/readyz" if stat::is_ready(&snapshot) => text(StatusCode::OK, "ready\n"),
+        "/readyz" if snapshot.status.is_ready() => text(StatusCode::OK, "ready\n"),
         "/readyz" => {
             let why = "not ready: the relay is draining, or no server can be used\n";
             text(StatusCode::SERVICE_UNAVAILABLE, why)

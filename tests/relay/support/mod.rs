@@ -7,6 +7,7 @@ pub mod relay;
 pub mod strace;
 pub mod witness;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -86,4 +87,18 @@ pub fn run_well(program: &str, arguments: &[&str]) -> String {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The cells of HAProxy's statistics as CSV, by `proxy/name column`.
+pub fn cells(csv: &str) -> BTreeMap<String, String> {
+    let mut lines = csv.lines().filter(|line| !line.is_empty());
+    let header: Vec<&str> = lines.next().unwrap().trim_start_matches("# ").split(',').collect();
+    let mut cells = BTreeMap::new();
+    for line in lines {
+        let row: Vec<&str> = line.split(',').collect();
+        for (column, cell) in header.iter().zip(&row) {
+            cells.insert(format!("{}/{} {column}", row[0], row[1]), (*cell).to_owned());
+        }
+    }
+    cells
 }

@@ -2,9 +2,9 @@
 
 use crate::control::Snapshot;
 use crate::control::observer::Subject;
-use crate::control::status::{ListenerState, ListenerStatus, PhaseName, ServerStatus};
+use crate::control::status::{ListenerState, ListenerStatus, PhaseName, RelayStatus, ServerStatus};
 
-use super::{Exposition, Family, Labels, counter, gauge};
+use super::{Exposition, Family, counter, gauge, labelled};
 
 const PROCESS: [Family<Snapshot>; 15] = [
     gauge("nbthread", "Number of started threads", |s| s.status.relay.workers.len() as u64),
@@ -77,32 +77,36 @@ const FRONTEND: [Family<ListenerStatus>; 8] = [
 ];
 
 const SERVER: [Family<ServerStatus>; 11] = [
-    gauge("current_sessions", "Number of current sessions", |s| s.sessions),
+    gauge("current_sessions", "Number of current sessions", |s| s.tally.sessions),
     gauge(MAX_SESSIONS, "Highest value of current sessions since process started", |s| {
-        s.sessions_max
+        s.tally.sessions_max
     }),
     counter("sessions_total", "Total number of sessions since process started", |s| {
-        s.sessions_total
+        s.tally.sessions_total
     }),
     counter("bytes_in_total", "Total amount of request bytes since process started", |s| {
-        s.bytes_to_server
+        s.tally.bytes_to_server
     }),
     counter("bytes_out_total", "Total amount of response bytes since process started", |s| {
-        s.bytes_from_server
+        s.tally.bytes_from_server
     }),
     counter("connection_errors_total", "Total number of failed connections to server", |s| {
-        s.connect_failures
+        s.tally.connect_failures
     }),
     counter("connection_attempts_total", "Total number of outgoing connection attempts", |s| {
-        s.sessions_total + s.connect_failures
+        s.tally.sessions_total + s.tally.connect_failures
     }),
-    counter("retry_warnings_total", "Total number of server connection retries", |s| s.retries),
-    counter("redispatch_warnings_total", "Total number of server redispatches", |s| s.redispatches),
+    counter("retry_warnings_total", "Total number of server connection retries", |s| {
+        s.tally.retries
+    }),
+    counter("redispatch_warnings_total", "Total number of server redispatches", |s| {
+        s.tally.redispatches
+    }),
     counter("client_aborts_total", "Total number of connections aborted by the client", |s| {
-        s.client_aborts
+        s.tally.client_aborts
     }),
     counter("server_aborts_total", "Total number of connections aborted by the server", |s| {
-        s.server_aborts
+        s.tally.server_aborts
     }),
 ];
 
@@ -113,15 +117,13 @@ pub(in crate::control::http) fn haproxy(snapshot: &Snapshot) -> String {
     let mut out = Exposition::default();
     out.singles("haproxy_process_", &PROCESS, snapshot);
     frontends(&mut out, snapshot);
-    servers(&mut out, &snapshot.status.relay.servers);
+    servers(&mut out, &snapshot.status.relay);
     out.out
 }
 
 fn frontends(out: &mut Exposition, snapshot: &Snapshot) {
-    let mut all: Vec<(Labels<'_>, &ListenerStatus)> = Vec::new();
-    for one in &snapshot.status.relay.listeners {
-        all.push((vec![("proxy", one.name.as_str())], one));
-    }
+    let listeners = &snapshot.status.relay.listeners;
+    let all = labelled(listeners, |one| vec![("proxy", one.name.as_str())]);
     out.each("haproxy_frontend_", &FRONTEND, &all);
     out.family("gauge", "haproxy_frontend_limit_sessions", "Frontend's maxconn");
     for (labels, listener) in &all {
@@ -141,11 +143,10 @@ fn frontends(out: &mut Exposition, snapshot: &Snapshot) {
     }
 }
 
-fn servers(out: &mut Exposition, servers: &[ServerStatus]) {
-    let mut all: Vec<(Labels<'_>, &ServerStatus)> = Vec::new();
-    for one in servers {
-        all.push((vec![("proxy", one.backend.as_str()), ("server", one.name.as_str())], one));
-    }
+fn servers(out: &mut Exposition, relay: &RelayStatus) {
+    let all = labelled(&relay.servers, |one| {
+        vec![("proxy", one.backend.as_str()), ("server", one.name.as_str())]
+    });
     out.each("haproxy_server_", &SERVER, &all);
     out.family("gauge", "haproxy_server_weight", "Server's effective weight");
     for (labels, server) in &all {
@@ -167,7 +168,7 @@ fn servers(out: &mut Exposition, servers: &[ServerStatus]) {
     }
     for family in &SERVER {
         out.family(family.kind, &format!("haproxy_backend_{}", family.name), family.help);
-        for ours in servers.chunk_by(|one, other| one.backend == other.backend) {
+        for ours in relay.backends() {
             let values = ours.iter().map(family.of);
             let value =
                 if family.name == MAX_SESSIONS { values.max().unwrap_or(0) } else { values.sum() };

@@ -32,6 +32,11 @@ const fn counter<T>(name: &'static str, help: &'static str, of: fn(&T) -> u64) -
 /// Names and values.
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
+/// Each with its labels.
+fn labelled<'a, T>(all: &'a [T], labels: impl Fn(&'a T) -> Labels<'a>) -> Vec<(Labels<'a>, &'a T)> {
+    all.iter().map(|one| (labels(one), one)).collect()
+}
+
 /// The text as it grows. A family is begun once; its samples follow.
 #[derive(Default)]
 struct Exposition {
@@ -157,7 +162,7 @@ mod tests {
     #[test]
     fn a_histogram_counts_up_to_all() {
         let mut snapshot = snapshot();
-        let counts = &mut snapshot.status.relay.servers[0].connects;
+        let counts = &mut snapshot.status.relay.servers[0].tally.connects;
         counts.counts[0] = 2;
         counts.counts[14] = 1;
         let text = native(&snapshot);

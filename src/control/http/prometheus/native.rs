@@ -1,18 +1,17 @@
 //! Our own names; docs/METRICS.md explains them.
 
 use crate::control::Snapshot;
-use crate::control::haproxy::stat::{is_ready, is_usable};
 use crate::control::status::{ListenerState, ListenerStatus, ServerStatus, WorkerStatus};
 use crate::metrics::{CloseReason, Counts};
 
-use super::{Exposition, Family, Labels, counter, gauge};
+use super::{Exposition, Family, Labels, counter, gauge, labelled};
 
 const PROCESS: [Family<Snapshot>; 7] = [
     gauge("start_time_seconds", "When this relay process began, in Unix time.", |s| s.started),
     gauge("generation", "Which relay process this is since the start of the service.", |s| {
         s.status.generation
     }),
-    gauge("ready", "Whether sessions that come now find a server.", |s| is_ready(s).into()),
+    gauge("ready", "Whether sessions that come now find a server.", |s| s.status.is_ready().into()),
     gauge("retiring_processes", "Earlier relay processes that let their sessions end.", |s| {
         s.status.retiring.len() as u64
     }),
@@ -37,7 +36,7 @@ const LISTENER: [Family<ListenerStatus>; 4] = [
 ];
 
 const SERVER: [Family<ServerStatus>; 10] = [
-    gauge("usable", "Whether sessions may go there.", |s| is_usable(s).into()),
+    gauge("usable", "Whether sessions may go there.", |s| s.is_usable().into()),
     counter("check_failures_total", "Checks that failed.", |s| {
         s.check.as_ref().map_or(0, |check| check.failures)
     }),
@@ -46,14 +45,16 @@ const SERVER: [Family<ServerStatus>; 10] = [
     }),
     gauge("weight", "Its share relative to the others'.", |s| s.weight.into()),
     gauge("addresses", "Addresses that its name has.", |s| s.resolved.len() as u64),
-    gauge("sessions", "Sessions being connected or established.", |s| s.sessions),
-    counter("sessions_total", "Sessions established.", |s| s.sessions_total),
-    counter("connect_failures_total", "Attempts to connect that failed.", |s| s.connect_failures),
-    counter("retries_total", "Attempts that were not a session's first.", |s| s.retries),
+    gauge("sessions", "Sessions being connected or established.", |s| s.tally.sessions),
+    counter("sessions_total", "Sessions established.", |s| s.tally.sessions_total),
+    counter("connect_failures_total", "Attempts to connect that failed.", |s| {
+        s.tally.connect_failures
+    }),
+    counter("retries_total", "Attempts that were not a session's first.", |s| s.tally.retries),
     counter(
         "redispatches_total",
         "Sessions that went elsewhere after a failed attempt here.",
-        |s| s.redispatches,
+        |s| s.tally.redispatches,
     ),
 ];
 
@@ -108,10 +109,7 @@ pub(in crate::control::http) fn native(snapshot: &Snapshot) -> String {
 }
 
 fn listeners(out: &mut Exposition, listeners: &[ListenerStatus]) {
-    let mut all: Vec<(Labels<'_>, &ListenerStatus)> = Vec::new();
-    for one in listeners {
-        all.push((vec![("listener", one.name.as_str())], one));
-    }
+    let all = labelled(listeners, |one| vec![("listener", one.name.as_str())]);
     out.each("fanin_listener_", &LISTENER, &all);
     let rejected = "Connections that became no session.";
     out.family("counter", "fanin_listener_rejected_total", rejected);
@@ -148,25 +146,26 @@ fn directions(out: &mut Exposition, labels: &[(&str, &str)], bytes: [u64; 2]) {
 }
 
 fn servers(out: &mut Exposition, servers: &[ServerStatus]) {
-    let mut all: Vec<(Labels<'_>, &ServerStatus)> = Vec::new();
-    for one in servers {
-        all.push((vec![("backend", one.backend.as_str()), ("server", one.name.as_str())], one));
-    }
+    let all = labelled(servers, |one| {
+        vec![("backend", one.backend.as_str()), ("server", one.name.as_str())]
+    });
     out.each("fanin_server_", &SERVER, &all);
     let aborts = "Established sessions that one side ended before they were whole.";
     out.family("counter", "fanin_server_aborts_total", aborts);
     for (labels, server) in &all {
-        for (by, count) in [("client", server.client_aborts), ("server", server.server_aborts)] {
+        for (by, count) in
+            [("client", server.tally.client_aborts), ("server", server.tally.server_aborts)]
+        {
             out.sample(&[labels.as_slice(), &[("by", by)]].concat(), count);
         }
     }
     out.family("counter", "fanin_server_bytes_total", "Bytes delivered by ended sessions.");
     for (labels, server) in &all {
-        directions(out, labels, [server.bytes_to_server, server.bytes_from_server]);
+        directions(out, labels, [server.tally.bytes_to_server, server.tally.bytes_from_server]);
     }
     out.family("histogram", "fanin_server_connect_seconds", "How long connects took.");
     for (labels, server) in &all {
-        out.histogram(labels, &server.connects);
+        out.histogram(labels, &server.tally.connects);
     }
 }
 
