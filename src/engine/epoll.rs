@@ -72,6 +72,8 @@ struct SessionState {
 struct Peer {
     socket: Option<OwnedFd>,
     ready: Readiness,
+    /// Whether epoll tells of it.
+    signalled: bool,
 }
 
 impl Peer {
@@ -139,6 +141,21 @@ impl Epoll {
         direction.pulling = true;
         direction.state.keep_in_sight(in_sight);
         self.try_pull(key, flow);
+        if !self.session(key).sides[flow.source().index()].signalled {
+            self.begin_signals(key, flow.source());
+        }
+    }
+
+    /// Has epoll tell of a client, after the first look at what it sent: what was there then needs no
+    /// signal, and the connect to the server knows that it will be followed by bytes.
+    fn begin_signals(&mut self, key: SessionKey, side: Side) {
+        let peer = &mut self.sessions[key.index()].sides[side.index()];
+        let Some(socket) = &peer.socket else { return };
+        peer.signalled = true;
+        if let Err(errno) = register(self.poll.registry(), socket, key, side) {
+            // Nothing will ever be signalled for it (ENOMEM, or fs.epoll.max_user_watches).
+            self.done.push(Completion::Broken { session: key, side, errno });
+        }
     }
 
     fn try_pull(&mut self, key: SessionKey, flow: Flow) {
@@ -189,14 +206,15 @@ impl Epoll {
         address: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<(), Errno> {
-        let socket = socket::outbound(&address, source)?;
+        let has_bytes = self.session(key).flows[Flow::ToBackend.index()].state.is_holding();
+        let socket = socket::outbound(&address, source, has_bytes)?;
         match socket::connect(socket.as_fd(), &address) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
         let registered = register(self.poll.registry(), &socket, key, Side::Backend);
         // Nothing can be there to read before it is connected, and then it is signalled.
-        let mut peer = Peer { socket: Some(socket), ready: Readiness::default() };
+        let mut peer = Peer { socket: Some(socket), ready: Readiness::default(), signalled: true };
         if registered.is_err() {
             peer.abandon();
         }
@@ -380,17 +398,10 @@ impl Engine for Epoll {
         if session.index() >= self.sessions.len() {
             self.sessions.resize_with(session.index() + 1, SessionState::default);
         }
-        let registered = register(self.poll.registry(), &socket, session, Side::Client);
         let state = &mut self.sessions[session.index()];
         state.generation = session.generation();
-        state.sides[Side::Client.index()] = Peer {
-            socket: Some(socket),
-            ready: Readiness { writable: true, ..Default::default() },
-        };
-        if let Err(errno) = registered {
-            // Nothing will ever be signalled for it (ENOMEM, or fs.epoll.max_user_watches).
-            self.done.push(Completion::Broken { session, side: Side::Client, errno });
-        }
+        let ready = Readiness { readable: true, writable: true, ..Default::default() };
+        state.sides[Side::Client.index()] = Peer { socket: Some(socket), ready, signalled: false };
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {

@@ -121,6 +121,11 @@ impl FlowState {
         self.in_sight = on;
     }
 
+    /// Whether there are bytes to push.
+    pub(super) const fn is_holding(&self) -> bool {
+        !matches!(self.store, Store::Empty)
+    }
+
     /// What is held, where it can be looked at.
     pub(super) fn in_sight(&self) -> &[u8] {
         match &self.store {

@@ -139,11 +139,7 @@ impl Uring {
         let splice = direction.state.path(self.means.mode) == Path::Spliced;
         let direct = splice || self.ring.buffers_free() < BUFFERS_LOW;
         match source.receive {
-            Receive::Idle if !direct => {
-                source.receive = Receive::Armed;
-                session.in_flight += 1;
-                self.ring.recv_all(socket.as_fd(), Kind::Recv.word(key, side));
-            }
+            Receive::Idle if !direct => self.fetch_by_ring(key, flow),
             // Direct calls would overtake what the ring has received.
             Receive::Armed if splice => self.end_receive(key, side),
             Receive::Armed | Receive::Cancelling => {}
@@ -163,6 +159,36 @@ impl Uring {
                 self.ring.poll(fd, POLLIN | POLLRDHUP, Kind::PollIn.word(key, side));
             }
         }
+    }
+
+    /// Has the ring receive all that comes. Before there is a server, what is there already is read at
+    /// once, so that the connect can know that it will be followed by bytes.
+    fn fetch_by_ring(&mut self, key: SessionKey, flow: Flow) {
+        let side = flow.source();
+        let session = &mut self.sessions[key.index()];
+        let first = session.sides[Side::Backend.index()].socket.is_none();
+        let direction = &mut session.flows[flow.index()];
+        let source = &mut session.sides[side.index()];
+        let Some(socket) = &source.socket else { return };
+        let fd = socket.as_fd();
+        let attempt = if first {
+            direction.state.pull(fd, &mut source.ready, &mut self.means)
+        } else {
+            Attempt::WouldBlock
+        };
+        if let Attempt::Ended(outcome) = attempt {
+            direction.pulling = false;
+            self.complete(key, Slot::Pull(flow), outcome);
+            if !matches!(outcome, Outcome::Moved(_)) {
+                return self.watch_unread(key, side);
+            }
+        }
+        let session = &mut self.sessions[key.index()];
+        let source = &mut session.sides[side.index()];
+        let Some(socket) = &source.socket else { return };
+        source.receive = Receive::Armed;
+        session.in_flight += 1;
+        self.ring.recv_all(socket.as_fd(), Kind::Recv.word(key, side));
     }
 
     fn end_receive(&mut self, key: SessionKey, side: Side) {
@@ -230,7 +256,9 @@ impl Uring {
     }
 
     fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
-        match socket::outbound(&address, source) {
+        let direction = &self.sessions[key.index()].flows[Flow::ToBackend.index()];
+        let has_bytes = direction.state.is_holding() || direction.held.is_some();
+        match socket::outbound(&address, source, has_bytes) {
             Ok(socket) => {
                 self.ring.connect(socket.as_fd(), address, Kind::Connect.word(key, Side::Backend));
                 let session = &mut self.sessions[key.index()];

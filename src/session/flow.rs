@@ -25,6 +25,17 @@ pub(super) enum Stage {
     Ended,
 }
 
+/// What stands at the far end of a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sink {
+    /// A backend that is not connected yet: bytes that come before are held.
+    Dialled,
+    Connected,
+    /// Connected, and the other direction is over: the close that follows says the same as a
+    /// shutdown would.
+    ClosedNext,
+}
+
 /// One direction: what was pulled, what is held, what was pushed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlowState {
@@ -87,21 +98,22 @@ impl FlowState {
         self.cut
     }
 
-    /// Asks for whatever moves this direction on. `sink_connected` is false only while the
-    /// backend is being dialled: bytes that come before are held.
-    pub(super) fn proceed(&mut self, key: SessionKey, sink_connected: bool, ops: &mut Ops) {
+    /// Asks for whatever moves this direction on.
+    pub(super) fn proceed(&mut self, key: SessionKey, sink: Sink, ops: &mut Ops) {
         let flow = self.flow;
         match self.stage {
             Stage::Ended => {}
             Stage::Ending => {
                 assert_eq!(self.held, 0, "the end of a stream is seen when nothing is held");
-                if sink_connected {
+                if sink == Sink::Connected {
                     ops.push(Op::Shutdown { session: key, side: flow.sink() });
+                }
+                if sink != Sink::Dialled {
                     self.stage = Stage::Ended;
                 }
             }
             Stage::Open if self.held > 0 => {
-                if sink_connected && !self.pushing {
+                if sink != Sink::Dialled && !self.pushing {
                     ops.push(Op::Push { session: key, flow });
                     self.pushing = true;
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::op::{Flow, Outcome, SessionKey, Side, Time};
 
+use super::flow::Sink;
 use super::{CloseReason, Ops, Phase, Session, Step};
 
 /// The longest header that is read: what fits into the smallest segment that every host takes (RFC
@@ -231,7 +232,7 @@ impl Session {
                 flow.skip(u32::try_from(bytes).unwrap_or(u32::MAX), key, ops);
                 self.greeting = Greeting::default();
                 self.phase = Phase::Waiting { until: self.opened };
-                self.flows[Flow::ToBackend.index()].proceed(key, false, ops);
+                self.flows[Flow::ToBackend.index()].proceed(key, Sink::Dialled, ops);
                 (Step::Dial { failed: None }, client)
             }
             Parsed::More | Parsed::Bad => {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 pub use close::CloseReason;
-use flow::{FlowState, Stage};
+use flow::{FlowState, Sink, Stage};
 use greeting::Greeting;
 
 use crate::op::{CloseHow, Flow, Op, Outcome, SessionKey, Side, Slot, Time};
@@ -138,7 +138,7 @@ impl Session {
     /// so that they can go out as the connect completes.
     pub fn open(key: SessionKey, now: Time, ops: &mut Ops) -> (Self, Step) {
         let mut session = Self::new(key, Phase::Waiting { until: now }, now);
-        session.flows[Flow::ToBackend.index()].proceed(key, false, ops);
+        session.flows[Flow::ToBackend.index()].proceed(key, Sink::Dialled, ops);
         (session, Step::Dial { failed: None })
     }
 
@@ -346,7 +346,7 @@ impl Session {
                 self.connected = Some(now);
                 self.active = now;
                 for flow in &mut self.flows {
-                    flow.proceed(self.key, true, ops);
+                    flow.proceed(self.key, Sink::Connected, ops);
                 }
                 Step::Continue
             }
@@ -446,8 +446,14 @@ impl Session {
     /// Moves one direction on, and ends the session when nothing is left to do.
     fn proceed(&mut self, flow: Flow, now: Time, ops: &mut Ops) {
         let connected = self.phase == Phase::Relaying;
-        let sink_connected = connected || flow.sink() == Side::Client;
-        self.flows[flow.index()].proceed(self.key, sink_connected, ops);
+        let sink = if !connected && flow.sink() == Side::Backend {
+            Sink::Dialled
+        } else if self.cut.is_none() && self.flows[flow.other().index()].is_over() {
+            Sink::ClosedNext
+        } else {
+            Sink::Connected
+        };
+        self.flows[flow.index()].proceed(self.key, sink, ops);
         match self.cut {
             None if self.flows.iter().all(FlowState::is_over) => {
                 self.begin_close(CloseReason::Completed, ops);

@@ -131,13 +131,24 @@ pub const fn is_of_one_connection(errno: Errno) -> bool {
 /// TIME_WAIT towards the same peer; a source port of 0 is chosen by connect(2), which can share
 /// ports between destinations where bind(2) cannot.
 ///
+/// With `bytes_follow` the acknowledgement of the server's SYN waits for the bytes that will be sent
+/// at once and goes with them: a packet less (`tcp_rcv_synsent_state_process()` of a socket whose
+/// `TCP_QUICKACK` is off; HAProxy's `tcp-smart-connect`).
+///
 /// # Errors
 /// EMFILE, ENFILE, ENOBUFS, ENOMEM; with a source also EADDRINUSE, EADDRNOTAVAIL, EACCES.
-pub fn outbound(address: &SocketAddr, source: Option<SocketAddr>) -> Result<OwnedFd, Errno> {
+pub fn outbound(
+    address: &SocketAddr,
+    source: Option<SocketAddr>,
+    bytes_follow: bool,
+) -> Result<OwnedFd, Errno> {
     let socket = tcp(address)?;
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
     setsockopt(&socket, sockopt::OobInline, &true)?;
     bound_unsent(&socket)?;
+    if bytes_follow {
+        set_tcp(&socket, libc::TCP_QUICKACK, 0)?;
+    }
     if let Some(source) = source {
         if source.port() == 0 {
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
@@ -366,14 +377,18 @@ pub const UNSENT_BYTES_MAX: u32 = 512 * 1024;
 
 /// Sets `TCP_NOTSENT_LOWAT` (tcp(7), Linux 3.12), which accepted sockets inherit.
 fn bound_unsent(socket: &OwnedFd) -> Result<(), Errno> {
-    let bytes = UNSENT_BYTES_MAX;
+    set_tcp(socket, libc::TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+}
+
+/// Sets an option of tcp(7) that nix does not know.
+fn set_tcp(socket: &OwnedFd, option: libc::c_int, value: u32) -> Result<(), Errno> {
     // SAFETY: the value lives through the call, and its size is given.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            (&raw const bytes).cast(),
+            option,
+            (&raw const value).cast(),
             socklen::<u32>(),
         )
     };

@@ -29,10 +29,10 @@ impl Uring {
         let session = &mut self.sessions[key.index()];
         session.closing = Some(how);
         for side in Side::ALL {
-            let peer = &mut session.sides[side.index()];
-            let Some(socket) = &peer.socket else { continue };
-            if peer.has_requests() {
-                self.ring.cancel_all(socket.as_fd(), Kind::Other.word(key, side));
+            // Each by its word, which the kernel finds in its table at once. To cancel by descriptor
+            // it looks at every request there is, of all sessions (`io_poll_file_find()`).
+            for kind in session.sides[side.index()].requests() {
+                self.ring.cancel(kind.word(key, side), Kind::Other.word(key, side));
             }
         }
         self.finish_close(key);

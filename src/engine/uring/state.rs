@@ -113,7 +113,11 @@ impl Peer {
         }
     }
 
-    pub(super) fn has_requests(&self) -> bool {
-        self.receive != Receive::Idle || self.polling_in || self.watched
+    /// What the kernel will go on with until it is cancelled.
+    pub(super) fn requests(&self) -> impl Iterator<Item = Kind> + use<> {
+        let receiving = (self.receive == Receive::Armed).then_some(Kind::Recv);
+        let polling = self.polling_in.then_some(Kind::PollIn);
+        let watching = self.watched.then_some(Kind::Watch);
+        [receiving, polling, watching].into_iter().flatten()
     }
 }
