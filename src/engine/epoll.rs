@@ -206,8 +206,10 @@ impl Epoll {
         address: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Result<(), Errno> {
-        let has_bytes = self.session(key).flows[Flow::ToBackend.index()].state.is_holding();
-        let socket = socket::outbound(&address, source, has_bytes)?;
+        let socket = socket::outbound(&address, source)?;
+        if self.session(key).flows[Flow::ToBackend.index()].state.is_holding() {
+            socket::acknowledge_with_bytes(&socket)?;
+        }
         match socket::connect(socket.as_fd(), &address) {
             Ok(()) | Err(Errno::EINPROGRESS) => {}
             Err(errno) => return Err(errno),

@@ -6,7 +6,9 @@
 //! - R1 "Nothing to read" is believed only of an empty pipe: EAGAIN also means that the pipe has no
 //!   free slot, and slots are counted in fragments, not bytes.
 //! - R2 A pipe is filled only when it is empty, so R1 always holds here.
-//! - R3 What was pulled is pushed at once; a short push is not repeated before the sink is writable.
+//! - R3 What was pulled is pushed at once. A short send has filled its sink; a short splice may also
+//!   have met a signal (a stop and its continuation, a debugger, the freezer: `splice_to_socket()`
+//!   looks between its steps), after which no edge would come. So only EAGAIN says that it is full.
 //! - R4 A short count is never the end of a stream. Zero is, unless an urgent byte stands there.
 //! - R5 Where a socket was spliced from or to, or a receive was taken back, the end of its stream is
 //!   believed only if a FIN was received. The kernel tells of a reset once, and not always to the one
@@ -260,7 +262,7 @@ impl FlowState {
         };
         match result.map(moved) {
             Ok(Some(bytes)) => {
-                ready.writable = bytes.get() == held;
+                ready.writable = bytes.get() == held || path == Path::Spliced; // R3
                 means.stats.bytes[flow.index()][path.index()] += u64::from(bytes.get());
                 self.take(bytes.get(), means);
                 Attempt::Ended(Outcome::Moved(bytes))

@@ -258,7 +258,11 @@ impl Uring {
     fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
         let direction = &self.sessions[key.index()].flows[Flow::ToBackend.index()];
         let has_bytes = direction.state.is_holding() || direction.held.is_some();
-        match socket::outbound(&address, source, has_bytes) {
+        let prepared = socket::outbound(&address, source).and_then(|socket| {
+            let told = if has_bytes { socket::acknowledge_with_bytes(&socket) } else { Ok(()) };
+            told.map(|()| socket)
+        });
+        match prepared {
             Ok(socket) => {
                 self.ring.connect(socket.as_fd(), address, Kind::Connect.word(key, Side::Backend));
                 let session = &mut self.sessions[key.index()];

@@ -1,16 +1,18 @@
 //! Servers that refuse, or never answer, and clients that do not wait for it.
 
-use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
+use std::process;
 use std::time::{Duration, Instant};
 
+use fanin::op::Flow;
 use fanin::session::{CloseReason, SessionLimits};
 use fanin::worker::Command;
 use nix::sys::socket::{Backlog, listen};
 
 use crate::support::await_that;
-use crate::support::oracle::{End, HELLO_BYTES, Total};
+use crate::support::oracle::{End, HELLO_BYTES, Receiver, Sender, Total, judge_whole};
 use crate::support::peers::{
     answering, client, connect, connect_or_reset, judge_both_whole, reset_on_close,
 };
@@ -22,6 +24,7 @@ on_every_engine![
     a_client_that_goes_away_cancels_the_connect,
     a_stop_cancels_the_connect,
     bytes_that_come_before_the_server_are_delivered_to_it,
+    bytes_that_are_there_before_the_connect_carry_its_acknowledgement,
 ];
 
 /// A port of loopback where nobody listens.
@@ -150,4 +153,43 @@ fn bytes_that_come_before_the_server_are_delivered_to_it(variant: Variant) {
     assert_eq!(relay.counts().redispatches, 1);
     let talk = (sender.finish(), receiver.receive_all());
     relay.finish(judge_both_whole(talk, backend.outcome(1)));
+}
+
+/// Segments that a connected socket of `local` with the peer `remote` has received, as ss(8) says.
+fn segments_received(local: SocketAddr, remote: SocketAddr) -> u32 {
+    let filter = format!("sport = :{} and dport = :{}", local.port(), remote.port());
+    let output = process::Command::new("ss").args(["-Htin", &filter]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let count = text.split_once("segs_in:").and_then(|(_, rest)| rest.split_whitespace().next());
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no segs_in in {text:?}"))
+}
+
+fn bytes_that_are_there_before_the_connect_carry_its_acknowledgement(variant: Variant) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let relay = Relay::start(variant, &Options::to(address));
+    let mut total = Total::default();
+    let mut segments = |early: bool| {
+        let stream = connect(relay.address);
+        let mut sender = Sender::new(&stream, 1, Flow::ToBackend);
+        if early {
+            sender.send(100);
+        }
+        let (server, remote) = listener.accept().unwrap();
+        if !early {
+            sender.send(100);
+        }
+        let mut receiver = Receiver::new(&server, 1, Flow::ToBackend, 0);
+        receiver.receive(100);
+        let segments = segments_received(address, remote);
+        server.shutdown(Shutdown::Write).unwrap();
+        total += judge_whole(sender.finish(), receiver.receive_all());
+        assert_eq!((&stream).read(&mut [0; 1]).unwrap(), 0);
+        segments
+    };
+    let late = segments(false);
+    // The relay may be quicker than the client's bytes, but not each time.
+    let early = (0..50).map(|_| segments(true)).min();
+    assert_eq!(early, Some(late - 1));
+    relay.finish(total);
 }
