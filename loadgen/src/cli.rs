@@ -5,12 +5,15 @@ use crate::exit::{Error, SUCCESS, USAGE};
 use crate::io::{IoKind, uring};
 use crate::plan::{Plan, Profile};
 use crate::report::slo::Objective;
+use crate::search::Bounds;
 use crate::sink;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+/// What find-max looks for when no objective is given.
+const FOUND_BY: [&str; 2] = ["errors==0", "p99<1s"];
 /// Most source addresses that a list may name.
 const SOURCES_MAX: usize = 4096;
 /// Most agents: their descriptors, ports and memory end long before.
@@ -25,23 +28,31 @@ const AGENTS_MAX: i64 = 1_000_000;
         carries.\n\nWith --agents alone it starts three upstream addresses (`loadgen sink`) and \
         the `fanin` beside it, loads the relay, reports, and ends both. With --target it loads \
         anything that listens.",
-    after_help = "Exit codes: 0 done, 1 exchanges failed or the run did, 2 usage, 71 the system \
+    after_help = "`loadgen find-max` searches the most agents that meet the objectives, `loadgen claim` \
+        judges the 1000 agents of the proxy page.\n\nExit codes: 0 done, 1 exchanges failed or the run did, 2 usage, 71 the system \
         refused something, 98 the generator itself could not offer the load, 99 an objective was \
         missed.",
-    args_conflicts_with_subcommands = true,
-    subcommand_negates_reqs = true
+    args_conflicts_with_subcommands = true
 )]
 struct Typed {
     #[command(subcommand)]
     command: Option<TypedCommand>,
     #[command(flatten)]
-    run: Option<TypedRun>,
+    run: TypedRun,
 }
 
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
     /// The upstream: answers like StackState's intake, verifies every body
     Sink(TypedSink),
+    /// Searches the most agents that meet the objectives
+    FindMax(TypedFindMax),
+    /// Judges the claim of 1000 agents on an m3.xlarge, beside HAProxy if asked
+    Claim(TypedClaim),
+    /// Draws the reports (--json) of several runs over each other
+    Compare(Compare),
+    /// Adds up the interval logs (--hlog) of several machines or runs, exactly
+    Merge(Merge),
     /// Runs a command that ends when its parent ends
     #[command(hide = true)]
     Tether(Tether),
@@ -50,8 +61,37 @@ enum TypedCommand {
 #[derive(Debug, Args)]
 struct TypedRun {
     /// How many agents
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=AGENTS_MAX), required = true)]
-    agents: u32,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=AGENTS_MAX))]
+    agents: Option<u32>,
+    #[command(flatten)]
+    load: TypedLoad,
+    /// How long to measure, after the ramp
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Load")]
+    duration: Duration,
+    /// Begin at this moment, the same on several machines: 2026-11-26T20:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment, help_heading = "Load")]
+    start_at: Option<SystemTime>,
+
+    /// Write the report as JSON (docs/loadgen-report.md)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    json: Option<PathBuf>,
+    /// Write the report as one HTML page with charts
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    html: Option<PathBuf>,
+    /// Write the run second by second as CSV
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    csv: Option<PathBuf>,
+    /// Write the latency's percentiles as HdrHistogram's text, for its plotter
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    hgrm: Option<PathBuf>,
+    /// Write the latency second by second as HdrHistogram's interval log (V2)
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    hlog: Option<PathBuf>,
+}
+
+/// What every kind of run has.
+#[derive(Debug, Args)]
+struct TypedLoad {
     /// What to load; without it, the fanin beside this program and a sink are started
     #[arg(long, value_name = "HOST:PORT", help_heading = "Target")]
     target: Option<String>,
@@ -68,9 +108,6 @@ struct TypedRun {
     /// How the agents behave
     #[arg(long, value_enum, default_value = "v5-churn", help_heading = "Load")]
     profile: Profile,
-    /// How long to measure, after the ramp
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Load")]
-    duration: Duration,
     /// The agents start spread over this time, which is warm-up
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, help_heading = "Load")]
     ramp: Duration,
@@ -102,19 +139,90 @@ struct TypedRun {
 
     /// An objective, such as 'p99<20ms', 'connect.p99.9<=5ms', 'errors==0', 'rate>=1400'
     #[arg(long = "slo", value_name = "OBJECTIVE", help_heading = "Output")]
-    objectives: Vec<Objective>,
-    /// Write the report as JSON (docs/loadgen-report.md)
+    objectives: Vec<Objective>,}
+
+#[derive(Debug, Args)]
+struct TypedFindMax {
+    #[command(flatten)]
+    load: TypedLoad,
+    /// The first number of agents that is tried
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=AGENTS_MAX), help_heading = "Search")]
+    from: u32,
+    /// The most that are tried
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=AGENTS_MAX), help_heading = "Search")]
+    most: u32,
+    /// How near the bounds come, as a share of the result
+    #[arg(long, value_name = "SHARE", default_value = "0.03", value_parser = share, help_heading = "Search")]
+    precision: f64,
+    /// How long each trial of the search measures
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, help_heading = "Search")]
+    trial: Duration,
+    /// How long each confirming trial measures
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Search")]
+    duration: Duration,
+    /// How many trials must confirm the result
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Search")]
+    confirm: u32,
+    /// Write bounds and trials as JSON
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
-    /// Write the run second by second as CSV
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    csv: Option<PathBuf>,
-    /// Write the latency's percentiles as HdrHistogram's text, for its plotter
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    hgrm: Option<PathBuf>,
-    /// Write the latency second by second as HdrHistogram's interval log (V2)
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    hlog: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct TypedClaim {
+    /// Numbers of agents, each a run
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1000,5000", value_parser = clap::value_parser!(u32).range(1..=AGENTS_MAX))]
+    agents: Vec<u32>,
+    /// Judge this relay too, with the proxy page's own configuration, in the same run
+    #[arg(long, value_name = "PEER", value_enum)]
+    peer: Option<Peer>,
+    /// The fanin to start, when it is not beside this program
+    #[arg(long, value_name = "PATH")]
+    fanin: Option<PathBuf>,
+    /// How much faster one thread of this processor is than one of the m3.xlarge
+    #[arg(long, value_name = "RATIO", default_value = "1.85", value_parser = ratio)]
+    ratio: f64,
+    /// Processors of this machine that stand for the m3.xlarge; by default from the ratio
+    #[arg(long, value_name = "N", value_parser = ratio)]
+    budget: Option<f64>,
+    /// How long each run measures, after the ramp
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    duration: Duration,
+    /// The agents start spread over this time, which is warm-up
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    ramp: Duration,
+    /// Write the verdicts as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// A relay to be judged beside fanin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// HAProxy, from the search path.
+    Haproxy,
+}
+
+/// `loadgen compare`.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Reports in JSON; the first is what the others are held against.
+    #[arg(required = true, num_args = 2.., value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Write the charts, over each other, as one HTML page.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// `loadgen merge`.
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Interval logs of HdrHistogram, from loadgen or others.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Write the sum's percentiles as HdrHistogram's text.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hgrm: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -146,6 +254,9 @@ pub(crate) struct Tether {
     /// The parent; when it has ended already, the command is not run.
     #[arg(long)]
     pub(crate) parent: i32,
+    /// Processors that the command may use, if not all.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) cpus: Vec<usize>,
     /// The command and its arguments.
     #[arg(last = true, required = true)]
     pub(crate) command: Vec<std::ffi::OsString>,
@@ -156,6 +267,14 @@ pub(crate) struct Tether {
 pub(crate) enum Command {
     /// Load something.
     Run(Box<Settings>),
+    /// Search the most agents.
+    FindMax(Box<FindMax>),
+    /// Judge the claim.
+    Claim(Box<Claim>),
+    /// Draw runs over each other.
+    Compare(Compare),
+    /// Add interval logs up.
+    Merge(Merge),
     /// Be the upstream.
     Sink(sink::Settings),
     /// Run a command that ends with its parent.
@@ -169,15 +288,35 @@ pub(crate) enum Command {
 pub(crate) enum Target {
     /// Something that listens already, as typed, and its process if known.
     Given { address: String, relay_pid: Option<i32> },
-    /// The fanin beside this program, or the one named.
-    Started { fanin: Option<PathBuf>, arguments: Vec<String> },
+    /// One that is started for the run, with a sink.
+    Started(Cast),
+}
+
+/// Who is started.
+#[derive(Clone, Debug)]
+pub(crate) struct Cast {
+    /// The relay.
+    pub(crate) relay: Relay,
+    /// Processors that the relay may use; all when empty.
+    pub(crate) cpus: Vec<usize>,
+}
+
+/// A relay that loadgen knows to start.
+#[derive(Clone, Debug)]
+pub(crate) enum Relay {
+    /// The fanin beside this program, or the one named, with further arguments.
+    Fanin { path: Option<PathBuf>, arguments: Vec<String> },
+    /// HAProxy from the search path, with the proxy page's configuration.
+    Haproxy,
 }
 
 /// Where the report goes besides the terminal (docs/loadgen-report.md).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Files {
     /// The report, whole.
     pub(crate) json: Option<PathBuf>,
+    /// The same as a page.
+    pub(crate) html: Option<PathBuf>,
     /// Second by second.
     pub(crate) csv: Option<PathBuf>,
     /// HdrHistogram's percentile text.
@@ -187,10 +326,12 @@ pub(crate) struct Files {
 }
 
 /// A load run, complete.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Settings {
     /// Who posts what when.
     pub(crate) plan: Plan,
+    /// When to begin, if not as soon as possible.
+    pub(crate) start_at: Option<SystemTime>,
     /// What to load.
     pub(crate) target: Target,
     /// How sockets are driven, and why not on io_uring if that was wished.
@@ -209,6 +350,36 @@ pub(crate) struct Settings {
     pub(crate) files: Files,
 }
 
+/// A search for the most agents.
+#[derive(Debug)]
+pub(crate) struct FindMax {
+    /// The confirming trial; the search's are shorter.
+    pub(crate) settings: Settings,
+    /// The bounds and the steps of the search.
+    pub(crate) bounds: Bounds,
+    /// How long each trial of the search measures.
+    pub(crate) trial: Nanos,
+    /// Where bounds and trials go besides the terminal.
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// The claim's runs.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    /// The first of them.
+    pub(crate) settings: Settings,
+    /// Numbers of agents, each a run.
+    pub(crate) agents: Vec<u32>,
+    /// Judged beside fanin.
+    pub(crate) peer: Option<Peer>,
+    /// See [`TypedClaim::ratio`].
+    pub(crate) ratio: f64,
+    /// See [`TypedClaim::budget`].
+    pub(crate) budget: Option<f64>,
+    /// Where the verdicts go besides the terminal.
+    pub(crate) json: Option<PathBuf>,
+}
+
 /// Reads the command line.
 ///
 /// # Errors
@@ -223,43 +394,92 @@ pub(crate) fn parse() -> Result<Command, Error> {
             return if code == SUCCESS { Ok(Command::Told) } else { Err(Error::Told(code)) };
         }
     };
-    match (typed.command, typed.run) {
-        (Some(TypedCommand::Sink(sink)), _) => Ok(Command::Sink(sink::Settings {
+    let Some(command) = typed.command else {
+        return Ok(Command::Run(Box::new(run_settings(typed.run)?)));
+    };
+    match command {
+        TypedCommand::Sink(sink) => Ok(Command::Sink(sink::Settings {
             listen: sink.listen,
             delay: sink.delay,
             threads: sink.threads as usize,
             stay: sink.stay,
         })),
-        (Some(TypedCommand::Tether(tether)), _) => Ok(Command::Tether(tether)),
-        (None, Some(run)) => Ok(Command::Run(Box::new(settings(run)?))),
-        (None, None) => Err(Error::Usage(
-            "how many agents? Give --agents N; with nothing else running, `loadgen --agents 5000` \
-             does it all (`loadgen --help` for more)"
-                .to_owned(),
-        )),
+        TypedCommand::Tether(tether) => Ok(Command::Tether(tether)),
+        TypedCommand::FindMax(typed) => Ok(Command::FindMax(Box::new(find_max(typed)?))),
+        TypedCommand::Claim(typed) => Ok(Command::Claim(Box::new(claim(typed)?))),
+        TypedCommand::Compare(compare) => Ok(Command::Compare(compare)),
+        TypedCommand::Merge(merge) => Ok(Command::Merge(merge)),
     }
 }
 
-fn settings(typed: TypedRun) -> Result<Settings, Error> {
-    let plan = Plan {
+fn run_settings(typed: TypedRun) -> Result<Settings, Error> {
+    let agents = typed.agents.ok_or_else(|| {
+        Error::Usage(
+            "how many agents? Give --agents N; with nothing else running, `loadgen --agents 5000` \
+             does it all (`loadgen --help` for more)"
+                .to_owned(),
+        )
+    })?;
+    let mut settings = settings(typed.load, agents, typed.duration)?;
+    settings.start_at = typed.start_at;
+    let TypedRun { json, html, csv, hgrm, hlog, .. } = typed;
+    settings.files = Files { json, html, csv, hgrm, hlog };
+    Ok(settings)
+}
+
+fn find_max(typed: TypedFindMax) -> Result<FindMax, Error> {
+    let TypedFindMax { from, most, precision, confirm, .. } = typed;
+    if from > most {
+        return Err(Error::Usage(format!("--from {from}: more than --most {most}")));
+    }
+    if typed.trial.is_zero() {
+        return Err(Error::Usage("--trial 0: nothing would be measured; try 10s".to_owned()));
+    }
+    let mut settings = settings(typed.load, from, typed.duration)?;
+    if settings.objectives.is_empty() {
+        let objectives = FOUND_BY.iter().map(|text| text.parse());
+        settings.objectives = objectives.collect::<Result<_, _>>().map_err(Error::Usage)?;
+    }
+    let bounds = Bounds { from, most, precision, confirm };
+    Ok(FindMax { settings, bounds, trial: nanos(typed.trial), json: typed.json })
+}
+
+fn claim(typed: TypedClaim) -> Result<Claim, Error> {
+    let load = TypedLoad::by_default();
+    let load = TypedLoad { fanin: typed.fanin, ramp: typed.ramp, ..load };
+    let agents = typed.agents.first().copied().unwrap_or_default();
+    Ok(Claim {
+        settings: settings(load, agents, typed.duration)?,
         agents: typed.agents,
-        profile: typed.profile,
-        seed: typed.seed,
-        ramp: nanos(typed.ramp),
-        duration: nanos(typed.duration),
-        speedup: typed.speedup,
-        synchronised: typed.synchronised,
-    };
-    if typed.duration.is_zero() {
+        peer: typed.peer,
+        ratio: typed.ratio,
+        budget: typed.budget,
+        json: typed.json,
+    })
+}
+
+fn settings(typed: TypedLoad, agents: u32, measured: Duration) -> Result<Settings, Error> {
+    if measured.is_zero() {
         return Err(Error::Usage(
             "--duration 0: nothing would be measured; give some seconds, such as 30s".to_owned(),
         ));
     }
+    let plan = Plan {
+        agents,
+        profile: typed.profile,
+        seed: typed.seed,
+        ramp: nanos(typed.ramp),
+        duration: nanos(measured),
+        speedup: typed.speedup,
+        synchronised: typed.synchronised,
+    };
+    let relay = Relay::Fanin { path: typed.fanin, arguments: typed.fanin_arguments };
     Ok(Settings {
         plan,
+        start_at: None,
         target: match typed.target {
             Some(address) => Target::Given { address, relay_pid: typed.relay_pid },
-            None => Target::Started { fanin: typed.fanin, arguments: typed.fanin_arguments },
+            None => Target::Started(Cast { relay, cpus: Vec::new() }),
         },
         io: choose_io(typed.io)?,
         threads: typed.threads,
@@ -267,8 +487,17 @@ fn settings(typed: TypedRun) -> Result<Settings, Error> {
         timeout: nanos(typed.timeout),
         max_send_lag: nanos(typed.max_send_lag),
         objectives: typed.objectives,
-        files: Files { json: typed.json, csv: typed.csv, hgrm: typed.hgrm, hlog: typed.hlog },
+        files: Files::default(),
     })
+}
+
+impl TypedLoad {
+    /// As if nothing had been typed.
+    fn by_default() -> Self {
+        let command = Self::augment_args(clap::Command::new("loadgen"));
+        let matches = command.get_matches_from(["loadgen"]);
+        clap::FromArgMatches::from_arg_matches(&matches).expect("every option has a default")
+    }
 }
 
 fn choose_io(typed: TypedIo) -> Result<(IoKind, Option<String>), Error> {
@@ -337,6 +566,30 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Reads 2026-11-26T20:00:00Z.
+fn moment(text: &str) -> Result<SystemTime, String> {
+    let time = humantime::parse_rfc3339_weak(text);
+    let time = time.map_err(|error| format!("{error}; write UTC, as 2026-11-26T20:00:00Z"))?;
+    match time.elapsed() {
+        Ok(passed) => Err(format!("that was {passed:.0?} ago")),
+        Err(_) => Ok(time),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.001..=0.5).contains(&share) => Ok(share),
+        _ => Err(format!("'{text}': a share from 0.001 to 0.5; 0.03 is three per cent")),
+    }
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(ratio) if (0.05..=1000.0).contains(&ratio) => Ok(ratio),
+        _ => Err(format!("'{text}': a number from 0.05 to 1000, such as 1.85")),
+    }
+}
+
 fn speedup(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(factor) if (0.001..=10_000.0).contains(&factor) => Ok(factor),
@@ -378,10 +631,11 @@ mod tests {
 
     #[test]
     fn a_run_needs_agents_and_a_command_does_not() {
-        assert!(Typed::try_parse_from(["loadgen", "--target", "h:1"]).is_err());
+        let typed = Typed::try_parse_from(["loadgen", "--target", "h:1"]).unwrap();
+        assert!(matches!(run_settings(typed.run), Err(Error::Usage(why)) if why.contains("--agents")));
         assert!(Typed::try_parse_from(["loadgen", "sink", "--listen", "127.0.0.1:0"]).is_ok());
         assert!(Typed::try_parse_from(["loadgen", "--agents", "0"]).is_err());
         let typed = Typed::try_parse_from(["loadgen", "--agents", "5", "--", "--workers", "1"]);
-        assert_eq!(typed.unwrap().run.unwrap().fanin_arguments, ["--workers", "1"]);
+        assert_eq!(typed.unwrap().run.load.fanin_arguments, ["--workers", "1"]);
     }
 }

@@ -9,18 +9,23 @@
 //! - `agent` PURE: one lane of an agent; `reply` PURE: reads replies; `failure` PURE: the taxonomy
 //! - `recorder` PURE: histograms and counts of one thread
 //! - `thread`, `pacer`, `io`: the tasks that do what `agent` asks, on io_uring or epoll
-//! - `run`: the command itself; `stage`: the sink and relay it starts; `limits`, `procfs`: what
+//! - `run`: one run; `find_max` with `search` PURE, and `claim`: many; `compare`, `merge`: what runs
+//!   left behind; `stage`: the sink and relay it starts; `limits`, `procfs`: what
 //!   this machine allows and uses; `progress`, `report`: what is printed
 //! - `sink`: the upstream
 
 mod agent;
+mod claim;
 mod cli;
 mod clock;
+mod compare;
 mod dice;
 mod exit;
 mod failure;
+mod find_max;
 mod io;
 mod limits;
+mod merge;
 mod pacer;
 mod payload;
 mod plan;
@@ -30,6 +35,7 @@ mod recorder;
 mod reply;
 mod report;
 mod run;
+mod search;
 mod sink;
 mod stage;
 mod thread;
@@ -39,6 +45,10 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let outcome = match cli::parse() {
         Ok(cli::Command::Run(settings)) => run::run(&settings),
+        Ok(cli::Command::FindMax(search)) => find_max::run(&search),
+        Ok(cli::Command::Claim(claim)) => claim::run(&claim),
+        Ok(cli::Command::Compare(compare)) => compare::run(&compare),
+        Ok(cli::Command::Merge(merge)) => merge::run(&merge),
         Ok(cli::Command::Sink(settings)) => sink::serve(&settings),
         Ok(cli::Command::Tether(command)) => stage::tether(&command),
         Ok(cli::Command::Told) => Ok(exit::SUCCESS),

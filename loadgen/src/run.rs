@@ -10,12 +10,12 @@ use crate::procfs::{Machine, Usage, usage};
 use crate::progress::Board;
 use crate::recorder::Recorder;
 use crate::report::series::{self, Second};
-use crate::report::{self, Report, claim, hdr, text};
+use crate::report::html::{self, Run};
+use crate::report::{self, Report, claim, hdr, refused, save, text};
 use crate::stage::Stage;
 use crate::thread::{self, Message, Orders};
 use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -33,20 +33,34 @@ const LEAD_PER_AGENT: Duration = Duration::from_micros(10);
 /// # Errors
 /// When the run could not be made at all.
 pub(crate) fn run(settings: &Settings) -> Result<u8, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::System(format!("tokio runtime: {error}")))?;
-    runtime.block_on(run_all(settings))
+    block_on(async {
+        let report = trial(settings, &mut Signals::new()?).await?;
+        publish(settings, &report)?;
+        Ok(report.exit_code)
+    })
 }
 
-async fn run_all(settings: &Settings) -> Result<u8, Error> {
-    let mut signals = Signals::new()?;
+/// Runs a command on the main thread's runtime.
+///
+/// # Errors
+/// Those of the command, and when there can be no runtime.
+pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::System(format!("tokio runtime: {error}")))?;
+    runtime.block_on(command)
+}
+
+/// One run from start to end, with a sink and a relay of its own where they are to be started.
+///
+/// # Errors
+/// When it could not be made at all.
+pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<Report, Error> {
     let limits = Limits::raised();
     let mut stage = None;
     let (target, host, relay_pid) = match &settings.target {
         Target::Given { address, relay_pid } => (resolve(address)?, address.clone(), *relay_pid),
-        Target::Started { fanin, arguments } => {
-            let threads = limits.sink_threads(&settings.plan);
-            let started = Stage::start(fanin.as_deref(), arguments, threads)?;
+        Target::Started(cast) => {
+            let started = Stage::start(cast, limits.sink_threads(&settings.plan))?;
             let (target, pid) = (started.target, started.relay_pid());
             eprintln!("started: {started}");
             stage = Some(started);
@@ -69,13 +83,12 @@ async fn run_all(settings: &Settings) -> Result<u8, Error> {
         // Threads share it for as long as the process lives.
         library: Box::leak(Box::new(library)),
     };
-    let seen = show.load(&mut signals).await?;
+    let seen = show.load(signals).await?;
     let report = show.report(seen);
     if let Some(stage) = show.stage.take() {
         stage.end();
     }
-    publish(settings, &report)?;
-    Ok(report.exit_code)
+    Ok(report)
 }
 
 fn resolve(address: &str) -> Result<SocketAddr, Error> {
@@ -88,13 +101,17 @@ fn resolve(address: &str) -> Result<SocketAddr, Error> {
 }
 
 /// Ctrl-C and SIGTERM.
-struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self, Error> {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn new() -> Result<Self, Error> {
         let listen = |kind| {
             signal(kind)
                 .map_err(|error| Error::System(format!("cannot listen to signals: {error}")))
@@ -151,8 +168,10 @@ struct Watch {
 impl Show<'_> {
     async fn load(&mut self, signals: &mut Signals) -> Result<Seen, Error> {
         let plan = Arc::new(self.settings.plan.clone());
-        let clock = Clock::starting_in(LEAD + LEAD_PER_AGENT * plan.agents);
-        let began_unix_s = std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs());
+        let lead = self.lead(plan.agents)?;
+        let clock = Clock::starting_in(lead);
+        let began = std::time::UNIX_EPOCH.elapsed().unwrap_or_default() + lead;
+        let began_unix_s = began.as_secs();
         let stop = Arc::new(AtomicBool::new(false));
         let (out, mut messages) = mpsc::unbounded_channel();
         for thread in 0..self.fit.threads {
@@ -190,6 +209,20 @@ impl Show<'_> {
             elapsed,
             series,
         })
+    }
+
+    /// How long from now until time begins.
+    fn lead(&self, agents: u32) -> Result<Duration, Error> {
+        let least = LEAD + LEAD_PER_AGENT * agents;
+        let Some(start) = self.settings.start_at else { return Ok(least) };
+        let until = start.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+        if until < least {
+            return Err(Error::Usage(format!(
+                "--start-at: the moment is {until:.1?} ahead, {least:.1?} are needed for \
+                 {agents} agents; give a later one"
+            )));
+        }
+        Ok(until)
     }
 
     /// Listens to the threads, the clock and the user until all threads have reported.
@@ -302,6 +335,7 @@ impl Show<'_> {
             loop_lag_us,
             objectives: Vec::new(),
             claim,
+            percentiles: hdr::percentiles(&seen.record.exchange.from_intended),
             distribution: seen.record.exchange.from_intended,
             series: seen.series,
             exit_code: SUCCESS,
@@ -399,6 +433,11 @@ fn publish(settings: &Settings, report: &Report) -> Result<(), Error> {
         let json = serde_json::to_string_pretty(report).map_err(|e| refused(path, e))?;
         save(path, (json + "\n").as_bytes())?;
     }
+    if let Some(path) = &files.html {
+        let value = serde_json::to_value(report).map_err(|error| refused(path, error))?;
+        let run = Run::read(value).map_err(|error| refused(path, error))?;
+        save(path, html::page(&[(report.asked.target.clone(), run)]).as_bytes())?;
+    }
     if let Some(path) = &files.csv {
         save(path, series::csv(&report.series).as_bytes())?;
     }
@@ -410,12 +449,4 @@ fn publish(settings: &Settings, report: &Report) -> Result<(), Error> {
         save(path, &log.map_err(|error| refused(path, error))?)?;
     }
     Ok(())
-}
-
-fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    std::fs::write(path, bytes).map_err(|error| refused(path, error))
-}
-
-fn refused(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::Run(format!("cannot write {}: {why}", path.display()))
 }

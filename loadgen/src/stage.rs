@@ -3,7 +3,7 @@
 //! Both are tethered: they end when loadgen ends, however it ends. They are in process groups of
 //! their own, so that Ctrl-C at the terminal ends loadgen's load first and not their service.
 
-use crate::cli::Tether;
+use crate::cli::{Cast, Relay, Tether};
 use crate::clock::{Clock, Nanos, SECOND};
 use crate::exit::{Error, SYSTEM};
 use nix::sys::signal::{Signal, kill};
@@ -51,28 +51,21 @@ impl Stage {
     ///
     /// # Errors
     /// When one of them cannot be found or does not come to listen; with its last words.
-    pub(crate) fn start(
-        fanin: Option<&Path>,
-        arguments: &[String],
-        threads: u32,
-    ) -> Result<Self, Error> {
+    pub(crate) fn start(cast: &Cast, threads: u32) -> Result<Self, Error> {
         let own = std::env::current_exe()
             .map_err(|error| Error::System(format!("cannot find my own program: {error}")))?;
-        let fanin = match fanin {
-            Some(path) => path.to_owned(),
-            None => own.with_file_name("fanin"),
-        };
-        if !fanin.is_file() {
-            return Err(Error::System(format!(
-                "no relay at {}: build it (`cargo build --release`), name another with --fanin \
-                 PATH, or load something that listens already with --target HOST:PORT",
-                fanin.display()
-            )));
-        }
         let (sink, servers) = start_sink(&own, threads)?;
-        let log = std::env::temp_dir().join(format!("fanin-{}.log", std::process::id()));
         let target = free_port()?;
-        let relay = start_relay(&own, &fanin, arguments, target, &servers, &log)?;
+        let place = Place::new(target, &servers);
+        let (program, arguments) = match &cast.relay {
+            Relay::Fanin { path, arguments } => {
+                let beside = || own.with_file_name("fanin");
+                (found(path.clone().unwrap_or_else(beside))?, place.fanin(arguments))
+            }
+            Relay::Haproxy => (PathBuf::from("haproxy"), place.haproxy()?),
+        };
+        let log = place.log();
+        let relay = start_relay(tethered(&own, &program, arguments, &cast.cpus), &log)?;
         let mut stage = Self { sink, relay, target, servers, log };
         stage.await_relay()?;
         Ok(stage)
@@ -178,6 +171,9 @@ pub(crate) fn tether(tether: &Tether) -> Result<u8, Error> {
     if getppid().as_raw() != tether.parent {
         return Ok(SYSTEM);
     }
+    if !tether.cpus.is_empty() {
+        confine(&tether.cpus)?;
+    }
     let Some((program, arguments)) = tether.command.split_first() else {
         return Ok(SYSTEM);
     };
@@ -185,16 +181,79 @@ pub(crate) fn tether(tether: &Tether) -> Result<u8, Error> {
     Err(Error::System(format!("cannot run {}: {error}", Path::new(program).display())))
 }
 
-/// A command that runs `program`, tethered to us and in a process group of its own.
-fn tethered(own: &Path, program: &Path, arguments: Vec<OsString>) -> Command {
+/// Has the calling thread, and what it starts from now on, run on these processors alone.
+///
+/// # Errors
+/// When they are not ours to use.
+pub(crate) fn confine(cpus: &[usize]) -> Result<(), Error> {
+    let refuse = |errno| Error::System(format!("cannot run on processors {cpus:?} alone: {errno}"));
+    let mut set = nix::sched::CpuSet::new();
+    for &cpu in cpus {
+        set.set(cpu).map_err(refuse)?;
+    }
+    nix::sched::sched_setaffinity(Pid::from_raw(0), &set).map_err(refuse)
+}
+
+/// A command that runs `program` on the processors named, tethered to us and in a process group of
+/// its own.
+fn tethered(own: &Path, program: &Path, arguments: Vec<OsString>, cpus: &[usize]) -> Command {
     let mut command = Command::new(own);
+    command.args(["tether", "--parent", &std::process::id().to_string()]);
+    if !cpus.is_empty() {
+        let list: Vec<_> = cpus.iter().map(usize::to_string).collect();
+        command.args(["--cpus", &list.join(",")]);
+    }
+    command.arg("--").arg(program).args(arguments).stdin(Stdio::null()).process_group(0);
     command
-        .args(["tether", "--parent", &std::process::id().to_string(), "--"])
-        .arg(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .process_group(0);
-    command
+}
+
+fn found(fanin: PathBuf) -> Result<PathBuf, Error> {
+    if fanin.is_file() {
+        return Ok(fanin);
+    }
+    Err(Error::System(format!(
+        "no relay at {}: build it (`cargo build --release`), name another with --fanin PATH, or \
+         load something that listens already with --target HOST:PORT",
+        fanin.display()
+    )))
+}
+
+/// Where a relay is to listen, whom it relays to, and where its files go.
+struct Place<'a> {
+    target: SocketAddr,
+    servers: &'a [SocketAddr],
+}
+
+impl<'a> Place<'a> {
+    fn new(target: SocketAddr, servers: &'a [SocketAddr]) -> Self {
+        Self { target, servers }
+    }
+
+    fn log(&self) -> PathBuf {
+        std::env::temp_dir().join(format!("loadgen-{}-relay.log", std::process::id()))
+    }
+
+    fn fanin(&self, further: &[String]) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> =
+            vec!["run".into(), "--listen".into(), self.target.to_string().into()];
+        for server in self.servers {
+            arguments.extend(["--server".into(), server.to_string().into()]);
+        }
+        arguments.extend(further.iter().map(OsString::from));
+        arguments
+    }
+
+    fn haproxy(&self) -> Result<Vec<OsString>, Error> {
+        let mut text = include_str!("../peers/haproxy-page.cfg")
+            .replace("@listen@", &self.target.to_string());
+        for (number, server) in self.servers.iter().enumerate() {
+            text.push_str(&format!("    server mothership{number} {server}\n"));
+        }
+        let path = self.log().with_extension("cfg");
+        std::fs::write(&path, text)
+            .map_err(|error| Error::System(format!("cannot write {}: {error}", path.display())))?;
+        Ok(vec!["-db".into(), "-f".into(), path.into()])
+    }
 }
 
 fn start_sink(own: &Path, threads: u32) -> Result<(Process, Vec<SocketAddr>), Error> {
@@ -202,7 +261,7 @@ fn start_sink(own: &Path, threads: u32) -> Result<(Process, Vec<SocketAddr>), Er
     for _ in 0..SINK_ADDRESSES {
         arguments.extend(["--listen".into(), "127.0.0.1:0".into()]);
     }
-    let child = tethered(own, own, arguments).stdout(Stdio::piped()).spawn();
+    let child = tethered(own, own, arguments, &[]).stdout(Stdio::piped()).spawn();
     let child = child.map_err(|error| Error::System(format!("cannot start the sink: {error}")))?;
     let mut sink = Process { name: "the sink", child };
     // The sink tells where it listens, or ends and with it this stream.
@@ -216,25 +275,11 @@ fn start_sink(own: &Path, threads: u32) -> Result<(Process, Vec<SocketAddr>), Er
     Ok((sink, addresses))
 }
 
-fn start_relay(
-    own: &Path,
-    fanin: &Path,
-    further: &[String],
-    target: SocketAddr,
-    servers: &[SocketAddr],
-    log: &Path,
-) -> Result<Process, Error> {
-    let mut arguments: Vec<OsString> =
-        vec!["run".into(), "--listen".into(), target.to_string().into()];
-    for server in servers {
-        arguments.extend(["--server".into(), server.to_string().into()]);
-    }
-    arguments.extend(further.iter().map(OsString::from));
+fn start_relay(mut command: Command, log: &Path) -> Result<Process, Error> {
     let file = std::fs::File::create(log)
         .map_err(|error| Error::System(format!("cannot write {}: {error}", log.display())))?;
     let copy = file.try_clone();
     let copy = copy.map_err(|error| Error::System(format!("{}: {error}", log.display())))?;
-    let mut command = tethered(own, fanin, arguments);
     let child = command.stdout(Stdio::from(copy)).stderr(Stdio::from(file)).spawn();
     let child = child.map_err(|error| Error::System(format!("cannot start the relay: {error}")))?;
     Ok(Process { name: "the relay", child })

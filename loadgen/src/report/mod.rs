@@ -2,13 +2,16 @@
 //!
 //! `docs/loadgen-report.md` describes the JSON; a change of meaning changes `SCHEMA`.
 
+mod chart;
 pub(crate) mod claim;
 pub(crate) mod hdr;
+pub(crate) mod html;
 pub(crate) mod series;
 pub(crate) mod slo;
 pub(crate) mod text;
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::exit::Error;
 use crate::failure::Failure;
 use crate::limits::Finding;
 use crate::procfs::{Machine, Usage};
@@ -19,6 +22,7 @@ use serde::Serialize;
 use series::Second;
 use slo::Judged;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Name and version of the JSON's meaning.
 pub(crate) const SCHEMA: &str = "loadgen-report/1";
@@ -64,6 +68,8 @@ pub(crate) struct Report {
     pub(crate) claim: Claim,
     /// The run second by second.
     pub(crate) series: Vec<Second>,
+    /// `latency_us.exchange.from_intended` as pairs of quantile and microseconds.
+    pub(crate) percentiles: Vec<(f64, u64)>,
     /// `latency_us.exchange.from_intended`, whole.
     #[serde(skip)]
     pub(crate) distribution: Micros,
@@ -226,6 +232,14 @@ pub(crate) struct Relay {
     pub(crate) fallen: Option<String>,
 }
 
+impl Report {
+    /// Processors that the relay used during the window, where its process is known.
+    pub(crate) fn relay_processors(&self) -> Option<f64> {
+        let relay = self.relay.as_ref()?;
+        Some(per(relay.user_s + relay.system_s, self.achieved.measured_s))
+    }
+}
+
 impl Achieved {
     /// From the measurements, over `measured` of window.
     pub(crate) fn new(record: &Recorder, measured: Nanos, interrupted: bool) -> Self {
@@ -354,4 +368,17 @@ pub(crate) fn number(count: u64) -> f64 {
 /// A ratio; zero when there is nothing to divide by.
 pub(crate) fn per(amount: f64, of: f64) -> f64 {
     if of > 0.0 { amount / of } else { 0.0 }
+}
+
+/// Writes a file of a run.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    std::fs::write(path, bytes).map_err(|error| refused(path, error))
+}
+
+/// The error of a file that could not be written.
+pub(crate) fn refused(path: &Path, why: impl std::fmt::Display) -> Error {
+    Error::Run(format!("cannot write {}: {why}", path.display()))
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use std::fmt::Write;
 
 /// The time between two progress lines. The JSON's `series[]` has the same fields.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Second {
     /// Begin, seconds since the run began.
     pub(crate) at_s: f64,
