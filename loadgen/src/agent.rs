@@ -13,9 +13,13 @@
 use crate::clock::Nanos;
 use crate::failure::Failure;
 use crate::payload::{Library, Request};
-use crate::plan::{Due, LaneId, Plan, Profile, Schedule};
+use crate::plan::{Due, LaneId, Plan, Retries, Schedule};
 use crate::recorder::{Recorder, Timing};
 use crate::reply::{Reply, Step};
+use std::collections::VecDeque;
+
+/// Failed posts that an agent keeps for another attempt; beyond them the oldest is lost.
+const KEPT_MAX: usize = 100;
 
 /// What happened since the last step.
 #[derive(Debug)]
@@ -75,6 +79,14 @@ struct Exchange {
     timing: Timing,
     request: &'static Request,
     spoke: bool,
+    attempt: Attempt,
+}
+
+/// A post and how often it has failed.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    due: Due,
+    failures: u32,
 }
 
 /// One lane: exchanges one after another, on one connection at a time.
@@ -84,6 +96,9 @@ pub(crate) struct Lane {
     keeps: bool,
     schedule: Schedule,
     next: Due,
+    retries: Retries,
+    /// Failed posts, the one due first in front.
+    kept: VecDeque<Attempt>,
     state: State,
     reply: Reply,
     linked: bool,
@@ -103,9 +118,11 @@ impl Lane {
         let next = schedule.advance();
         Self {
             id,
-            keeps: plan.profile == Profile::GoKeepalive,
+            keeps: plan.profile.keeps_connections(),
             schedule,
             next,
+            retries: plan.retries(),
+            kept: VecDeque::new(),
             state: State::Waiting,
             reply: Reply::default(),
             linked: false,
@@ -187,29 +204,47 @@ impl Lane {
     /// Between exchanges: begin the next, wait for it, or end.
     fn settle(&mut self, now: Nanos, record: &mut Recorder) -> Act {
         self.state = State::Waiting;
-        let wake = self.next.at.min(self.end);
+        let again = self.kept.front().map_or(Nanos::MAX, |kept| kept.due.at);
+        let soonest = self.next.at.min(again);
+        let wake = soonest.min(self.end);
         if now < wake {
             return Act::Wait { until: wake };
         }
-        if self.next.at >= self.end {
+        if soonest >= self.end {
             self.finish(record);
             return Act::End;
         }
-        let due = self.next;
-        self.next = self.schedule.advance();
-        self.begin(now, due, record)
+        let kept = if again < self.next.at { self.kept.pop_front() } else { None };
+        let attempt = kept.unwrap_or_else(|| {
+            let due = std::mem::replace(&mut self.next, self.schedule.advance());
+            Attempt { due, failures: 0 }
+        });
+        self.begin(now, attempt, record)
     }
 
-    fn begin(&mut self, now: Nanos, due: Due, record: &mut Recorder) -> Act {
+    /// Keeps a failed post for another attempt.
+    fn keep(&mut self, now: Nanos, attempt: Attempt) {
+        let Attempt { due: Due { post, .. }, failures } = attempt;
+        let failures = failures + 1;
+        let due = Due { at: now + self.retries.after(failures), post };
+        let place = self.kept.partition_point(|kept| kept.due.at <= due.at);
+        self.kept.insert(place, Attempt { due, failures });
+        if self.kept.len() > KEPT_MAX {
+            self.kept.pop_front();
+        }
+    }
+
+    fn begin(&mut self, now: Nanos, attempt: Attempt, record: &mut Recorder) -> Act {
+        let due = attempt.due;
         let timing = Timing { intended: due.at, began: now };
-        record.began(timing, due.at.max(self.free_at));
+        record.began(timing, due.at.max(self.free_at), attempt.failures > 0);
         if !self.begun {
             self.begun = true;
             record.agents_begun += u64::from(self.id.lane == 0);
         }
         let request = self.library.pick(due.post, self.id.agent.wrapping_add(self.posts));
         self.posts = self.posts.wrapping_add(1);
-        let exchange = Exchange { timing, request, spoke: false };
+        let exchange = Exchange { timing, request, spoke: false, attempt };
         if self.linked {
             return self.send(exchange);
         }
@@ -274,6 +309,7 @@ impl Lane {
         record: &mut Recorder,
     ) -> Act {
         record.failed(exchange.timing, now, why, errno);
+        self.keep(now, exchange.attempt);
         self.reply = Reply::default();
         self.free_at = now;
         if self.linked { self.close(record) } else { self.settle(now, record) }
@@ -304,6 +340,7 @@ impl Lane {
 mod tests {
     use super::*;
     use crate::clock::SECOND;
+    use crate::plan::Profile;
 
     const TIMEOUT: Nanos = 20 * SECOND;
     const REPLY: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok";
@@ -399,6 +436,24 @@ mod tests {
         assert_eq!(driver.failures(Failure::IoEofEarly), 1);
         assert_eq!(driver.record.errnos[&libc::ECONNREFUSED], 1);
         assert_eq!(driver.record.open, 0);
+    }
+
+    #[test]
+    fn what_has_failed_is_posted_again_after_the_forwarders_pause() {
+        let mut driver = Driver::new(Profile::GoKeepalive);
+        driver.step(0, Event::Begin);
+        let refused = || Event::Failed(Failure::ConnectRefused, Some(libc::ECONNREFUSED));
+        let act = driver.step(1, refused());
+        assert!(matches!(act, Act::Wait { until } if until == 2 * SECOND + 1), "{act:?}");
+        assert!(matches!(driver.step(2 * SECOND, Event::Due), Act::Connect { .. }));
+        let act = driver.step(1, refused());
+        assert!(matches!(act, Act::Wait { until } if until == 6 * SECOND + 2), "{act:?}");
+        assert!(matches!(driver.step(4 * SECOND, Event::Due), Act::Connect { .. }));
+        driver.until_receiving();
+        let act = driver.step(1, Event::Bytes(REPLY.to_vec()));
+        assert!(matches!(act, Act::Wait { until } if until == 15 * SECOND), "done: {act:?}");
+        let window = &driver.record.window;
+        assert_eq!((window.begun, window.retried, window.answered, window.failed()), (3, 2, 1, 2));
     }
 
     #[test]

@@ -76,7 +76,10 @@ struct Conclusion {
 pub(crate) fn run(claim: &Claim) -> Result<u8, Error> {
     let budget = Budget::new(claim.ratio, claim.budget);
     let cpus = Processors::split(budget.processors)?;
-    println!("claim: one relay on an m3.xlarge carries upwards of 1000 agents\n  {}", budget.text());
+    println!(
+        "claim: one relay on an m3.xlarge carries upwards of 1000 agents\n  {}",
+        budget.text()
+    );
     println!(
         "  within it the relay has processor(s) {:?}, generator and sink the others\n\n{HEADING}",
         cpus.relay
@@ -126,7 +129,8 @@ async fn runs(claim: &Claim, budget: &Budget, cpus: &Processors) -> Result<Vec<L
                     relay: relay.clone(),
                     cpus: if within_budget { cpus.relay.clone() } else { Vec::new() },
                 };
-                let mut settings = Settings { target: Target::Started(cast), ..claim.settings.clone() };
+                let mut settings =
+                    Settings { target: Target::Started(cast), ..claim.settings.clone() };
                 settings.plan.agents = agents;
                 confine(if within_budget { &cpus.others } else { &cpus.all })?;
                 let report = trial(&settings, &mut signals).await?;
@@ -161,7 +165,7 @@ struct Budget {
 impl Budget {
     fn new(ratio: f64, typed: Option<f64>) -> Self {
         let of = |ratio: f64| THREADS / ratio * SAFETY;
-        let processors = typed.unwrap_or(of(ratio));
+        let processors = typed.unwrap_or_else(|| of(ratio));
         // The band scales with what was typed: the guess is in the ratio.
         let band = RATIO_BAND.map(|other| processors * ratio / other);
         Self { processors, band: [band[1], band[0]], ratio, typed: typed.is_some() }
@@ -192,7 +196,8 @@ struct Processors {
 impl Processors {
     fn split(budget: f64) -> Result<Self, Error> {
         let set = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
-        let set = set.map_err(|errno| Error::System(format!("cannot ask for processors: {errno}")))?;
+        let set =
+            set.map_err(|errno| Error::System(format!("cannot ask for processors: {errno}")))?;
         let usable = |cpu: &usize| set.is_set(*cpu).unwrap_or(false);
         let all: Vec<_> = (0..nix::sched::CpuSet::count()).filter(usable).collect();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below 1000")]

@@ -1,5 +1,7 @@
 //! The command line: what was typed, and what is meant.
 
+mod values;
+
 use crate::clock::{Nanos, nanos};
 use crate::exit::{Error, SUCCESS, USAGE};
 use crate::io::{IoKind, uring};
@@ -11,11 +13,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
+pub(crate) use values::duration;
+use values::{Stall, busy, moment, ratio, share, sources, speedup, stall};
 
 /// What find-max looks for when no objective is given.
 const FOUND_BY: [&str; 2] = ["errors==0", "p99<1s"];
-/// Most source addresses that a list may name.
-const SOURCES_MAX: usize = 4096;
 /// Most agents: their descriptors, ports and memory end long before.
 const AGENTS_MAX: i64 = 1_000_000;
 
@@ -139,7 +141,8 @@ struct TypedLoad {
 
     /// An objective, such as 'p99<20ms', 'connect.p99.9<=5ms', 'errors==0', 'rate>=1400'
     #[arg(long = "slo", value_name = "OBJECTIVE", help_heading = "Output")]
-    objectives: Vec<Objective>,}
+    objectives: Vec<Objective>,
+}
 
 #[derive(Debug, Args)]
 struct TypedFindMax {
@@ -233,6 +236,15 @@ struct TypedSink {
     /// How long to wait before each answer
     #[arg(long, value_name = "TIME", default_value = "0ms", value_parser = duration)]
     delay: Duration,
+    /// The longest wait, when answers wait for a random time from --delay to this
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    delay_most: Option<Duration>,
+    /// Answer nothing for a while now and then: 1s/10s is one second in every ten
+    #[arg(long, value_name = "LENGTH/EVERY", value_parser = stall)]
+    stall: Option<Stall>,
+    /// The share of POSTs that are answered with a 503
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = busy)]
+    busy: f64,
     /// Threads that serve
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -400,7 +412,11 @@ pub(crate) fn parse() -> Result<Command, Error> {
     match command {
         TypedCommand::Sink(sink) => Ok(Command::Sink(sink::Settings {
             listen: sink.listen,
-            delay: sink.delay,
+            manners: sink::Manners {
+                delay: [sink.delay, sink.delay_most.unwrap_or(sink.delay).max(sink.delay)],
+                stall: sink.stall,
+                busy: sink.busy,
+            },
             threads: sink.threads as usize,
             stay: sink.stay,
         })),
@@ -513,90 +529,6 @@ fn choose_io(typed: TypedIo) -> Result<(IoKind, Option<String>), Error> {
     }
 }
 
-fn sources(list: &[String]) -> Result<Vec<IpAddr>, Error> {
-    let mut sources = Vec::new();
-    for item in list {
-        let refuse = || {
-            Error::Usage(format!(
-                "--source {item}: neither an address nor a network; write 10.0.0.5 or \
-                 10.0.1.0/28, several with commas"
-            ))
-        };
-        let (address, bits) = match item.split_once('/') {
-            None => (item.as_str(), 32),
-            Some((address, bits)) => (address, bits.parse().map_err(|_| refuse())?),
-        };
-        match address.parse().map_err(|_| refuse())? {
-            IpAddr::V6(address) if !item.contains('/') => sources.push(IpAddr::V6(address)),
-            IpAddr::V4(address) if bits <= 32 => {
-                let size = 1_u64 << (32 - bits);
-                if size > SOURCES_MAX as u64 {
-                    return Err(Error::Usage(format!(
-                        "--source {item}: {size} addresses, {SOURCES_MAX} are allowed"
-                    )));
-                }
-                let first = u64::from(u32::from(address)) / size * size;
-                let hosts = (first..first + size).filter_map(|n| u32::try_from(n).ok());
-                sources.extend(hosts.map(|n| IpAddr::V4(n.into())));
-            }
-            _ => return Err(refuse()),
-        }
-    }
-    Ok(sources)
-}
-
-/// Reads 250us, 500ms, 30s, 2m, 1h.
-pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let refuse =
-        || format!("'{text}' is no time; write a number and us, ms, s, m or h, such as 30s");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| refuse())?;
-    let seconds = match unit {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(refuse()),
-    };
-    match Duration::try_from_secs_f64(number * seconds) {
-        Ok(duration) if duration <= Duration::from_secs(30 * 24 * 3600) => Ok(duration),
-        _ => Err(format!("'{text}' is longer than 30 days")),
-    }
-}
-
-/// Reads 2026-11-26T20:00:00Z.
-fn moment(text: &str) -> Result<SystemTime, String> {
-    let time = humantime::parse_rfc3339_weak(text);
-    let time = time.map_err(|error| format!("{error}; write UTC, as 2026-11-26T20:00:00Z"))?;
-    match time.elapsed() {
-        Ok(passed) => Err(format!("that was {passed:.0?} ago")),
-        Err(_) => Ok(time),
-    }
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(share) if (0.001..=0.5).contains(&share) => Ok(share),
-        _ => Err(format!("'{text}': a share from 0.001 to 0.5; 0.03 is three per cent")),
-    }
-}
-
-fn ratio(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(ratio) if (0.05..=1000.0).contains(&ratio) => Ok(ratio),
-        _ => Err(format!("'{text}': a number from 0.05 to 1000, such as 1.85")),
-    }
-}
-
-fn speedup(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(factor) if (0.001..=10_000.0).contains(&factor) => Ok(factor),
-        _ => Err(format!("'{text}': a factor from 0.001 to 10000; 10 is ten times the rate")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -608,31 +540,11 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_with_their_unit_and_not_without() {
-        assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
-        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["30", "s", "-1s", "1 s", "1d", "99999h", ""] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn source_lists_take_addresses_and_networks() {
-        let read = |items: &[&str]| {
-            sources(&items.iter().map(|&i| i.to_owned()).collect::<Vec<_>>()).map(|s| s.len())
-        };
-        assert_eq!(read(&["127.0.0.5", "127.0.1.0/28"]).unwrap(), 17);
-        assert_eq!(read(&["::1"]).unwrap(), 1);
-        for bad in ["host", "10.0.0.0/33", "10.0.0.0/8", "10.0.0.0/x"] {
-            assert!(read(&[bad]).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn a_run_needs_agents_and_a_command_does_not() {
         let typed = Typed::try_parse_from(["loadgen", "--target", "h:1"]).unwrap();
-        assert!(matches!(run_settings(typed.run), Err(Error::Usage(why)) if why.contains("--agents")));
+        assert!(
+            matches!(run_settings(typed.run), Err(Error::Usage(why)) if why.contains("--agents"))
+        );
         assert!(Typed::try_parse_from(["loadgen", "sink", "--listen", "127.0.0.1:0"]).is_ok());
         assert!(Typed::try_parse_from(["loadgen", "--agents", "0"]).is_err());
         let typed = Typed::try_parse_from(["loadgen", "--agents", "5", "--", "--workers", "1"]);

@@ -106,8 +106,7 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
     })
 }
 
-const HEADING: &str =
-    "    agents  trial    verdict     answered/s   failed        p50        p99   send lag  relay us each  relay CPUs";
+const HEADING: &str = "    agents  trial    verdict     answered/s   failed        p50        p99   send lag  relay us each  relay CPUs";
 
 impl Trial {
     fn new(report: &Report, confirming: bool) -> Self {

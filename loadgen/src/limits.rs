@@ -4,7 +4,7 @@
 //! looks like a slow target.
 
 use crate::exit::Error;
-use crate::plan::Plan;
+use crate::plan::{Plan, Profile};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::Serialize;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,6 +13,8 @@ use std::net::{IpAddr, Ipv4Addr};
 const OWN_DESCRIPTORS: u64 = 100;
 /// Sockets are counted as open this long per exchange, in seconds; a slow target needs more.
 const EXCHANGE_SECONDS: f64 = 0.5;
+/// The same in a brownout.
+const SLOW_EXCHANGE_SECONDS: f64 = 12.0;
 /// How long a closed connection keeps its port pair (TCP_TIMEWAIT_LEN), in seconds.
 const TIME_WAIT_SECONDS: f64 = 60.0;
 /// The same where tcp_tw_reuse lets a new connection take the pair, in seconds.
@@ -131,7 +133,7 @@ impl Limits {
         let reused = self.tw_reuse == 1 || (self.tw_reuse == 2 && target.is_loopback());
         let hold = if reused { TIME_WAIT_REUSED_SECONDS } else { TIME_WAIT_SECONDS };
         let held = f64::from(plan.agents) * plan.profile.held_connections();
-        let churn = if held > 0.0 { 0.0 } else { plan.rate() };
+        let churn = if held > 0.0 { 0.0 } else { plan.peak_rate() };
         let needed = held + churn * hold;
         let each = f64::from(self.ports) * PORTS_USABLE;
         let least = ceiling(needed / each).max(1);
@@ -163,7 +165,11 @@ impl Limits {
 fn connections(plan: &Plan) -> u64 {
     let held = f64::from(plan.agents) * plan.profile.held_connections();
     // An agent has one exchange under way at most per lane.
-    let busy = (plan.rate() * EXCHANGE_SECONDS).min(2.0 * f64::from(plan.agents));
+    let each = match plan.profile {
+        Profile::Brownout => SLOW_EXCHANGE_SECONDS,
+        _ => EXCHANGE_SECONDS,
+    };
+    let busy = (plan.peak_rate() * each).min(2.0 * f64::from(plan.agents));
     let burst = if plan.synchronised { f64::from(plan.agents) } else { 0.0 };
     ceiling(held + busy.max(burst))
 }
@@ -186,7 +192,6 @@ fn sysctl(name: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::clock::SECOND;
-    use crate::plan::Profile;
 
     const LIMITS: Limits =
         Limits { descriptors: 20_000, ports: 28_232, tw_reuse: 2, processors: 2 };

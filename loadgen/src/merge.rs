@@ -17,9 +17,7 @@ pub(crate) fn run(merge: &Merge) -> Result<u8, Error> {
     println!("{:<40}{HEADING}", "file");
     for path in &merge.files {
         let part = read(path)?;
-        whole
-            .add(&part)
-            .map_err(|error| Error::Run(format!("{}: {error}", path.display())))?;
+        whole.add(&part).map_err(|error| Error::Run(format!("{}: {error}", path.display())))?;
         println!("{:<40}{}", path.display(), row(&part));
     }
     println!("{:<40}{}", "together", row(&whole));

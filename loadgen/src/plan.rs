@@ -21,6 +21,15 @@ const STATSD_FLUSH: Nanos = 10 * SECOND;
 /// How often the process table rides along with the intake post.
 const PROCESSES_EVERY: Nanos = 60 * SECOND;
 
+/// What has piled up at each agent in a storm: an outage of three and a half minutes.
+const BACKLOG: u32 = 60;
+/// The v5 forwarder sends what has piled up at two a second, for ten seconds at most; what is left
+/// comes with the next wave. It looks every five seconds.
+const BACKLOG_PACE: Nanos = SECOND / 2;
+const BACKLOG_WAVE: u32 = 20;
+const WAVES_APART: Nanos = 20 * SECOND;
+const FLUSH_TICK: Nanos = 5 * SECOND;
+
 /// How an agent behaves on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Profile {
@@ -28,6 +37,13 @@ pub(crate) enum Profile {
     V5Churn,
     /// Go agents: one or two connections held, a POST on each every 15 s.
     GoKeepalive,
+    /// v5 agents after an outage: what has piled up goes out at 2/s in waves, from the end of the ramp.
+    Storm,
+    /// v5 agents while the upstream is slow: the sink that loadgen starts takes 5 to 19 s to
+    /// answer and refuses a tenth.
+    Brownout,
+    /// Connections that say nothing after one POST: what a session costs in memory.
+    Idle,
 }
 
 impl Profile {
@@ -36,6 +52,9 @@ impl Profile {
         match self {
             Self::V5Churn => "v5-churn",
             Self::GoKeepalive => "go-keepalive",
+            Self::Storm => "storm",
+            Self::Brownout => "brownout",
+            Self::Idle => "idle",
         }
     }
 
@@ -43,17 +62,32 @@ impl Profile {
     pub(crate) fn posts_per_second(self) -> f64 {
         match self {
             // 3 posts in 15 s of sleep and 1.15 s of run on average, and one in 10 s.
-            Self::V5Churn => 3.0 / 16.15 + 0.1,
+            Self::V5Churn | Self::Storm | Self::Brownout => 3.0 / 16.15 + 0.1,
             // One and a half connections on average, each with a post in 15 s.
             Self::GoKeepalive => 1.5 / 15.0,
+            Self::Idle => 0.0,
         }
+    }
+
+    /// How the sink that loadgen starts behaves: options of `loadgen sink`.
+    pub(crate) fn sink_manners(self) -> &'static [&'static str] {
+        match self {
+            Self::Brownout => &["--delay", "5s", "--delay-most", "19s", "--busy", "0.1"],
+            _ => &[],
+        }
+    }
+
+    /// Whether the agent holds its connection between posts.
+    pub(crate) fn keeps_connections(self) -> bool {
+        matches!(self, Self::GoKeepalive | Self::Idle)
     }
 
     /// Connections an agent holds open between posts, on average.
     pub(crate) fn held_connections(self) -> f64 {
         match self {
-            Self::V5Churn => 0.0,
+            Self::V5Churn | Self::Storm | Self::Brownout => 0.0,
             Self::GoKeepalive => 1.5,
+            Self::Idle => 1.0,
         }
     }
 }
@@ -135,13 +169,30 @@ impl Plan {
 
     /// Planned exchanges per second of all agents together, on average.
     pub(crate) fn rate(&self) -> f64 {
-        f64::from(self.agents) * self.profile.posts_per_second() * self.speedup
+        let backlog = match self.profile {
+            Profile::Storm => f64::from(BACKLOG) / (self.duration as f64 / SECOND as f64),
+            _ => 0.0,
+        };
+        f64::from(self.agents) * (self.profile.posts_per_second() * self.speedup + backlog)
+    }
+
+    /// The most of them in a second.
+    pub(crate) fn peak_rate(&self) -> f64 {
+        match self.profile {
+            Profile::Storm => f64::from(self.agents) * (SECOND / BACKLOG_PACE) as f64,
+            _ => self.rate(),
+        }
+    }
+
+    /// When an agent posts again what has failed.
+    pub(crate) fn retries(&self) -> Retries {
+        Retries { profile: self.profile, scale: Scale { speedup: self.speedup } }
     }
 
     /// How many lanes an agent has.
     pub(crate) fn lanes_of(&self, agent: u32) -> u8 {
         match self.profile {
-            Profile::V5Churn => 1,
+            Profile::V5Churn | Profile::Storm | Profile::Brownout | Profile::Idle => 1,
             Profile::GoKeepalive => {
                 1 + u8::from(self.dice(LaneId { agent, lane: 2 }).below(2) == 1)
             }
@@ -170,7 +221,7 @@ impl Plan {
             false => begin + dice.below(scale.of(period)),
         };
         let timers = match self.profile {
-            Profile::V5Churn => {
+            Profile::V5Churn | Profile::Storm | Profile::Brownout => {
                 let next_run = phase(COLLECTOR_PERIOD);
                 let next_processes = next_run + phase(PROCESSES_EVERY) - begin;
                 let next_statsd = phase(STATSD_FLUSH);
@@ -180,8 +231,22 @@ impl Plan {
                 next: phase(COLLECTOR_SLEEP),
                 post: if id.lane == 0 { Post::Series } else { Post::CheckRun },
             },
+            Profile::Idle => {
+                return Schedule {
+                    timers: Timers::Never,
+                    scale,
+                    dice,
+                    past: 0,
+                    first: Some(Due { at: begin, post: Post::Intake }),
+                    backlog: None,
+                };
+            }
         };
-        let mut schedule = Schedule { timers, scale, dice, past, first: None };
+        let backlog = (self.profile == Profile::Storm).then(|| {
+            let tick = if self.synchronised { 0 } else { dice.below(scale.of(FLUSH_TICK)) };
+            Backlog { left: BACKLOG, next: self.ramp + tick }
+        });
+        let mut schedule = Schedule { timers, scale, dice, past, first: None, backlog };
         let mut due = schedule.advance();
         while due.at < begin {
             due = schedule.advance();
@@ -204,6 +269,30 @@ impl Plan {
 
     fn dice(&self, id: LaneId) -> Dice {
         Dice::new(self.seed, (u64::from(id.agent) << 8) | u64::from(id.lane))
+    }
+}
+
+/// How an agent's forwarder posts again what has failed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retries {
+    profile: Profile,
+    scale: Scale,
+}
+
+impl Retries {
+    /// How long it waits after so many failures of one post.
+    ///
+    /// v5: 20 s for each failure, 90 s at most, no jitter (`transaction.py` of dd-agent). Go: 2 s,
+    /// doubled each time, 64 s at most (`blocked_endpoints.go` of datadog-agent).
+    pub(crate) fn after(self, failures: u32) -> Nanos {
+        self.scale.of(match self.profile {
+            Profile::V5Churn | Profile::Storm | Profile::Brownout => {
+                (20 * SECOND).saturating_mul(failures.into()).min(90 * SECOND)
+            }
+            Profile::GoKeepalive | Profile::Idle => {
+                (2 * SECOND) << failures.saturating_sub(1).min(5)
+            }
+        })
     }
 }
 
@@ -239,13 +328,32 @@ pub(crate) struct Schedule {
     dice: Dice,
     /// How far the timers' time is ahead of the run's.
     past: Nanos,
+    /// The next post by the timers, when it is known already.
     first: Option<Due>,
+    backlog: Option<Backlog>,
+}
+
+/// What has piled up during an outage and is still to go out.
+#[derive(Clone, Copy, Debug)]
+struct Backlog {
+    left: u32,
+    next: Nanos,
 }
 
 #[derive(Clone, Debug)]
 enum Timers {
-    V5 { next_run: Nanos, later: [Option<Due>; 2], next_statsd: Nanos, next_processes: Nanos },
-    Go { next: Nanos, post: Post },
+    V5 {
+        next_run: Nanos,
+        later: [Option<Due>; 2],
+        next_statsd: Nanos,
+        next_processes: Nanos,
+    },
+    Go {
+        next: Nanos,
+        post: Post,
+    },
+    /// Nothing more is ever due.
+    Never,
 }
 
 impl Iterator for Schedule {
@@ -259,9 +367,17 @@ impl Iterator for Schedule {
 impl Schedule {
     /// The next post; there is always one.
     pub(crate) fn advance(&mut self) -> Due {
-        if let Some(due) = self.first.take() {
-            return due;
-        }
+        let due = self.first.take().unwrap_or_else(|| self.advance_timers());
+        let piled_up = self.backlog.filter(|backlog| backlog.left > 0 && backlog.next <= due.at);
+        let Some(Backlog { left, next }) = piled_up else { return due };
+        self.first = Some(due);
+        let wave_is_over = (left - 1).is_multiple_of(BACKLOG_WAVE);
+        let pause = if wave_is_over { self.scale.of(WAVES_APART) } else { BACKLOG_PACE };
+        self.backlog = Some(Backlog { left: left - 1, next: next + pause });
+        Due { at: next, post: Post::Series }
+    }
+
+    fn advance_timers(&mut self) -> Due {
         loop {
             let due = self.tick();
             if let Some(at) = due.at.checked_sub(self.past) {
@@ -274,6 +390,7 @@ impl Schedule {
     fn tick(&mut self) -> Due {
         let Self { timers, scale, dice, .. } = self;
         match timers {
+            Timers::Never => Due { at: Nanos::MAX, post: Post::Intake },
             Timers::Go { next, post } => {
                 let due = Due { at: *next, post: *post };
                 *next += scale.of(COLLECTOR_SLEEP);
@@ -329,6 +446,41 @@ mod tests {
         let lanes = plan.lanes(0, 1);
         let due = lanes.flat_map(|id| plan.schedule(id).take_while(|due| due.at < plan.end()));
         due.collect()
+    }
+
+    #[test]
+    fn retries_come_as_the_forwarders_make_them() {
+        let after = |profile| {
+            let retries = Plan { profile, speedup: 2.0, ..plan() }.retries();
+            [1, 2, 4, 5, 6, 9].map(|failures| retries.after(failures) / (SECOND / 2))
+        };
+        assert_eq!(after(Profile::V5Churn), [20, 40, 80, 90, 90, 90]);
+        assert_eq!(after(Profile::GoKeepalive), [2, 4, 16, 32, 64, 64]);
+    }
+
+    #[test]
+    fn a_storm_is_what_piled_up_in_waves_and_the_timers_besides() {
+        let storm = Plan { profile: Profile::Storm, agents: 100, ..plan() };
+        let due = all_due(&storm);
+        let timers = all_due(&Plan { profile: Profile::V5Churn, ..storm.clone() });
+        // Other dice, other jitters: the timers' own posts are as many but for a few.
+        let more = due.len() - timers.len();
+        assert!(more.abs_diff(100 * BACKLOG as usize) < 100, "{more}");
+        let within = |from, to| {
+            let moments = storm.ramp + from..storm.ramp + to;
+            due.iter().filter(|due| moments.contains(&due.at)).count()
+        };
+        // 100 agents at two a second, after which there is calm.
+        assert!((190..240).contains(&within(6 * SECOND, 7 * SECOND)));
+        assert!(within(16 * SECOND, 17 * SECOND) < 60);
+        assert!(within(35 * SECOND, 36 * SECOND) > 190, "the second wave");
+    }
+
+    #[test]
+    fn an_idle_agent_speaks_once() {
+        let idle = Plan { profile: Profile::Idle, agents: 50, ..plan() };
+        assert_eq!(all_due(&idle).len(), 50);
+        assert!(all_due(&idle).iter().all(|due| due.at < idle.ramp));
     }
 
     #[test]

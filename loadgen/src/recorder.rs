@@ -56,6 +56,8 @@ pub(crate) struct Counts {
     pub(crate) begun: u64,
     /// Ended with a good reply.
     pub(crate) answered: u64,
+    /// Begun again after a failure, as the agents' forwarders do.
+    pub(crate) retried: u64,
     /// Begun late because the agent's previous exchange was still running.
     pub(crate) queued: u64,
     /// Connections made.
@@ -76,6 +78,7 @@ impl Counts {
         self.begun += other.begun;
         self.answered += other.answered;
         self.queued += other.queued;
+        self.retried += other.retried;
         self.connects += other.connects;
         self.bytes_up += other.bytes_up;
         for (mine, theirs) in self.failures.iter_mut().zip(other.failures) {
@@ -174,9 +177,10 @@ impl Recorder {
     }
 
     /// An exchange began at `timing.began`; `ready` is when the agent was free and it was due.
-    pub(crate) fn began(&mut self, timing: Timing, ready: Nanos) {
+    pub(crate) fn began(&mut self, timing: Timing, ready: Nanos, again: bool) {
         let counts = self.counts(timing);
         counts.begun += 1;
+        counts.retried += u64::from(again);
         counts.queued += u64::from(ready > timing.intended);
         if self.measures(timing) {
             record(&mut self.send_lag, timing.began.saturating_sub(ready));
@@ -313,7 +317,7 @@ mod tests {
     fn a_late_start_shows_from_the_intended_time_only() {
         let mut recorder = Recorder::new(0..Nanos::MAX);
         let timing = Timing { intended: 0, began: 900 * MILLISECOND };
-        recorder.began(timing, 900 * MILLISECOND);
+        recorder.began(timing, 900 * MILLISECOND, false);
         recorder.answered(timing, 901 * MILLISECOND, 10);
         assert!(recorder.exchange.from_intended.max() >= 900_000);
         assert!(recorder.exchange.from_send.max() < 1_010);
@@ -325,7 +329,7 @@ mod tests {
     fn warm_up_is_counted_apart_and_not_measured() {
         let mut recorder = Recorder::new(100..150);
         let early = Timing { intended: 99, began: 99 };
-        recorder.began(early, 99);
+        recorder.began(early, 99, false);
         recorder.answered(early, 200, 1);
         recorder.failed(early, 200, Failure::IoReset, Some(104));
         assert_eq!((recorder.warm_up.answered, recorder.warm_up.failed()), (1, 1));

@@ -9,8 +9,8 @@ use crate::plan::Plan;
 use crate::procfs::{Machine, Usage, usage};
 use crate::progress::Board;
 use crate::recorder::Recorder;
-use crate::report::series::{self, Second};
 use crate::report::html::{self, Run};
+use crate::report::series::{self, Second};
 use crate::report::{self, Report, claim, hdr, refused, save, text};
 use crate::stage::Stage;
 use crate::thread::{self, Message, Orders};
@@ -60,7 +60,11 @@ pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<
     let (target, host, relay_pid) = match &settings.target {
         Target::Given { address, relay_pid } => (resolve(address)?, address.clone(), *relay_pid),
         Target::Started(cast) => {
-            let started = Stage::start(cast, limits.sink_threads(&settings.plan))?;
+            let started = Stage::start(
+                cast,
+                limits.sink_threads(&settings.plan),
+                settings.plan.profile.sink_manners(),
+            )?;
             let (target, pid) = (started.target, started.relay_pid());
             eprintln!("started: {started}");
             stage = Some(started);

@@ -180,7 +180,10 @@ mod tests {
             let (search, trials) = search(BOUNDS, up_to(most));
             let lower = search.lower().unwrap();
             assert!(lower <= most && search.is_confirmed(), "{most}: {search:?}");
-            assert!(f64::from(most - lower) <= (f64::from(lower) * 0.03).max(1.0), "{most}: {lower}");
+            assert!(
+                f64::from(most - lower) <= (f64::from(lower) * 0.03).max(1.0),
+                "{most}: {lower}"
+            );
             assert!(trials < 30, "{most}: {trials}");
         }
     }

@@ -47,14 +47,14 @@ struct Process {
 }
 
 impl Stage {
-    /// Starts a sink with `threads` threads and the relay, and waits until both listen.
+    /// Starts a sink with `threads` threads and such manners (options of `loadgen sink`) and the relay, and waits until both listen.
     ///
     /// # Errors
     /// When one of them cannot be found or does not come to listen; with its last words.
-    pub(crate) fn start(cast: &Cast, threads: u32) -> Result<Self, Error> {
+    pub(crate) fn start(cast: &Cast, threads: u32, manners: &[&str]) -> Result<Self, Error> {
         let own = std::env::current_exe()
             .map_err(|error| Error::System(format!("cannot find my own program: {error}")))?;
-        let (sink, servers) = start_sink(&own, threads)?;
+        let (sink, servers) = start_sink(&own, threads, manners)?;
         let target = free_port()?;
         let place = Place::new(target, &servers);
         let (program, arguments) = match &cast.relay {
@@ -244,8 +244,8 @@ impl<'a> Place<'a> {
     }
 
     fn haproxy(&self) -> Result<Vec<OsString>, Error> {
-        let mut text = include_str!("../peers/haproxy-page.cfg")
-            .replace("@listen@", &self.target.to_string());
+        let mut text =
+            include_str!("../peers/haproxy-page.cfg").replace("@listen@", &self.target.to_string());
         for (number, server) in self.servers.iter().enumerate() {
             text.push_str(&format!("    server mothership{number} {server}\n"));
         }
@@ -256,8 +256,13 @@ impl<'a> Place<'a> {
     }
 }
 
-fn start_sink(own: &Path, threads: u32) -> Result<(Process, Vec<SocketAddr>), Error> {
+fn start_sink(
+    own: &Path,
+    threads: u32,
+    manners: &[&str],
+) -> Result<(Process, Vec<SocketAddr>), Error> {
     let mut arguments = vec!["sink".into(), "--threads".into(), threads.to_string().into()];
+    arguments.extend(manners.iter().map(OsString::from));
     for _ in 0..SINK_ADDRESSES {
         arguments.extend(["--listen".into(), "127.0.0.1:0".into()]);
     }

@@ -371,3 +371,142 @@ fn another_hdrhistogram_reads_equal_percentiles_from_hlog_and_hgrm() {
         ["window", "warm_up"].map(|part| count(&run.report, &format!("achieved/{part}/answered")));
     assert_eq!(answered, whole.iter().sum::<u64>(), "every reply is in one second");
 }
+
+/// A target that stalls for S in every T keeps whoever comes in a stall waiting for what is left of
+/// it. Arrivals know nothing of it, so the share of them that waits longer than x is (S - x) / T.
+#[test]
+fn percentiles_of_a_target_that_stalls_are_those_of_theory() {
+    let sink = Sink::start(&["--stall", "400ms/2s"]);
+    let args = ["--agents", "300", "--speedup", "3", "--ramp", "0s", "--duration", "12s"];
+    let run = load(&args, &sink.address);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let percentiles = run.report["percentiles"].as_array().expect("pairs");
+    let at = |quantile: f64| {
+        let from = |pair: &&Value| pair[0].as_f64().expect("a quantile") >= quantile;
+        percentiles.iter().find(from).expect("one beyond")[1].as_f64().expect("a time") / 1000.0
+    };
+    // 257 exchanges a second over six stalls: a hundredth of them is 31.
+    for (quantile, theory) in [(0.85, 100.0), (0.9, 200.0), (0.95, 300.0), (0.99, 380.0)] {
+        let measured = at(quantile);
+        assert!((measured - theory).abs() < 50.0, "{quantile}: {measured} ms, not {theory} ms");
+    }
+    assert!(at(0.5) < 50.0, "most meet no stall: {} ms", at(0.5));
+}
+
+#[test]
+fn runs_are_drawn_as_one_page_and_over_each_other() {
+    let sink = Sink::start(&[]);
+    let files: Vec<_> = ["a.json", "a.html", "b.json", "b.html", "c.html"].map(scratch).into();
+    let path = |place: usize| files[place].to_str().expect("UTF-8");
+    for place in [0, 2] {
+        let args = ["--target", &sink.address, "--agents", "50", "--speedup", "20"];
+        let files =
+            ["--ramp", "0s", "--duration", "2s", "--json", path(place), "--html", path(place + 1)];
+        let ended = loadgen().args(args).args(files).output().expect("a run");
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    }
+    let compare = |files: &[&str]| loadgen().arg("compare").args(files).output().expect("a run");
+    let output = compare(&[path(0), path(2), "--html", path(4)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("(x1.00)"), "{table}");
+    for (place, lines) in [(1, 1), (3, 1), (4, 2)] {
+        let page = std::fs::read_to_string(path(place)).expect("the page");
+        let chart = page.split("Latency by percentile").last().expect("the chart");
+        let chart = chart.split("</figure>").next().expect("its end");
+        assert_eq!(chart.matches("<title>").count(), lines, "{chart}");
+        for outside in ["http:", "https:", "src=", "<script", "@import", "url("] {
+            assert!(!page.contains(outside), "{outside} in the page");
+        }
+    }
+    let refused = compare(&[path(0), path(1)]);
+    assert_eq!(refused.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(words.contains(path(1)) && words.contains("no JSON"), "{words}");
+}
+
+#[test]
+fn two_runs_that_began_together_add_up_exactly() {
+    let sink = Sink::start(&["--delay", "2ms"]);
+    let soon = std::time::SystemTime::now() + Duration::from_secs(3);
+    let soon = soon.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let moment = String::from_utf8(
+        std::process::Command::new("date")
+            .args(["-u", "-d", &format!("@{soon}"), "+%Y-%m-%dT%H:%M:%SZ"])
+            .output()
+            .expect("date(1)")
+            .stdout,
+    );
+    let moment = moment.expect("UTF-8").trim().to_owned();
+    let start = |seed: &str, hlog: &std::path::Path| {
+        let args = ["--agents", "50", "--speedup", "20", "--ramp", "0s", "--duration", "2s"];
+        let more = ["--seed", seed, "--start-at", &moment, "--hlog", hlog.to_str().expect("UTF-8")];
+        Running::start(&[&args[..], &more[..]].concat(), &sink.address)
+    };
+    let (one, two) = (scratch("one.hlog"), scratch("two.hlog"));
+    let runs = [start("1", &one), start("2", &two)].map(Running::finish);
+    let mut sum = 0;
+    for run in &runs {
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        assert_eq!(run.report["made_by"]["began_unix_s"].as_u64(), Some(soon));
+        sum += count(&run.report, "latency_us/exchange/from_intended/count");
+    }
+    let hgrm = scratch("sum.hgrm");
+    let merged = loadgen().arg("merge").args([&one, &two]).arg("--hgrm").arg(&hgrm).output();
+    let merged = merged.expect("a run");
+    assert!(merged.status.success(), "{}", String::from_utf8_lossy(&merged.stderr));
+    let text = std::fs::read_to_string(&hgrm).expect("the percentiles");
+    assert!(text.contains(&format!("Total count    = {sum:>12}]")), "{sum}: {text}");
+    let late = loadgen().args(["--agents", "1", "--start-at", "2020-01-01T00:00:00Z"]).output();
+    assert_eq!(late.expect("a run").status.code(), Some(2));
+    let none = loadgen().arg("merge").arg(&hgrm).output().expect("a run");
+    assert_eq!(none.status.code(), Some(1), "{}", String::from_utf8_lossy(&none.stderr));
+}
+
+#[test]
+fn the_most_agents_are_found_or_that_there_are_none() {
+    let sink = Sink::start(&["--delay", "30ms"]);
+    let search = |more: &[&str]| {
+        let json = scratch("found.json");
+        let output = loadgen()
+            .args(["find-max", "--target", &sink.address, "--speedup", "20", "--ramp", "0s"])
+            .args(["--trial", "1s", "--duration", "1s", "--confirm", "1", "--max-send-lag", "5s"])
+            .args(more)
+            .arg("--json")
+            .arg(&json)
+            .output()
+            .expect("a search");
+        let found = std::fs::read_to_string(&json).expect("its result");
+        (output.status.code(), serde_json::from_str::<Value>(&found).expect("JSON"))
+    };
+    let (code, found) = search(&["--from", "20", "--most", "40"]);
+    assert_eq!((code, &found["agents"], &found["confirmed"]), (Some(0), &40.into(), &true.into()));
+    assert_eq!(found["upper"]["most"], 40);
+    let (code, found) = search(&["--from", "4", "--most", "40", "--slo", "p50<20ms"]);
+    assert_eq!((code, &found["agents"]), (Some(99), &Value::Null), "{found:#}");
+    assert_eq!(found["upper"]["target"], 1);
+}
+
+#[test]
+fn what_the_upstream_refuses_is_posted_again() {
+    let sink = Sink::start(&["--busy", "0.5"]);
+    let args = ["--agents", "20", "--profile", "go-keepalive", "--speedup", "40"];
+    let run = load(&[&args[..], &["--ramp", "0s", "--duration", "3s"]].concat(), &sink.address);
+    assert_eq!(run.code, Some(1));
+    let failed = count(&run.report, "errors/proto.bad_status");
+    let again = count(&run.report, "achieved/window/retried");
+    assert!(failed > 20 && again > failed / 2, "{failed} failed, {again} again");
+    assert_eq!(sink.counts()["busy"].as_u64(), Some(failed));
+}
+
+#[test]
+fn an_idle_fleet_stays_connected_and_silent() {
+    let sink = Sink::start(&[]);
+    let args = ["--agents", "40", "--profile", "idle", "--ramp", "1s", "--duration", "3s"];
+    let run = load(&args, &sink.address);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert_eq!(count(&run.report, "achieved/agents_answered"), 40);
+    let series = run.report["series"].as_array().expect("seconds");
+    assert!(series.iter().any(|second| second["open"] == 40), "{series:?}");
+    assert_eq!(sink.counts()["posts"], 40);
+}

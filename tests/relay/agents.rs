@@ -78,3 +78,36 @@ fn killing_one_of_three_servers_costs_agents_only_what_was_in_flight() {
         assert!(answered > 1000, "{engine}: {answered} answered");
     }
 }
+
+#[test]
+fn the_claim_is_judged_as_it_comes_and_within_a_budget_beside_haproxy() {
+    let folder = Folder::new("claim");
+    let judgement = folder.path("claim.json");
+    let output = Command::new(loadgen())
+        .args(["claim", "--agents", "200", "--ramp", "0s", "--duration", "3s", "--peer", "haproxy"])
+        .args(["--fanin", BINARY, "--json", judgement.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = std::fs::read_to_string(&judgement).unwrap_or_else(|error| {
+        panic!("{error}: {words}{}", String::from_utf8_lossy(&output.stderr))
+    });
+    let judgement: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let runs = judgement["runs"].as_array().unwrap();
+    let of = |run: &serde_json::Value| {
+        (run["relay"].as_str().unwrap().to_owned(), run["within_budget"].as_bool().unwrap())
+    };
+    let expected = [("fanin", false), ("haproxy", false), ("fanin", true), ("haproxy", true)];
+    assert_eq!(
+        runs.iter().map(of).collect::<Vec<_>>(),
+        expected.map(|(relay, within)| (relay.to_owned(), within))
+    );
+    for run in runs {
+        assert!(run["rate"].as_f64().unwrap() > 20.0 && run["failed"] == 0, "{run}");
+        let why: Vec<_> = run["why_not"].as_array().unwrap().iter().collect();
+        assert!(why.iter().any(|why| **why == "only 200 agents were asked for"), "{why:?}");
+    }
+    // Too few agents to show anything.
+    assert!(matches!(output.status.code(), Some(98 | 99)), "{words}");
+    assert!(words.contains("converted, not measured"), "{words}");
+}

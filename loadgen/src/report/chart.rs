@@ -59,8 +59,12 @@ impl Axis {
             return None;
         }
         Some(match scale {
-            Scale::Linear => Self { scale, from: 0.0, to: if most > 0.0 { most * 1.05 } else { 1.0 } },
-            Scale::Log => Self { scale, from: least.floor(), to: most.ceil().max(least.floor() + 1.0) },
+            Scale::Linear => {
+                Self { scale, from: 0.0, to: if most > 0.0 { most * 1.05 } else { 1.0 } }
+            }
+            Scale::Log => {
+                Self { scale, from: least.floor(), to: most.ceil().max(least.floor() + 1.0) }
+            }
             Scale::Percentile => Self { scale, from: 0.0, to: most.max(1.0) },
         })
     }
@@ -228,12 +232,8 @@ mod tests {
     fn what_a_log_axis_cannot_show_interrupts_the_line() {
         let points = vec![(0.0, 1.0), (1.0, 0.0), (2.0, 10.0)];
         let line = Line { name: "a<b".into(), colour: 0, dash: 0, points };
-        let chart = Chart {
-            title: "t",
-            x: ("s", Scale::Linear),
-            y: ("ms", Scale::Log),
-            lines: vec![line],
-        };
+        let chart =
+            Chart { title: "t", x: ("s", Scale::Linear), y: ("ms", Scale::Log), lines: vec![line] };
         let figure = chart.figure().unwrap();
         assert!(figure.contains("a&lt;b") && !figure.contains("a<b"), "{figure}");
         let path = figure.split("class=\"c0 d0\" d=\"").nth(1).unwrap();

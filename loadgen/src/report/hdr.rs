@@ -125,7 +125,8 @@ mod tests {
         let series = [second(0.0, &[100, 200, 7_000_000]), second(1.0, &[]), second(2.0, &[300])];
         let log = hlog(&series, 1_700_000_000).unwrap();
         let read = read_hlog(&log).unwrap();
-        let values: Vec<_> = read.iter_recorded().map(|at| read.lowest_equivalent(at.value_iterated_to())).collect();
+        let values: Vec<_> =
+            read.iter_recorded().map(|at| read.lowest_equivalent(at.value_iterated_to())).collect();
         assert_eq!(read.len(), 4);
         assert_eq!(values.len(), 4, "{values:?}");
         assert!(read_hlog(b"noise\n").is_err());

@@ -247,8 +247,10 @@ fn summary(out: &mut String, runs: &[(String, Run)]) {
             relay(|relay| relay.resident_peak_bytes / 1e6),
         );
     }
-    out.push_str("</table></div><p>Latency of whole exchanges from the moment that the plan wanted \
-        them, in milliseconds. Failed exchanges that waited count with their age.</p>\n");
+    out.push_str(
+        "</table></div><p>Latency of whole exchanges from the moment that the plan wanted \
+        them, in milliseconds. Failed exchanges that waited count with their age.</p>\n",
+    );
 }
 
 fn cells(q: Quantiles) -> String {
@@ -256,73 +258,96 @@ fn cells(q: Quantiles) -> String {
     [q.p50, q.p90, q.p99, q.p99_9, q.max].map(cell).concat()
 }
 
-fn charts(runs: &[(String, Run)]) -> Vec<Chart> {
-    let ms = |us: f64| us / 1e3;
+/// A figure of each second, with its name.
+type Figure<'a> = (&'a str, &'a dyn Fn(&Second) -> Option<f64>);
+
+const SECONDS: (&str, Scale) = ("seconds since the start, warm-up included", Scale::Linear);
+
+/// One line for each run and figure.
+fn over_time(runs: &[(String, Run)], figures: &[Figure<'_>]) -> Vec<Line> {
     let several = runs.len() > 1;
-    let over = |kinds: &[(&str, &dyn Fn(&Second) -> Option<f64>)]| {
-        let mut lines = Vec::new();
-        for (colour, (name, run)) in runs.iter().enumerate() {
-            for (dash, (kind, value)) in kinds.iter().enumerate() {
-                let point = |second: &Second| Some((second.at_s + second.span_s, value(second)?));
-                let points: Vec<_> = run.series.iter().filter_map(point).collect();
-                let name = if several { format!("{name}: {kind}") } else { (*kind).to_owned() };
-                lines.push(Line { name, colour: if several { colour } else { dash }, dash, points });
-            }
+    let mut lines = Vec::new();
+    for (colour, (name, run)) in runs.iter().enumerate() {
+        for (dash, (figure, value)) in figures.iter().enumerate() {
+            let point = |second: &Second| Some((second.at_s + second.span_s, value(second)?));
+            let points: Vec<_> = run.series.iter().filter_map(point).collect();
+            let name = if several { format!("{name}: {figure}") } else { (*figure).to_owned() };
+            lines.push(Line { name, colour: if several { colour } else { dash }, dash, points });
         }
-        lines.retain(|line| !line.points.is_empty());
-        lines
+    }
+    lines.retain(|line| !line.points.is_empty());
+    lines
+}
+
+fn ms(us: f64) -> f64 {
+    us / 1e3
+}
+
+fn charts(runs: &[(String, Run)]) -> Vec<Chart> {
+    let [latency, rate] = [latency_over_time(runs), rate_over_time(runs)];
+    let linear = |title, unit, figure: Figure<'_>| Chart {
+        title,
+        x: SECONDS,
+        y: (unit, Scale::Linear),
+        lines: over_time(runs, &[figure]),
     };
-    let seconds = ("seconds since the start, warm-up included", Scale::Linear);
-    let by_percentile = runs.iter().enumerate().map(|(colour, (name, run))| {
+    vec![
+        by_percentile(runs),
+        latency,
+        rate,
+        linear("Connections open", "connections", ("open", &|second| Some(second.open))),
+        linear(
+            "Processors that the relay used",
+            "processors",
+            ("relay", &|second| second.relay_cpu),
+        ),
+        linear(
+            "Resident memory of the relay",
+            "MB",
+            ("relay", &|second| Some(second.relay_resident_bytes? / 1e6)),
+        ),
+    ]
+}
+
+fn by_percentile(runs: &[(String, Run)]) -> Chart {
+    let lines = runs.iter().enumerate().map(|(colour, (name, run))| {
         let points = run.percentiles.iter().map(|&(quantile, us)| (quantile, ms(us))).collect();
         Line { name: name.clone(), colour, dash: 0, points }
     });
-    let rate = |count: f64, second: &Second| Some(count / second.span_s.max(1e-3));
-    vec![
-        Chart {
-            title: "Latency by percentile",
-            x: ("percentile", Scale::Percentile),
-            y: ("ms", Scale::Log),
-            lines: by_percentile.collect(),
-        },
-        Chart {
-            title: "Latency over time",
-            x: seconds,
-            y: ("ms", Scale::Log),
-            lines: over(&[
-                ("p50", &|second| Some(ms(second.p50_us))),
-                ("p99", &|second| Some(ms(second.p99_us))),
-                ("max", &|second| Some(ms(second.max_us))),
-            ]),
-        },
-        Chart {
-            title: "Exchanges per second",
-            x: seconds,
-            y: ("per second", Scale::Linear),
-            lines: over(&[
-                ("answered", &|second| rate(second.answered, second)),
-                ("failed", &|second| rate(second.failed, second)),
-            ]),
-        },
-        Chart {
-            title: "Connections open",
-            x: seconds,
-            y: ("connections", Scale::Linear),
-            lines: over(&[("open", &|second| Some(second.open))]),
-        },
-        Chart {
-            title: "Processors that the relay used",
-            x: seconds,
-            y: ("processors", Scale::Linear),
-            lines: over(&[("relay", &|second| second.relay_cpu)]),
-        },
-        Chart {
-            title: "Resident memory of the relay",
-            x: seconds,
-            y: ("MB", Scale::Linear),
-            lines: over(&[("relay", &|second| Some(second.relay_resident_bytes? / 1e6))]),
-        },
-    ]
+    Chart {
+        title: "Latency by percentile",
+        x: ("percentile", Scale::Percentile),
+        y: ("ms", Scale::Log),
+        lines: lines.collect(),
+    }
+}
+
+fn latency_over_time(runs: &[(String, Run)]) -> Chart {
+    let figures: [Figure<'_>; 3] = [
+        ("p50", &|second| Some(ms(second.p50_us))),
+        ("p99", &|second| Some(ms(second.p99_us))),
+        ("max", &|second| Some(ms(second.max_us))),
+    ];
+    Chart {
+        title: "Latency over time",
+        x: SECONDS,
+        y: ("ms", Scale::Log),
+        lines: over_time(runs, &figures),
+    }
+}
+
+fn rate_over_time(runs: &[(String, Run)]) -> Chart {
+    let each = |count: f64, second: &Second| Some(count / second.span_s.max(1e-3));
+    let figures: [Figure<'_>; 2] = [
+        ("answered", &|second| each(second.answered, second)),
+        ("failed", &|second| each(second.failed, second)),
+    ];
+    Chart {
+        title: "Exchanges per second",
+        x: SECONDS,
+        y: ("per second", Scale::Linear),
+        lines: over_time(runs, &figures),
+    }
 }
 
 fn details(out: &mut String, name: Option<&String>, run: &Run) {
@@ -343,8 +368,10 @@ fn details(out: &mut String, name: Option<&String>, run: &Run) {
         run.achieved.window.answered,
         run.machine_us_per_exchange,
     );
-    out.push_str("<div class=\"wide\"><table><tr><th>ms</th><th>p50</th><th>p90</th><th>p99</th>\
-        <th>p99.9</th><th>max</th><th>count</th></tr>");
+    out.push_str(
+        "<div class=\"wide\"><table><tr><th>ms</th><th>p50</th><th>p90</th><th>p99</th>\
+        <th>p99.9</th><th>max</th><th>count</th></tr>",
+    );
     let latency = &run.latency_us;
     let rows = [
         ("connect, from intended", latency.connect.from_intended),

@@ -149,6 +149,8 @@ pub(crate) struct Tally {
     pub(crate) answered: u64,
     /// Ended otherwise, or never began.
     pub(crate) failed: u64,
+    /// Begun again after a failure; counted in `begun` too.
+    pub(crate) retried: u64,
     /// Begun late because the agent's previous exchange still ran.
     pub(crate) queued: u64,
     /// Connections made.
@@ -263,6 +265,7 @@ impl Tally {
             begun: counts.begun,
             answered: counts.answered,
             failed: counts.failed(),
+            retried: counts.retried,
             queued: counts.queued,
             connects: counts.connects,
             bytes_up: counts.bytes_up,

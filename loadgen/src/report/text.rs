@@ -51,9 +51,10 @@ fn head(out: &mut String, report: &Report) -> std::fmt::Result {
     let window = &achieved.window;
     writeln!(
         out,
-        "  exchanges  {} begun, {} answered, {} failed, {} waited for their agent's previous one; \
+        "  exchanges  {} begun ({} again), {} answered, {} failed, {} waited for their agent's previous one; \
          {} connections, {:.1} kB/s up",
         window.begun,
+        window.retried,
         window.answered,
         window.failed,
         window.queued,

@@ -5,6 +5,8 @@
 
 mod http;
 
+use crate::clock::{Clock, nanos};
+use crate::dice::Dice;
 use crate::exit::{Error, SUCCESS};
 use crate::payload::hex_md5;
 use http::{Parsed, Request};
@@ -27,12 +29,51 @@ const READ_BUFFER: usize = 4096;
 pub(crate) struct Settings {
     /// Where it listens; port 0 lets the kernel choose.
     pub(crate) listen: Vec<SocketAddr>,
-    /// How long it waits before each answer.
-    pub(crate) delay: Duration,
+    /// When it answers.
+    pub(crate) manners: Manners,
     /// How many threads serve.
     pub(crate) threads: usize,
     /// Whether it goes on when its parent process ends.
     pub(crate) stay: bool,
+}
+
+/// When a sink answers: late, not at all for a while, or with a refusal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manners {
+    /// How long it waits before each answer, at least and at most.
+    pub(crate) delay: [Duration; 2],
+    /// Answers nothing for so long, as often as that: from its start on.
+    pub(crate) stall: Option<[Duration; 2]>,
+    /// The share of answers that are a 503.
+    pub(crate) busy: f64,
+}
+
+impl Manners {
+    /// How long an answer waits that could be given at `now`, by the clock of the sink.
+    fn wait(&self, now: Duration, dice: &mut Dice) -> Duration {
+        let [least, most] = self.delay;
+        let delay = Duration::from_nanos(dice.between(nanos(least), nanos(most)));
+        let stalled = self.stall.map_or(Duration::ZERO, |[length, every]| {
+            let within = Duration::from_nanos(nanos(now) % nanos(every).max(1));
+            length.saturating_sub(within)
+        });
+        delay + stalled
+    }
+
+    fn is_busy(&self, dice: &mut Dice) -> bool {
+        const PARTS: u64 = 1_000_000;
+        #[expect(clippy::cast_precision_loss, reason = "a part of a million")]
+        let share = dice.below(PARTS) as f64 / PARTS as f64;
+        share < self.busy
+    }
+}
+
+/// What all conversations of a sink share.
+#[derive(Debug)]
+struct Shared {
+    manners: Manners,
+    clock: Clock,
+    counts: Counts,
 }
 
 /// What a sink has seen; shown at `/__counts`.
@@ -48,6 +89,7 @@ struct Counts {
     digest_mismatches: AtomicU64,
     bad_requests: AtomicU64,
     cut_requests: AtomicU64,
+    busy: AtomicU64,
 }
 
 impl Counts {
@@ -64,6 +106,7 @@ impl Counts {
             "digest_mismatches": self.digest_mismatches.load(Relaxed),
             "bad_requests": self.bad_requests.load(Relaxed),
             "cut_requests": self.cut_requests.load(Relaxed),
+            "busy": self.busy.load(Relaxed),
         })
         .to_string()
     }
@@ -85,17 +128,21 @@ pub(crate) fn serve(settings: &Settings) -> Result<u8, Error> {
         let local = local_address(&listener).map_err(|error| cannot_listen(address, &error))?;
         bound.push((local, listener));
     }
-    let counts = Arc::new(Counts::default());
+    let shared = Arc::new(Shared {
+        manners: settings.manners,
+        clock: Clock::starting_in(Duration::ZERO),
+        counts: Counts::default(),
+    });
     for _ in 1..settings.threads.max(1) {
         let mut listeners = Vec::new();
         for (address, _) in &bound {
             listeners.push(listen(*address).map_err(|error| cannot_listen(*address, &error))?);
         }
-        spawn(listeners, settings.delay, Arc::clone(&counts))?;
+        spawn(listeners, Arc::clone(&shared))?;
     }
     let addresses: Vec<_> = bound.iter().map(|(address, _)| *address).collect();
     let listeners = bound.into_iter().map(|(_, listener)| listener).collect();
-    spawn(listeners, settings.delay, counts)?;
+    spawn(listeners, shared)?;
     for address in addresses {
         // Whoever reads this may have gone; that is no reason to stop serving.
         let _ = writeln!(io::stdout(), "sink listens on {address}");
@@ -147,7 +194,7 @@ fn local_address(listener: &Socket) -> io::Result<SocketAddr> {
     address.as_socket().ok_or_else(|| io::Error::other("not an IP address"))
 }
 
-fn spawn(listeners: Vec<Socket>, delay: Duration, counts: Arc<Counts>) -> Result<(), Error> {
+fn spawn(listeners: Vec<Socket>, shared: Arc<Shared>) -> Result<(), Error> {
     let body = move || {
         // Signals are the main thread's: a handler here would write to a number of its table.
         // Without a table of its own the thread shares the process's: less room, no harm.
@@ -157,10 +204,9 @@ fn spawn(listeners: Vec<Socket>, delay: Duration, counts: Arc<Counts>) -> Result
         let Ok(runtime) = runtime else { return };
         let tasks = tokio::task::LocalSet::new();
         tasks.block_on(&runtime, async {
-            let accepting = listeners.into_iter().map(|listener| {
-                let counts = Arc::clone(&counts);
-                tokio::task::spawn_local(accept(listener, delay, counts))
-            });
+            let accepting = listeners
+                .into_iter()
+                .map(|listener| tokio::task::spawn_local(accept(listener, Arc::clone(&shared))));
             for task in accepting.collect::<Vec<_>>() {
                 let _ = task.await;
             }
@@ -170,18 +216,18 @@ fn spawn(listeners: Vec<Socket>, delay: Duration, counts: Arc<Counts>) -> Result
     thread.map(drop).map_err(|error| Error::System(format!("cannot start a thread: {error}")))
 }
 
-async fn accept(listener: Socket, delay: Duration, counts: Arc<Counts>) {
+async fn accept(listener: Socket, shared: Arc<Shared>) {
     let Ok(listener) = TcpListener::from_std(listener.into()) else { return };
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                counts.connections.fetch_add(1, Relaxed);
-                counts.open.fetch_add(1, Relaxed);
-                let counts = Arc::clone(&counts);
+                let number = shared.counts.connections.fetch_add(1, Relaxed);
+                shared.counts.open.fetch_add(1, Relaxed);
+                let shared = Arc::clone(&shared);
                 tokio::task::spawn_local(async move {
                     // An agent may vanish at any moment; that is its affair.
-                    let _ = converse(stream, delay, &counts).await;
-                    counts.open.fetch_sub(1, Relaxed);
+                    let _ = converse(stream, number, &shared).await;
+                    shared.counts.open.fetch_sub(1, Relaxed);
                 });
             }
             // Out of descriptors, or the agent went while queued: give others time to close.
@@ -191,7 +237,9 @@ async fn accept(listener: Socket, delay: Duration, counts: Arc<Counts>) {
 }
 
 /// Answers the requests of one connection.
-async fn converse(stream: TcpStream, delay: Duration, counts: &Counts) -> io::Result<()> {
+async fn converse(stream: TcpStream, number: u64, shared: &Shared) -> io::Result<()> {
+    let Shared { manners, clock, counts } = shared;
+    let mut dice = Dice::new(0, number);
     let mut buffer = Vec::new();
     loop {
         match http::parse(&buffer) {
@@ -216,9 +264,14 @@ async fn converse(stream: TcpStream, delay: Duration, counts: &Counts) -> io::Re
                 return send(&stream, answer.as_bytes()).await;
             }
             Parsed::Complete(request, length) => {
-                let (answer, keeps) = answer(&request, counts);
-                if !delay.is_zero() {
-                    tokio::time::sleep(delay).await;
+                let (mut answer, keeps) = answer(&request, counts);
+                if request.method == "POST" && manners.is_busy(&mut dice) {
+                    counts.busy.fetch_add(1, Relaxed);
+                    answer = http::answer(503, r#"{"error":"busy"}"#, keeps, None);
+                }
+                let wait = manners.wait(Duration::from_nanos(clock.now()), &mut dice);
+                if !wait.is_zero() {
+                    tokio::time::sleep(wait).await;
                 }
                 send(&stream, answer.as_bytes()).await?;
                 if !keeps {
