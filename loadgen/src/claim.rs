@@ -6,7 +6,7 @@ use crate::cli::{Cast, Claim, Peer, Relay, Settings, Target};
 use crate::exit::{Error, INVALID, OBJECTIVE, SUCCESS};
 use crate::plan::Profile;
 use crate::progress::millis;
-use crate::report::{Report, refused, save};
+use crate::report::{Report, save_json};
 use crate::run::{Signals, block_on, trial};
 use crate::stage::confine;
 use serde::Serialize;
@@ -85,11 +85,8 @@ pub(crate) fn run(claim: &Claim) -> Result<u8, Error> {
         cpus.relay
     );
     let runs = block_on(runs(claim, &budget, &cpus))?;
-    let relays: &[&'static str] = match claim.peer {
-        None => &["fanin"],
-        Some(Peer::Haproxy) => &["fanin", "haproxy"],
-    };
-    let verdicts: Vec<_> = relays.iter().map(|name| conclude(name, &runs, &budget)).collect();
+    let conclude = |relay: Relay| conclude(relay.label(), &runs, &budget);
+    let verdicts: Vec<_> = relays(claim).into_iter().map(conclude).collect();
     println!();
     for verdict in &verdicts {
         println!("{}", verdict.text());
@@ -110,8 +107,7 @@ pub(crate) fn run(claim: &Claim) -> Result<u8, Error> {
         exit_code,
     };
     if let Some(path) = &claim.json {
-        let json = serde_json::to_string_pretty(&judgement).map_err(|why| refused(path, why))?;
-        save(path, (json + "\n").as_bytes())?;
+        save_json(path, &judgement)?;
     }
     Ok(exit_code)
 }
@@ -120,8 +116,7 @@ pub(crate) fn run(claim: &Claim) -> Result<u8, Error> {
 async fn runs(claim: &Claim, budget: &Budget, cpus: &Processors) -> Result<Vec<Line>, Error> {
     let mut signals = Signals::new()?;
     let mut lines = Vec::new();
-    let peers = claim.peer.iter().map(|Peer::Haproxy| Relay::Haproxy);
-    let relays: Vec<_> = fanin(&claim.settings).into_iter().chain(peers).collect();
+    let relays = relays(claim);
     for &agents in &claim.agents {
         for within_budget in [false, true] {
             for relay in &relays {
@@ -146,11 +141,14 @@ async fn runs(claim: &Claim, budget: &Budget, cpus: &Processors) -> Result<Vec<L
     Ok(lines)
 }
 
-fn fanin(settings: &Settings) -> Option<Relay> {
-    match &settings.target {
+/// Who is judged: fanin first.
+fn relays(claim: &Claim) -> Vec<Relay> {
+    let fanin = match &claim.settings.target {
         Target::Started(cast) => Some(cast.relay.clone()),
         Target::Given { .. } => None,
-    }
+    };
+    let peer = claim.peer.map(|Peer::Haproxy| Relay::Haproxy);
+    fanin.into_iter().chain(peer).collect()
 }
 
 /// Processors of this machine that stand for an m3.xlarge.
@@ -226,14 +224,11 @@ impl Line {
         }
         let exchange = report.latency_us.exchange.from_intended;
         Self {
-            relay: match relay {
-                Relay::Fanin { .. } => "fanin",
-                Relay::Haproxy => "haproxy",
-            },
+            relay: relay.label(),
             agents: report.asked.agents,
             within_budget: budget.is_some(),
             rate: report.achieved.rate,
-            failed: report.achieved.window.failed + report.achieved.warm_up.failed,
+            failed: report.achieved.failed(),
             p50_us: exchange.p50,
             p99_us: exchange.p99,
             relay_us_per_exchange: report.relay.as_ref().map_or(0.0, |relay| relay.us_per_exchange),

@@ -322,6 +322,16 @@ pub(crate) enum Relay {
     Haproxy,
 }
 
+impl Relay {
+    /// The name in tables and files.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Fanin { .. } => "fanin",
+            Self::Haproxy => "haproxy",
+        }
+    }
+}
+
 /// Where the report goes besides the terminal (docs/loadgen-report.md).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Files {

@@ -1,9 +1,9 @@
 //! `loadgen find-max`: the most agents that meet the objectives, by trials.
 
-use crate::cli::{FindMax, Settings};
+use crate::cli::FindMax;
 use crate::exit::{Error, INVALID, OBJECTIVE, SUCCESS};
 use crate::progress::millis;
-use crate::report::{Report, refused, save};
+use crate::report::{Report, save_json};
 use crate::run::{Signals, block_on, trial};
 use crate::search::{Search, Step, Upper, Verdict};
 use serde::Serialize;
@@ -55,8 +55,7 @@ pub(crate) fn run(typed: &FindMax) -> Result<u8, Error> {
     let found = block_on(search(typed))?;
     println!("\n{}", conclusion(&found));
     if let Some(path) = &typed.json {
-        let json = serde_json::to_string_pretty(&found).map_err(|error| refused(path, error))?;
-        save(path, (json + "\n").as_bytes())?;
+        save_json(path, &found)?;
     }
     Ok(found.exit_code)
 }
@@ -73,7 +72,7 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
             Step::Confirm(agents) => (agents, true),
             Step::Done => break,
         };
-        let mut settings = Settings { ..typed.settings.clone() };
+        let mut settings = typed.settings.clone();
         settings.plan.agents = agents;
         if !confirming {
             settings.plan.duration = typed.trial.min(settings.plan.duration);
@@ -106,7 +105,8 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
     })
 }
 
-const HEADING: &str = "    agents  trial    verdict     answered/s   failed        p50        p99   send lag  relay us each  relay CPUs";
+const HEADING: &str = "    agents  trial    verdict     answered/s   failed        p50        p99   \
+    send lag  relay us each  relay CPUs";
 
 impl Trial {
     fn new(report: &Report, confirming: bool) -> Self {
@@ -128,7 +128,7 @@ impl Trial {
             verdict,
             confirming,
             rate: report.achieved.rate,
-            failed: report.achieved.window.failed + report.achieved.warm_up.failed,
+            failed: report.achieved.failed(),
             p50_us: exchange.p50,
             p99_us: exchange.p99,
             send_lag_p99_us: report.send_lag_us.p99,

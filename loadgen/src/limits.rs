@@ -6,7 +6,7 @@
 use crate::exit::Error;
 use crate::plan::{Plan, Profile};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Descriptors that a thread needs beside its agents' sockets.
@@ -36,7 +36,7 @@ pub(crate) struct Limits {
 }
 
 /// One line of the check.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Finding {
     /// Whether the plan fits.
     pub(crate) fits: bool,

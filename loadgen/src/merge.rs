@@ -31,7 +31,7 @@ const HEADING: &str = "       p50       p90       p99     p99.9       max     co
 
 fn row(of: &Micros) -> String {
     let q = Quantiles::new(of);
-    let times = [q.p50, q.p90, q.p99, q.p99_9, q.max].map(|us| format!("{:>10}", millis(us)));
+    let times = q.times().map(|us| format!("{:>10}", millis(us)));
     format!("{}{:>10}", times.concat(), q.count)
 }
 

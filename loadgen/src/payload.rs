@@ -91,8 +91,8 @@ fn head(
         Post::CheckRun => "api/v1/check_run/",
     };
     let digest = String::from_utf8_lossy(digest);
-    match profile {
-        Profile::V5Churn | Profile::Storm | Profile::Brownout => format!(
+    match profile.keeps_connections() {
+        false => format!(
             "POST /stsAgent/{path}?api_key={API_KEY} HTTP/1.1\r\n\
              Host: {host}\r\n\
              Content-Length: {length}\r\n\
@@ -106,7 +106,7 @@ fn head(
              Content-Type: application/json\r\n\
              DD-Forwarder-Version: 5.17.2\r\n\r\n"
         ),
-        Profile::GoKeepalive | Profile::Idle => format!(
+        true => format!(
             "POST /stsAgent/{} HTTP/1.1\r\n\
              Host: {host}\r\n\
              User-Agent: datadog-agent/7.50.0\r\n\

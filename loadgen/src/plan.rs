@@ -77,9 +77,12 @@ impl Profile {
         }
     }
 
-    /// Whether the agent holds its connection between posts.
+    /// Whether the agent holds its connection between posts: Go agents do, v5 ones do not.
     pub(crate) fn keeps_connections(self) -> bool {
-        matches!(self, Self::GoKeepalive | Self::Idle)
+        match self {
+            Self::V5Churn | Self::Storm | Self::Brownout => false,
+            Self::GoKeepalive | Self::Idle => true,
+        }
     }
 
     /// Connections an agent holds open between posts, on average.
@@ -192,10 +195,10 @@ impl Plan {
     /// How many lanes an agent has.
     pub(crate) fn lanes_of(&self, agent: u32) -> u8 {
         match self.profile {
-            Profile::V5Churn | Profile::Storm | Profile::Brownout | Profile::Idle => 1,
             Profile::GoKeepalive => {
                 1 + u8::from(self.dice(LaneId { agent, lane: 2 }).below(2) == 1)
             }
+            _ => 1,
         }
     }
 
@@ -285,13 +288,9 @@ impl Retries {
     /// v5: 20 s for each failure, 90 s at most, no jitter (`transaction.py` of dd-agent). Go: 2 s,
     /// doubled each time, 64 s at most (`blocked_endpoints.go` of datadog-agent).
     pub(crate) fn after(self, failures: u32) -> Nanos {
-        self.scale.of(match self.profile {
-            Profile::V5Churn | Profile::Storm | Profile::Brownout => {
-                (20 * SECOND).saturating_mul(failures.into()).min(90 * SECOND)
-            }
-            Profile::GoKeepalive | Profile::Idle => {
-                (2 * SECOND) << failures.saturating_sub(1).min(5)
-            }
+        self.scale.of(match self.profile.keeps_connections() {
+            false => (20 * SECOND).saturating_mul(failures.into()).min(90 * SECOND),
+            true => (2 * SECOND) << failures.saturating_sub(1).min(5),
         })
     }
 }

@@ -11,7 +11,7 @@ use crate::progress::Board;
 use crate::recorder::Recorder;
 use crate::report::html::{self, Run};
 use crate::report::series::{self, Second};
-use crate::report::{self, Report, claim, hdr, refused, save, text};
+use crate::report::{self, Report, claim, hdr, refused, save, save_json, text};
 use crate::stage::Stage;
 use crate::thread::{self, Message, Orders};
 use std::io::{self, Write};
@@ -417,7 +417,7 @@ fn phase(now: Nanos, ramp: Nanos, end: Nanos) -> &'static str {
 }
 
 fn exit_code(report: &Report) -> u8 {
-    let failed = report.achieved.window.failed + report.achieved.warm_up.failed;
+    let failed = report.achieved.failed();
     if !report.generator.invalid.is_empty() {
         INVALID
     } else if report.objectives.iter().any(|judged| !judged.met) {
@@ -434,8 +434,7 @@ fn publish(settings: &Settings, report: &Report) -> Result<(), Error> {
     let _ = io::stdout().write_all(text::render(report).as_bytes());
     let files = &settings.files;
     if let Some(path) = &files.json {
-        let json = serde_json::to_string_pretty(report).map_err(|e| refused(path, e))?;
-        save(path, (json + "\n").as_bytes())?;
+        save_json(path, report)?;
     }
     if let Some(path) = &files.html {
         let value = serde_json::to_value(report).map_err(|error| refused(path, error))?;

@@ -47,7 +47,8 @@ struct Process {
 }
 
 impl Stage {
-    /// Starts a sink with `threads` threads and such manners (options of `loadgen sink`) and the relay, and waits until both listen.
+    /// Starts a sink with `threads` threads and such manners (options of `loadgen sink`), and the
+    /// relay, and waits until both listen.
     ///
     /// # Errors
     /// When one of them cannot be found or does not come to listen; with its last words.

@@ -137,11 +137,13 @@ impl Epoll {
 
     /// Tries the pull that a flow has asked for; it stays parked if it would block.
     fn pull(&mut self, key: SessionKey, flow: Flow, in_sight: bool) {
-        let direction = &mut self.session(key).flows[flow.index()];
+        let session = self.session(key);
+        let signalled = session.sides[flow.source().index()].signalled;
+        let direction = &mut session.flows[flow.index()];
         direction.pulling = true;
         direction.state.keep_in_sight(in_sight);
         self.try_pull(key, flow);
-        if !self.session(key).sides[flow.source().index()].signalled {
+        if !signalled {
             self.begin_signals(key, flow.source());
         }
     }

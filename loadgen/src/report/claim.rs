@@ -45,7 +45,7 @@ pub(crate) fn judge(
         let silent = u64::from(asked.agents) - achieved.agents_answered;
         why_not.push(format!("{silent} agents got no answer; measure longer, if they had no turn"));
     }
-    let failed = achieved.window.failed + achieved.warm_up.failed;
+    let failed = achieved.failed();
     if failed > 0 {
         why_not.push(format!("{failed} errors"));
     }

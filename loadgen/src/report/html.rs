@@ -3,6 +3,10 @@
 //! It is made from the JSON of the report alone, so that `compare` draws what `--html` draws.
 
 use super::chart::{Chart, Line, Scale, escape, short};
+use super::series::Second;
+use super::slo::Judged;
+use super::{Achieved, Latencies, Quantiles, Relay, number};
+use crate::limits::Finding;
 use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::Write;
@@ -25,7 +29,7 @@ pub(crate) struct Run {
     claim: Claim,
     checks: Vec<Finding>,
     series: Vec<Second>,
-    percentiles: Vec<(f64, f64)>,
+    percentiles: Vec<(f64, u64)>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -46,58 +50,8 @@ struct Asked {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-struct Achieved {
-    rate: f64,
-    measured_s: f64,
-    interrupted: bool,
-    window: Tally,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Tally {
-    answered: u64,
-    failed: u64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Latencies {
-    connect: Both,
-    first_byte: Both,
-    exchange: Both,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Both {
-    from_intended: Quantiles,
-    from_send: Quantiles,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Quantiles {
-    count: u64,
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    #[serde(rename = "p99.9")]
-    p99_9: f64,
-    max: f64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
 struct Generator {
     invalid: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Relay {
-    us_per_exchange: f64,
-    resident_peak_bytes: f64,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Judged {
-    objective: String,
-    met: bool,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -105,26 +59,6 @@ struct Claim {
     rule: String,
     shown: bool,
     why_not: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Finding {
-    fits: bool,
-    text: String,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct Second {
-    at_s: f64,
-    span_s: f64,
-    open: f64,
-    answered: f64,
-    failed: f64,
-    p50_us: f64,
-    p99_us: f64,
-    max_us: f64,
-    relay_cpu: Option<f64>,
-    relay_resident_bytes: Option<f64>,
 }
 
 impl Run {
@@ -190,7 +124,7 @@ pub(crate) fn table(runs: &[(String, Run)]) -> String {
     let figures = |run: &Run| {
         let q = run.latency_us.exchange.from_intended;
         let relay = run.relay.as_ref().map(|relay| relay.us_per_exchange);
-        [Some(q.p50 / 1e3), Some(q.p99 / 1e3), Some(q.p99_9 / 1e3), relay]
+        [Some(ms(q.p50)), Some(ms(q.p99)), Some(ms(q.p99_9)), relay]
     };
     let base = figures(first);
     for (name, run) in runs {
@@ -244,7 +178,7 @@ fn summary(out: &mut String, runs: &[(String, Run)]) {
             run.achieved.window.failed,
             cells(q),
             relay(|relay| relay.us_per_exchange),
-            relay(|relay| relay.resident_peak_bytes / 1e6),
+            relay(|relay| number(relay.resident_peak_bytes) / 1e6),
         );
     }
     out.push_str(
@@ -254,8 +188,7 @@ fn summary(out: &mut String, runs: &[(String, Run)]) {
 }
 
 fn cells(q: Quantiles) -> String {
-    let cell = |us: f64| format!("<td>{}</td>", short((us / 1e3 * 1e3).round() / 1e3));
-    [q.p50, q.p90, q.p99, q.p99_9, q.max].map(cell).concat()
+    q.times().map(|us| format!("<td>{}</td>", short(ms(us)))).concat()
 }
 
 /// A figure of each second, with its name.
@@ -279,8 +212,8 @@ fn over_time(runs: &[(String, Run)], figures: &[Figure<'_>]) -> Vec<Line> {
     lines
 }
 
-fn ms(us: f64) -> f64 {
-    us / 1e3
+fn ms(us: u64) -> f64 {
+    number(us) / 1e3
 }
 
 fn charts(runs: &[(String, Run)]) -> Vec<Chart> {
@@ -295,7 +228,7 @@ fn charts(runs: &[(String, Run)]) -> Vec<Chart> {
         by_percentile(runs),
         latency,
         rate,
-        linear("Connections open", "connections", ("open", &|second| Some(second.open))),
+        linear("Connections open", "connections", ("open", &|second| Some(number(second.open)))),
         linear(
             "Processors that the relay used",
             "processors",
@@ -304,7 +237,7 @@ fn charts(runs: &[(String, Run)]) -> Vec<Chart> {
         linear(
             "Resident memory of the relay",
             "MB",
-            ("relay", &|second| Some(second.relay_resident_bytes? / 1e6)),
+            ("relay", &|second| Some(number(second.relay_resident_bytes?) / 1e6)),
         ),
     ]
 }
@@ -337,7 +270,7 @@ fn latency_over_time(runs: &[(String, Run)]) -> Chart {
 }
 
 fn rate_over_time(runs: &[(String, Run)]) -> Chart {
-    let each = |count: f64, second: &Second| Some(count / second.span_s.max(1e-3));
+    let each = |count: u64, second: &Second| Some(number(count) / second.span_s.max(1e-3));
     let figures: [Figure<'_>; 2] = [
         ("answered", &|second| each(second.answered, second)),
         ("failed", &|second| each(second.failed, second)),

@@ -18,7 +18,7 @@ use crate::procfs::{Machine, Usage};
 use crate::progress::millis;
 use crate::recorder::{Counts, Latency, Micros, Recorder};
 use claim::Claim;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use series::Second;
 use slo::Judged;
 use std::collections::BTreeMap;
@@ -120,7 +120,7 @@ pub(crate) struct Asked {
 }
 
 /// What was done.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Achieved {
     /// Agents whose plan had anything to do.
     pub(crate) agents_due: u64,
@@ -141,7 +141,7 @@ pub(crate) struct Achieved {
 }
 
 /// Numbers of exchanges.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// Begun by their agent.
     pub(crate) begun: u64,
@@ -160,7 +160,7 @@ pub(crate) struct Tally {
 }
 
 /// The three latencies.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Latencies {
     /// To the established connection.
     pub(crate) connect: Both,
@@ -171,7 +171,7 @@ pub(crate) struct Latencies {
 }
 
 /// A latency from both starts.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Both {
     /// From the moment the plan wanted.
     pub(crate) from_intended: Quantiles,
@@ -180,7 +180,7 @@ pub(crate) struct Both {
 }
 
 /// A histogram in brief, microseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Quantiles {
     pub(crate) count: u64,
     pub(crate) mean: f64,
@@ -214,7 +214,7 @@ pub(crate) struct Generator {
 }
 
 /// The relay under load.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Relay {
     /// Its process.
     pub(crate) pid: i32,
@@ -256,6 +256,11 @@ impl Achieved {
             window: Tally::new(&record.window),
             warm_up: Tally::new(&record.warm_up),
         }
+    }
+
+    /// Failed exchanges, those of the warm-up included.
+    pub(crate) fn failed(&self) -> u64 {
+        self.window.failed + self.warm_up.failed
     }
 }
 
@@ -303,6 +308,11 @@ impl Quantiles {
             p99_9: of.value_at_quantile(0.999),
             max: of.max(),
         }
+    }
+
+    /// The times as every table has them: p50, p90, p99, p99.9 and the greatest.
+    pub(crate) fn times(&self) -> [u64; 5] {
+        [self.p50, self.p90, self.p99, self.p99_9, self.max]
     }
 }
 
@@ -379,6 +389,15 @@ pub(crate) fn per(amount: f64, of: f64) -> f64 {
 /// When it cannot be written.
 pub(crate) fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     std::fs::write(path, bytes).map_err(|error| refused(path, error))
+}
+
+/// Writes a result as JSON.
+///
+/// # Errors
+/// As [`save`].
+pub(crate) fn save_json(path: &Path, result: &impl Serialize) -> Result<(), Error> {
+    let json = serde_json::to_string_pretty(result).map_err(|error| refused(path, error))?;
+    save(path, (json + "\n").as_bytes())
 }
 
 /// The error of a file that could not be written.

@@ -1,11 +1,11 @@
 //! PURE: the run second by second, and its view as CSV.
 
 use crate::recorder::{Micros, histogram};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
 /// The time between two progress lines. The JSON's `series[]` has the same fields.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Second {
     /// Begin, seconds since the run began.
     pub(crate) at_s: f64,

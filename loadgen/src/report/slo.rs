@@ -2,7 +2,7 @@
 
 use super::{Both, Report};
 use crate::cli::duration;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// One objective.
@@ -15,7 +15,7 @@ pub(crate) struct Objective {
 }
 
 /// An objective after the run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Judged {
     /// As typed.
     pub(crate) objective: String,
@@ -63,9 +63,7 @@ impl Objective {
     /// Judges a run; times count from the intended start.
     pub(crate) fn judge(&self, report: &Report) -> Judged {
         let value = match self.metric {
-            Metric::Errors => {
-                super::number(report.achieved.window.failed + report.achieved.warm_up.failed)
-            }
+            Metric::Errors => super::number(report.achieved.failed()),
             Metric::Rate => report.achieved.rate,
             Metric::Time(of, at) => {
                 let intended = |both: &Both| both.from_intended;

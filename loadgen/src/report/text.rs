@@ -98,7 +98,7 @@ fn row(out: &mut String, name: &str, q: &Quantiles) -> std::fmt::Result {
     if q.count == 0 {
         return writeln!(out, "{:>10}", "none");
     }
-    for value in [q.p50, q.p90, q.p99, q.p99_9, q.max] {
+    for value in q.times() {
         write!(out, "{:>10}", millis(value))?;
     }
     writeln!(out, "{:>10}", q.count)
