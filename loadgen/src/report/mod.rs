@@ -150,6 +150,7 @@ pub(crate) struct Tally {
     /// Ended otherwise, or never began.
     pub(crate) failed: u64,
     /// Begun again after a failure; counted in `begun` too.
+    #[serde(default)]
     pub(crate) retried: u64,
     /// Begun late because the agent's previous exchange still ran.
     pub(crate) queued: u64,
