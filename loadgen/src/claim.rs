@@ -6,7 +6,7 @@ use crate::cli::{Cast, Claim, Peer, Relay, Settings, Target};
 use crate::exit::{Error, INVALID, OBJECTIVE, SUCCESS};
 use crate::plan::Profile;
 use crate::progress::millis;
-use crate::report::{Report, save_json};
+use crate::report::{Report, print, save_json};
 use crate::run::{Signals, block_on, trial};
 use crate::stage::confine;
 use serde::Serialize;
@@ -76,20 +76,20 @@ struct Conclusion {
 pub(crate) fn run(claim: &Claim) -> Result<u8, Error> {
     let budget = Budget::new(claim.ratio, claim.budget);
     let cpus = Processors::split(budget.processors)?;
-    println!(
-        "claim: one relay on an m3.xlarge carries upwards of 1000 agents\n  {}",
+    print(&format!(
+        "claim: one relay on an m3.xlarge carries upwards of 1000 agents\n  {}\n",
         budget.text()
-    );
-    println!(
-        "  within it the relay has processor(s) {:?}, generator and sink the others\n\n{HEADING}",
+    ));
+    print(&format!(
+        "  within it the relay has processor(s) {:?}, generator and sink the others\n\n{HEADING}\n",
         cpus.relay
-    );
+    ));
     let runs = block_on(runs(claim, &budget, &cpus))?;
     let conclude = |relay: Relay| conclude(relay.label(), &runs, &budget);
     let verdicts: Vec<_> = relays(claim).into_iter().map(conclude).collect();
-    println!();
+    print("\n");
     for verdict in &verdicts {
-        println!("{}", verdict.text());
+        print(&format!("{}\n", verdict.text()));
     }
     let exit_code = match &verdicts[..] {
         _ if runs.iter().any(|line| !line.valid) => INVALID,
@@ -130,7 +130,7 @@ async fn runs(claim: &Claim, budget: &Budget, cpus: &Processors) -> Result<Vec<L
                 confine(if within_budget { &cpus.others } else { &cpus.all })?;
                 let report = trial(&settings, &mut signals).await?;
                 let line = Line::new(relay, &report, within_budget.then_some(budget.processors));
-                println!("{}", line.row());
+                print(&format!("{}\n", line.row()));
                 lines.push(line);
                 if report.achieved.interrupted {
                     return Ok(lines);

@@ -3,7 +3,7 @@
 use crate::cli::Compare;
 use crate::exit::{Error, SUCCESS};
 use crate::report::html::{self, Run};
-use crate::report::save;
+use crate::report::{print, save};
 use std::path::Path;
 
 /// Reads, prints what differs, draws.
@@ -12,10 +12,10 @@ use std::path::Path;
 /// A file that is no report, or cannot be read or written.
 pub(crate) fn run(compare: &Compare) -> Result<u8, Error> {
     let runs: Vec<_> = compare.files.iter().map(|path| read(path)).collect::<Result<_, _>>()?;
-    print!("{}", html::table(&runs));
+    print(&html::table(&runs));
     if let Some(path) = &compare.html {
         save(path, html::page(&runs).as_bytes())?;
-        println!("\ncharts: {}", path.display());
+        print(&format!("\ncharts: {}\n", path.display()));
     }
     Ok(SUCCESS)
 }

@@ -3,7 +3,7 @@
 use crate::cli::FindMax;
 use crate::exit::{Error, INVALID, OBJECTIVE, SUCCESS};
 use crate::progress::millis;
-use crate::report::{Report, save_json};
+use crate::report::{Report, print, save_json};
 use crate::run::{Signals, block_on, trial};
 use crate::search::{Search, Step, Upper, Verdict};
 use serde::Serialize;
@@ -53,7 +53,7 @@ struct Trial {
 /// When a trial could not be made at all.
 pub(crate) fn run(typed: &FindMax) -> Result<u8, Error> {
     let found = block_on(search(typed))?;
-    println!("\n{}", conclusion(&found));
+    print(&format!("\n{}\n", conclusion(&found)));
     if let Some(path) = &typed.json {
         save_json(path, &found)?;
     }
@@ -64,7 +64,7 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
     let mut signals = Signals::new()?;
     let mut search = Search::new(typed.bounds);
     let mut trials = Vec::new();
-    println!("{HEADING}");
+    print(&format!("{HEADING}\n"));
     let mut interrupted = false;
     while !interrupted {
         let (agents, confirming) = match search.step() {
@@ -80,7 +80,7 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
         let report = trial(&settings, &mut signals).await?;
         interrupted = report.achieved.interrupted;
         let trial = Trial::new(&report, confirming);
-        println!("{}", trial.row());
+        print(&format!("{}\n", trial.row()));
         if !interrupted {
             search.note(trial.verdict);
         }

@@ -5,7 +5,7 @@ use crate::cli::Merge;
 use crate::exit::{Error, SUCCESS};
 use crate::progress::millis;
 use crate::recorder::{Micros, histogram};
-use crate::report::{Quantiles, hdr, save};
+use crate::report::{Quantiles, hdr, print, save};
 use std::path::Path;
 
 /// Reads, adds up, prints and writes.
@@ -14,13 +14,13 @@ use std::path::Path;
 /// A file that cannot be read or written, with its line.
 pub(crate) fn run(merge: &Merge) -> Result<u8, Error> {
     let mut whole = histogram();
-    println!("{:<40}{HEADING}", "file");
+    print(&format!("{:<40}{HEADING}\n", "file"));
     for path in &merge.files {
         let part = read(path)?;
         whole.add(&part).map_err(|error| Error::Run(format!("{}: {error}", path.display())))?;
-        println!("{:<40}{}", path.display(), row(&part));
+        print(&format!("{:<40}{}\n", path.display(), row(&part)));
     }
-    println!("{:<40}{}", "together", row(&whole));
+    print(&format!("{:<40}{}\n", "together", row(&whole)));
     if let Some(path) = &merge.hgrm {
         save(path, hdr::hgrm(&whole).as_bytes())?;
     }

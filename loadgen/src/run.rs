@@ -11,10 +11,9 @@ use crate::progress::Board;
 use crate::recorder::Recorder;
 use crate::report::html::{self, Run};
 use crate::report::series::{self, Second};
-use crate::report::{self, Report, claim, hdr, refused, save, save_json, text};
+use crate::report::{self, Report, claim, hdr, print, refused, save, save_json, text};
 use crate::stage::Stage;
 use crate::thread::{self, Message, Orders};
-use std::io::{self, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -430,8 +429,7 @@ fn exit_code(report: &Report) -> u8 {
 }
 
 fn publish(settings: &Settings, report: &Report) -> Result<(), Error> {
-    // A closed pipe (`| head`) is no reason to lose the JSON and the exit code.
-    let _ = io::stdout().write_all(text::render(report).as_bytes());
+    print(&text::render(report));
     let files = &settings.files;
     if let Some(path) = &files.json {
         save_json(path, report)?;

@@ -510,3 +510,21 @@ fn an_idle_fleet_stays_connected_and_silent() {
     assert!(series.iter().any(|second| second["open"] == 40), "{series:?}");
     assert_eq!(sink.counts()["posts"], 40);
 }
+
+#[test]
+fn a_reader_that_goes_away_costs_neither_the_file_nor_the_exit_code() {
+    let sink = Sink::start(&[]);
+    let json = scratch("unread.json");
+    let mut search = loadgen()
+        .args(["find-max", "--target", &sink.address, "--speedup", "20", "--ramp", "0s"])
+        .args(["--from", "10", "--most", "10", "--confirm", "1", "--max-send-lag", "5s"])
+        .args(["--trial", "1s", "--duration", "1s", "--json", json.to_str().expect("UTF-8")])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("a search");
+    drop(search.stdout.take());
+    assert_eq!(search.wait().expect("its end").code(), Some(0));
+    let found = std::fs::read_to_string(&json).expect("its result");
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    assert_eq!(found["agents"], 10);
+}

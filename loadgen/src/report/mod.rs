@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use series::Second;
 use slo::Judged;
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 /// Name and version of the JSON's meaning.
@@ -382,6 +383,11 @@ pub(crate) fn number(count: u64) -> f64 {
 /// A ratio; zero when there is nothing to divide by.
 pub(crate) fn per(amount: f64, of: f64) -> f64 {
     if of > 0.0 { amount / of } else { 0.0 }
+}
+
+/// Prints to standard output. A closed pipe (`| head`) is no reason to lose files and the exit code.
+pub(crate) fn print(text: &str) {
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// Writes a file of a run.
