@@ -1,10 +1,12 @@
 //! The command line as typed. What is meant by it is decided elsewhere; no file is read here.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{
     ConfigError, EngineChoice, FILE_DEFAULT, LogFormat, Origin, Overrides, Pin, Refusal,
@@ -87,6 +89,13 @@ The new binary starts beside the old one and reads the configuration. If it serv
 every listener and the process id of the service, and the old one lets its sessions end for up to
 `retire`; if it does not, nothing has happened. USR2 does the same.";
 
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  fanin plan --agents 5000
+  loadgen find-max --json here.json && fanin plan --agents 100000 --measured here.json
+
+On paper: nothing is looked at on this host. `fanin doctor` says what this one lacks.";
+
 /// Relays the connections of many monitoring agents to a few servers, one worker thread a core
 #[derive(Debug, Parser)]
 #[command(
@@ -137,6 +146,9 @@ pub enum Command {
     Import(Import),
     /// Say what on this host would stop so many agents, and the command that cures it
     Doctor(Doctor),
+    /// Say what so many agents take: relays, processors, memory, descriptors, source ports
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan(Plan),
     /// Show what a running relay does: workers, sessions, bytes, servers
     Status(Status),
     /// Have a running relay read its file again, without touching a connection
@@ -253,12 +265,62 @@ impl Doctor {
         match &self.config {
             Some(path) => file(path.clone()),
             None if there(Path::new(FILE_DEFAULT)) => file(FILE_DEFAULT.into()),
-            None => Origin::Flags {
-                listen: vec![SocketAddr::from(([0, 0, 0, 0], LISTEN_USUAL))],
-                servers: vec![ServerAddress::Name { host: "intake.example.com".into(), port: 443 }],
-                overrides: Overrides::default(),
-            },
+            None => usual(),
         }
+    }
+}
+
+/// The relay that most will run: one listener, one server.
+pub fn usual() -> Origin {
+    Origin::Flags {
+        listen: vec![SocketAddr::from(([0, 0, 0, 0], LISTEN_USUAL))],
+        servers: vec![ServerAddress::Name { host: "intake.example.com".into(), port: 443 }],
+        overrides: Overrides::default(),
+    }
+}
+
+#[derive(Args, Debug)]
+pub struct Plan {
+    /// Agents at one time, in the whole fleet
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub agents: u32,
+    /// How they behave [default: v5-churn, or as in the measurement]
+    #[arg(long, value_enum, value_name = "PROFILE")]
+    pub profile: Option<Profile>,
+    /// Processors of one relay
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub cores: u16,
+    /// Addresses of the servers that the relays connect to
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub servers: u32,
+    /// Addresses that one relay connects from
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub sources: u32,
+    /// What a report costs, from `loadgen --json` or `loadgen find-max --json` on such a host, instead
+    /// of the built-in figure
+    #[arg(long, value_name = "FILE")]
+    pub measured: Option<PathBuf>,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How the agents of a fleet behave; the names are those of `loadgen --profile`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// sts-agent and dd-agent 5: a connection for each report
+    V5Churn,
+    /// Agents written in Go: one or two connections kept, a report on each every 15 s
+    GoKeepalive,
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V5Churn => "v5-churn",
+            Self::GoKeepalive => "go-keepalive",
+        })
     }
 }
 

@@ -4,10 +4,12 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process;
 
-use fanin::cli::{Check, Cli, Command, Doctor, ExitCode, Import, Target, Upgrade};
+use fanin::cli::{
+    self, Check, Cli, Command, Doctor, ExitCode, Import, Plan, Profile, Target, Upgrade,
+};
 use fanin::config::{Config, ConfigError, Origin};
 use fanin::control::{client, directory};
-use fanin::doctor;
+use fanin::doctor::{self, Measured};
 use fanin::handover::Handover;
 use fanin::parent;
 use fanin::supervisor::{self, StartError};
@@ -20,6 +22,7 @@ fn main() -> process::ExitCode {
             Command::Check(arguments) => check(&arguments),
             Command::Import(arguments) => import(&arguments),
             Command::Doctor(arguments) => examine(&arguments),
+            Command::Plan(arguments) => plan(&arguments),
             Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
             Command::Status(arguments) => ask(&arguments.target, "status"),
             Command::Reload(target) => ask(&target, "reload"),
@@ -88,6 +91,33 @@ fn examine(arguments: &Doctor) -> ExitCode {
     let diagnosis = doctor::judge(&config, agents, &doctor::Host::look());
     print(&if arguments.json { diagnosis.json() } else { diagnosis.text() });
     if diagnosis.ok { ExitCode::Success } else { ExitCode::Runtime }
+}
+
+fn plan(arguments: &Plan) -> ExitCode {
+    let measured = match arguments.measured.as_deref().map(Measured::read).transpose() {
+        Ok(measured) => measured,
+        Err(error) => {
+            eprintln!("fanin: {error}");
+            return ExitCode::Usage;
+        }
+    };
+    let of_measured = measured.as_ref().map(|measured| measured.profile);
+    let profile = arguments.profile.or(of_measured).unwrap_or(Profile::V5Churn);
+    if let Some(other) = of_measured.filter(|&other| other != profile) {
+        eprintln!(
+            "fanin: --profile {profile}, but the measurement is of {other}: leave --profile away, or \
+             measure with: loadgen find-max --profile {profile}"
+        );
+        return ExitCode::Usage;
+    }
+    let config = match cli::usual().load() {
+        Ok(config) => config,
+        Err(error) => return complain(&error),
+    };
+    let Plan { agents, cores, servers, sources, .. } = *arguments;
+    let wanted = doctor::Wanted { agents, profile, cores, servers, sources, measured };
+    let plan = doctor::plan(&wanted, &config);
+    print(&if arguments.json { plan.json() } else { plan.text() })
 }
 
 fn ask(target: &Target, command: &str) -> ExitCode {

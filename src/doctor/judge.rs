@@ -16,12 +16,12 @@ pub const AGENTS_DEFAULT: u32 = 1000;
 /// Connections a second of a hundred agents of version 5.
 const CONNECTS_OF_HUNDRED: u64 = 29;
 /// Seconds that a closed connection keeps its ports (`TCP_TIMEWAIT_LEN`).
-const TIME_WAIT: u64 = 60;
+pub(super) const TIME_WAIT: u64 = 60;
 /// Tracked connections of one agent: 0.29 a second, on both sides, 120 s in TIME_WAIT
 /// (`nf_conntrack_tcp_timeout_time_wait`), and two that it keeps.
-const TRACKED_AN_AGENT: u64 = 72;
+pub(super) const TRACKED_AN_AGENT: u64 = 72;
 /// Kernel memory of one session: two sockets, with a segment or two in their queues.
-const BYTES_A_SESSION: u64 = 16 * 1024;
+pub(super) const BYTES_A_SESSION: u64 = 16 * 1024;
 /// Clocks that are read without a system call (vdso(7)).
 const QUICK_CLOCKS: [&str; 5] =
     ["tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "xen"];
@@ -93,6 +93,16 @@ fn sysctl(
     )
 }
 
+/// The queue of each worker that holds its share when all agents come at once (listen(2): 65,535 at most).
+pub(super) fn queue_for(agents: u64, workers: u64) -> u64 {
+    agents.div_ceil(workers).min(65_535)
+}
+
+/// 64 pages a pipe, a pipe for every second agent, as scripts/tune-host has it.
+pub(super) fn pages_of_pipes(agents: u64) -> u64 {
+    (agents / 2).clamp(16, 8192) * 64
+}
+
 impl Case<'_> {
     /// What the relay itself would say at its start, asked for a session an agent.
     fn descriptors(&self) -> Option<Finding> {
@@ -155,7 +165,7 @@ impl Case<'_> {
 
     fn queue(&self) -> Option<Finding> {
         let most = self.host.queue_max?;
-        let wants = self.agents.div_ceil(self.workers).min(65_535);
+        let wants = queue_for(self.agents, self.workers);
         let why =
             "after an outage all agents come at once, and the queue of each worker holds its share";
         let mut queue = sysctl("queue", "net.core.somaxconn", most, wants, Severity::Warns, why);
@@ -175,7 +185,7 @@ impl Case<'_> {
     }
 
     fn handshakes(&self) -> Option<Finding> {
-        let wants = self.agents.div_ceil(self.workers).min(65_535);
+        let wants = queue_for(self.agents, self.workers);
         let why = "handshakes under way when all agents come at once";
         let name = "net.ipv4.tcp_max_syn_backlog";
         Some(sysctl("handshakes", name, self.host.handshakes_max?, wants, Severity::Warns, why))
@@ -273,8 +283,7 @@ impl Case<'_> {
 
     fn pipes(&self) -> Option<Finding> {
         let pages = self.host.pipe_pages?;
-        // 64 pages a pipe, a pipe for every second agent, as scripts/tune-host has it.
-        let wants = (self.agents / 2).clamp(16, 8192) * 64;
+        let wants = pages_of_pipes(self.agents);
         if self.host.is_root || pages == 0 {
             let found = "the limit on pages of pipes does not bind".to_owned();
             return Some(finding("pipes", None, found, String::new(), String::new()));

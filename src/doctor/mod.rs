@@ -1,9 +1,11 @@
-//! What on this host would stop so many agents, and the command that cures it.
+//! What so many agents take: on this host, with the command that cures what stops them, and on paper.
 //!
-//! `host` looks, `judge` judges the snapshot against a configuration. Nothing is changed here.
+//! `host` looks, `judge` judges the snapshot against a configuration, `plan` reckons for hosts that
+//! are still to be bought. Nothing is changed here.
 
 mod host;
 mod judge;
+mod plan;
 
 use std::fmt::Write as _;
 
@@ -11,6 +13,7 @@ use serde::Serialize;
 
 pub use host::{Card, Host};
 pub use judge::{AGENTS_DEFAULT, judge};
+pub use plan::{Measured, MeasuredError, Plan, PortBudget, Scaling, Wanted, plan};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -29,7 +29,7 @@ const SESSIONS_MAX: u64 = 1 << 20;
 
 /// Where source ports come from unless told otherwise: above what services register for themselves
 /// and below where the kernel chooses (measured: 15,300 connections/s for 25 s, no error).
-const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=32_767;
+pub const SOURCE_PORTS: RangeInclusive<u16> = 10_240..=32_767;
 /// A smaller range would not outlive a burst.
 const SOURCE_PORTS_MIN: usize = 1024;
 
@@ -79,6 +79,18 @@ impl Host {
             reserved_ports: process::reserved_ports()
                 .map_err(cannot("which ports are reserved"))?,
         })
+    }
+
+    /// A host that is still to be bought: so many CPUs, and a kernel as it comes.
+    pub fn on_paper(processors: u16) -> Self {
+        Self {
+            name: String::new(),
+            descriptors: u64::MAX,
+            processors: (0..processors).collect(),
+            pipe_pages: None,
+            local_ports: 32_768..=60_999,
+            reserved_ports: Vec::new(),
+        }
     }
 
     /// One worker a CPU.
@@ -144,7 +156,7 @@ fn sessions_carried(config: &Config, host: &Host, workers: u16) -> u64 {
 
 /// The limit with which each worker would carry its share of `sessions`. The pool of pipes grows
 /// with the limit, so a first guess is raised by what it still lacks until it lacks nothing.
-fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: u64) -> u64 {
+pub fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: u64) -> u64 {
     let share = sessions.max(1).div_ceil(u64::from(workers)).min(SESSIONS_MAX);
     let mut host = Host { descriptors: DESCRIPTORS_A_SESSION * share, ..host.clone() };
     loop {

@@ -1,4 +1,4 @@
-//! `fanin doctor` on the host that the tests run on, whatever that is like.
+//! `fanin doctor` on the host that the tests run on, whatever that is like; `fanin plan` on paper.
 
 use std::process::Command;
 
@@ -29,4 +29,28 @@ fn a_file_that_is_wrong_is_said_to_be() {
     let output = run(BINARY, &["doctor", "-c", "/no/such/fanin.toml"]);
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("/no/such/fanin.toml"));
+}
+
+#[test]
+fn what_agents_take_is_told_and_a_measurement_of_others_refused() {
+    let plan = run(BINARY, &["plan", "--agents", "40000", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!((&said["relays"], &said["sources_wanted"]), (&3.into(), &2.into()), "{said}");
+
+    let file = std::env::temp_dir().join(format!("fanin-measured-{}.json", std::process::id()));
+    let go = r#"{"schema":"loadgen-find-max/1","profile":"go-keepalive","trials":[
+        {"verdict":"passed","relay_us_per_exchange":50.0}]}"#;
+    std::fs::write(&file, go).unwrap();
+    let path = file.to_str().unwrap();
+    let measured = run(BINARY, &["plan", "--agents", "40000", "--measured", path]);
+    let other =
+        run(BINARY, &["plan", "--agents", "1", "--measured", path, "--profile", "v5-churn"]);
+    std::fs::remove_file(&file).unwrap();
+    let said = text(&measured.stdout);
+    assert!(
+        said.contains("go-keepalive") && said.contains("50 us a report (as measured)"),
+        "{said}"
+    );
+    assert_eq!(other.status.code(), Some(2));
+    assert!(text(&other.stderr).contains("leave --profile away"));
 }
