@@ -138,6 +138,7 @@ pub(super) struct BackendTable {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SourceTable {
+    pub(super) addresses: Option<Value>,
     pub(super) ports: Option<Value>,
 }
 

@@ -20,7 +20,7 @@ mod upkeep;
 pub mod value;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -391,8 +391,10 @@ impl Default for Timeouts {
 }
 
 /// Where connections to the servers come from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
+    /// Addresses of this host, in turn; empty leaves the choice to the kernel's routes.
+    pub addresses: Vec<IpAddr>,
     pub ports: SourcePorts,
 }
 

@@ -5,7 +5,7 @@ mod checks;
 mod process;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use toml::Spanned;
@@ -13,8 +13,8 @@ use toml::Spanned;
 use super::check::{self, Place, Spans};
 use super::error::Fault;
 use super::file::{
-    BackendTable, ListenerTable, PerSourceTable, SMALLEST, ServerTable, Tables, Value, Written,
-    structure,
+    BackendTable, ListenerTable, PerSourceTable, SMALLEST, ServerTable, SourceTable, Tables, Value,
+    Written, structure,
 };
 use super::value::{self, Refusal};
 use super::{
@@ -281,7 +281,6 @@ impl Reader {
         }
         let defaults = Backend::new(name.get_ref().as_str());
         let balance = table.balance.as_ref();
-        let ports = table.source.as_ref().and_then(|source| source.ports.as_ref());
         Backend {
             balance: self.take(
                 "balance",
@@ -299,12 +298,30 @@ impl Reader {
                 defaults.redispatch,
                 boolean,
             ),
-            source: Source {
-                ports: self.take("ports", ports, SourcePorts::Auto, text_of(value::source_ports)),
-            },
+            source: table.source.as_ref().map(|source| self.source(source)).unwrap_or_default(),
             servers: self.servers(index, name, table),
             name: defaults.name,
         }
+    }
+
+    fn source(&mut self, table: &SourceTable) -> Source {
+        let ports = table.ports.as_ref();
+        let mut addresses = Vec::new();
+        for value in list(table.addresses.as_ref()) {
+            let unread: Option<IpAddr> = None;
+            let read = self.take("addresses", Some(value), unread, |written| {
+                text_of(|text| value::source_address(text, &addresses).map(Some))(written)
+            });
+            addresses.extend(read);
+        }
+        if addresses.len() > value::SOURCE_ADDRESSES_MAX {
+            let fault = Fault::new(format!("`addresses` has {} addresses", addresses.len()));
+            let first = list(table.addresses.as_ref())[0].span();
+            let help = format!("at most {}", value::SOURCE_ADDRESSES_MAX);
+            self.faults.push(fault.at(first, "the list begins here").help(help));
+        }
+        let ports = self.take("ports", ports, SourcePorts::Auto, text_of(value::source_ports));
+        Source { addresses, ports }
     }
 
     fn timeouts(&mut self, table: &BackendTable) -> Timeouts {

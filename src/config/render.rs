@@ -89,7 +89,9 @@ fn backend(out: &mut Lines, backend: &Backend) {
     out.key("retries", backend.retries);
     out.key("redispatch", backend.redispatch);
     let ports = quoted(backend.source.ports);
-    out.key("source", format!("{{ ports = {ports} }}"));
+    let addresses: Vec<_> = backend.source.addresses.iter().map(quoted).collect();
+    let addresses = addresses.join(", ");
+    out.key("source", format!("{{ addresses = [{addresses}], ports = {ports} }}"));
     for each in &backend.servers {
         server(out, &name, each);
     }

@@ -33,6 +33,8 @@ pub const PIPE_BYTES_MIN: u32 = 64 * 1024;
 pub const PIPE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Pipes that can be asked for.
 pub const PIPES_MAX: u32 = 1 << 20;
+/// Addresses that one backend's connections come from: each has 22,528 ports towards each server.
+pub const SOURCE_ADDRESSES_MAX: usize = 64;
 /// Source ports below this need a capability (`net.ipv4.ip_unprivileged_port_start`).
 pub const SOURCE_PORT_MIN: u16 = 1024;
 /// The longest name of a listener, backend or server: what a host name may have (RFC 1035).
@@ -467,6 +469,21 @@ pub(super) fn name(text: &str) -> Result<String, Refusal> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// An address of this host that connections can come from; `others` are those already named.
+pub fn source_address(text: &str, others: &[IpAddr]) -> Result<IpAddr, Refusal> {
+    const ALLOWED: &str = "allowed: addresses of this host, such as \"192.0.2.10\", without a port";
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Err(Refusal::new("not an address", ALLOWED));
+    };
+    if address.is_unspecified() || address.is_multicast() {
+        return Err(Refusal::new("no connection can come from this address", ALLOWED));
+    }
+    if others.contains(&address) {
+        return Err(Refusal::new("this address is named twice", "name each once"));
+    }
+    Ok(address)
 }
 
 /// Who chooses source ports: `auto`, `kernel` or a range such as `10240-32767`.

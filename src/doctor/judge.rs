@@ -216,10 +216,11 @@ impl Case<'_> {
             Some(_) => self.host.timestamps != Some(0),
             None => self.host.reuse == Some(1) && self.host.timestamps != Some(0),
         };
-        let count = own.as_ref().unwrap_or(&local).len() as u64 * upstreams.max(1);
+        let sources = self.config.backends.first()?.source.addresses.len().max(1) as u64;
+        let count = own.as_ref().unwrap_or(&local).len() as u64 * upstreams.max(1) * sources;
         let whose = if own.is_some() { "of our own" } else { "of the kernel's choice" };
         let found = format!(
-            "{count} source ports {whose} towards {upstreams} servers, {}",
+            "{count} source ports {whose} at {sources} addresses towards {upstreams} servers, {}",
             if again { "used again at once" } else { "each kept for 60 s in TIME_WAIT" }
         );
         let kept = if again { self.agents } else { self.agents.max(connects * TIME_WAIT) };
@@ -233,7 +234,9 @@ impl Case<'_> {
             (false, ..) => {
                 "sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\"   # leaves a range for fanin"
             }
-            (true, ..) => "add a server address to the backend, or use a second relay",
+            (true, ..) => {
+                "write source = { addresses = [\"ADDRESS\", \"ANOTHER\"] } in the backend, with addresses of this host, or use a second relay"
+            }
         };
         Some(finding(
             "ports",

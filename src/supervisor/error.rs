@@ -1,7 +1,7 @@
 //! Why the relay does not start, with the remedy.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -34,6 +34,14 @@ pub enum StartError {
         .local.start(), .local.end()
     )]
     SourcePorts { first: u16, last: u16, local: RangeInclusive<u16> },
+    /// A configured source address is not one of this host's.
+    #[error(
+        "source address {address} of backend {backend}: {}; `ip address` lists those that this host \
+         has; one that comes later, as with VRRP, needs: sysctl -w net.ipv4.ip_nonlocal_bind=1 \
+         (IPv6: net.ipv6.ip_nonlocal_bind=1)",
+        .errno.desc()
+    )]
+    SourceAddress { backend: String, address: IpAddr, errno: Errno },
     /// Another fanin serves this address.
     #[error(
         "another fanin already listens on {address}: two relays would share its connections \
@@ -85,9 +93,10 @@ impl StartError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(error) => error.into(),
-            Self::Descriptors { .. } | Self::SourcePorts { .. } | Self::Pin { .. } => {
-                ExitCode::Configuration
-            }
+            Self::Descriptors { .. }
+            | Self::SourcePorts { .. }
+            | Self::SourceAddress { .. }
+            | Self::Pin { .. } => ExitCode::Configuration,
             Self::Bind { errno: Errno::EACCES | Errno::EPERM, .. } => ExitCode::Permission,
             Self::Control(error) if error.is_permission() => ExitCode::Permission,
             Self::Resolve(_) | Self::Later(_) => ExitCode::Runtime,

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::backend::Member;
 use crate::backend::board::Board;
-use crate::config::{Config, Listener, Networks, PerSource, Server};
+use crate::config::{self, Config, Listener, Networks, PerSource, Server};
 use crate::control::Addresses;
 use crate::metrics::Traffic;
 use crate::session::SessionLimits;
+use crate::sys::socket;
 use crate::worker::admission::Quota;
-use crate::worker::plan::{Backend, Plan, Route};
+use crate::worker::plan::{Backend, Plan, Route, Source};
 use crate::worker::rules::{AddressSet, Rules};
 use crate::worker::sources::{SourceLimits, SourceRate, Sources};
 
@@ -40,7 +41,7 @@ impl Registry {
     /// `doors` has the listener, by its number, of each route, in order.
     ///
     /// # Errors
-    /// When source ports are asked for that are the kernel's.
+    /// When source ports are asked for that are the kernel's, or source addresses that this host lacks.
     pub(super) fn plan(
         &mut self,
         config: &Config,
@@ -50,7 +51,10 @@ impl Registry {
     ) -> Result<Plan, StartError> {
         let mut backends = Vec::new();
         for (number, backend) in config.backends.iter().enumerate() {
-            let source_ports = source_ports(backend.source.ports, host)?;
+            let source = Source {
+                addresses: source_addresses(backend)?,
+                ports: source_ports(backend.source.ports, host)?,
+            };
             let members = backend
                 .servers
                 .iter()
@@ -59,7 +63,7 @@ impl Registry {
                     self.member(&backend.name, server, addresses.of(number, place))
                 })
                 .collect();
-            backends.push(Backend { members, redispatch: backend.redispatch, source_ports });
+            backends.push(Backend { members, redispatch: backend.redispatch, source });
         }
         let mut routes = Vec::new();
         for (number, listener) in config.listeners.iter().enumerate() {
@@ -136,6 +140,19 @@ impl Registry {
         }
         Arc::clone(&self.quotas[listener])
     }
+}
+
+/// The addresses that connections come from, each of which can be bound now.
+fn source_addresses(backend: &config::Backend) -> Result<Vec<IpAddr>, StartError> {
+    for &address in &backend.source.addresses {
+        let name = || backend.name.clone();
+        socket::bind_alone((address, 0).into()).map_err(|errno| StartError::SourceAddress {
+            backend: name(),
+            address,
+            errno,
+        })?;
+    }
+    Ok(backend.source.addresses.clone())
 }
 
 /// Tells a listener's sources from those of others, over a reload too.

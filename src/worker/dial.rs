@@ -12,7 +12,7 @@ use crate::backend::{Choice, backoff};
 use crate::engine::Engine;
 use crate::op::{Op, Outcome, SessionKey, Slot};
 
-use super::plan::Plan;
+use super::plan::{Plan, Source};
 use super::{Worker, is_ours};
 
 /// Between two attempts at the same server: time for it to come back from a restart. Another server
@@ -22,18 +22,22 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Source ports of ours that are tried for one attempt before the kernel is left to choose.
 const PORTS_TRIED_MAX: u8 = 8;
 
-/// A source port in use.
+/// Where one attempt comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lease {
-    budget: Budget,
-    port: u16,
+pub(super) enum Lease {
+    /// From a port of ours, which is to be given back.
+    Port { budget: Budget, port: u16 },
+    /// From this address, and a port of the kernel's choice.
+    Address(IpAddr),
 }
 
-/// Names the ports of one range towards one upstream address. A reload may bring another range for
-/// the same address; while connections from the old one last there are two.
+/// Names the ports of one range at one source address towards one upstream address. A reload may bring
+/// another range for the same addresses; while connections from the old one last there are two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Budget {
+pub(super) struct Budget {
     upstream: SocketAddr,
+    /// Unspecified where the route decides.
+    source: IpAddr,
     first: u16,
     last: u16,
 }
@@ -43,7 +47,7 @@ struct Budget {
 pub(super) struct Dialer {
     worker: u16,
     workers: u16,
-    /// One for each upstream address, since TIME_WAIT is kept for each pair.
+    /// One for each pair of addresses, since TIME_WAIT is kept for each pair.
     budgets: HashMap<Budget, Ports>,
     random: u64,
 }
@@ -65,29 +69,50 @@ impl Dialer {
         u32::try_from(self.random >> 32).unwrap_or_default()
     }
 
-    /// A source port for a connection to `upstream`; `None` leaves it to the kernel: no range is
-    /// ours, or the server is on loopback, where `tcp_tw_reuse` is on by default.
+    /// Where a connection to `upstream` comes from; `None` leaves it to the kernel. The addresses take
+    /// turns, by chance at first and then in order `after` the one that did not do. Without
+    /// `own_ports`, or with none of them left, the kernel chooses the port.
     fn lease(
         &mut self,
         upstream: SocketAddr,
-        range: Option<&RangeInclusive<u16>>,
+        source: &Source,
+        after: Option<Lease>,
+        own_ports: bool,
     ) -> Option<Lease> {
-        let budget = self.budget(upstream, range)?;
-        let ports = self.budgets.entry(budget).or_insert_with(|| budget.ports());
-        Some(Lease { budget, port: ports.acquire()? })
+        let candidates = source.addresses_for(upstream);
+        let count = candidates.clone().count();
+        let place = |address| candidates.clone().position(|candidate| candidate == address);
+        let first = match after.and_then(|lease| place(lease.address())) {
+            Some(place) => place + 1,
+            None => self.random() as usize % count.max(1),
+        };
+        let in_turn = candidates.cycle().skip(first).take(count);
+        if own_ports && let Some(range) = self.slice(upstream, source) {
+            let any = Some(unspecified(upstream)).filter(|_| count == 0);
+            for source in in_turn.clone().chain(any) {
+                let budget = Budget { upstream, source, first: *range.start(), last: *range.end() };
+                let ports = self.budgets.entry(budget).or_insert_with(|| budget.ports());
+                if let Some(port) = ports.acquire() {
+                    return Some(Lease::Port { budget, port });
+                }
+            }
+        }
+        in_turn.map(Lease::Address).next()
     }
 
     pub(super) fn release(&mut self, lease: Option<Lease>) {
-        if let Some(lease) = lease
-            && let Some(ports) = self.budgets.get_mut(&lease.budget)
+        if let Some(Lease::Port { budget, port }) = lease
+            && let Some(ports) = self.budgets.get_mut(&budget)
         {
-            ports.release(lease.port);
+            ports.release(port);
         }
     }
 
     fn release_taken(&mut self, lease: Lease) {
-        if let Some(ports) = self.budgets.get_mut(&lease.budget) {
-            ports.release_taken(lease.port);
+        if let Lease::Port { budget, port } = lease
+            && let Some(ports) = self.budgets.get_mut(&budget)
+        {
+            ports.release_taken(port);
         }
     }
 
@@ -95,17 +120,33 @@ impl Dialer {
     pub(super) fn retain(&mut self, plan: &Plan) {
         let mut named = HashSet::new();
         for backend in &plan.backends {
-            let range = backend.source_ports.as_ref();
-            let addresses = backend.members.iter().flat_map(|member| &member.addresses);
-            named.extend(addresses.filter_map(|&address| self.budget(address, range)));
+            for &upstream in backend.members.iter().flat_map(|member| &member.addresses) {
+                let Some(range) = self.slice(upstream, &backend.source) else { continue };
+                let addresses = backend.source.addresses_for(upstream);
+                named.extend(addresses.chain([unspecified(upstream)]).map(|source| Budget {
+                    upstream,
+                    source,
+                    first: *range.start(),
+                    last: *range.end(),
+                }));
+            }
         }
         self.budgets.retain(|budget, ports| !ports.is_idle() || named.contains(budget));
     }
 
-    fn budget(&self, upstream: SocketAddr, range: Option<&RangeInclusive<u16>>) -> Option<Budget> {
-        let range = range.filter(|_| !upstream.ip().is_loopback())?;
-        let (first, last) = ports::slice(range, self.worker, self.workers)?.into_inner();
-        Some(Budget { upstream, first, last })
+    /// This worker's share of the ports. None towards a server on loopback, where `tcp_tw_reuse` is on
+    /// by default.
+    fn slice(&self, upstream: SocketAddr, source: &Source) -> Option<RangeInclusive<u16>> {
+        let range = source.ports.as_ref().filter(|_| !upstream.ip().is_loopback())?;
+        ports::slice(range, self.worker, self.workers)
+    }
+}
+
+/// Whichever address the route takes.
+fn unspecified(upstream: SocketAddr) -> IpAddr {
+    match upstream {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -116,13 +157,20 @@ impl Budget {
 }
 
 impl Lease {
-    /// What to bind: the port on whichever address the route takes.
-    fn source(self) -> SocketAddr {
-        let any: IpAddr = match self.budget.upstream {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    const fn address(self) -> IpAddr {
+        match self {
+            Self::Port { budget, .. } => budget.source,
+            Self::Address(address) => address,
+        }
+    }
+
+    /// What to bind.
+    const fn source(self) -> SocketAddr {
+        let port = match self {
+            Self::Port { port, .. } => port,
+            Self::Address(_) => 0,
         };
-        SocketAddr::new(any, self.port)
+        SocketAddr::new(self.address(), port)
     }
 }
 
@@ -165,12 +213,13 @@ impl<E: Engine> Worker<E> {
     fn connect(&mut self, key: SessionKey, choice: Choice) {
         let Some(relay) = self.sessions.of(key) else { return };
         let route = &self.plan.routes[usize::from(relay.listener.0)];
-        let range = self.plan.backends[route.backend].source_ports.as_ref();
+        let source = &self.plan.backends[route.backend].source;
         relay.server = Some(choice.server);
         relay.address = choice.address;
         relay.ports_tried = 0;
+        relay.addresses_tried = 0;
         relay.dialled = self.now;
-        relay.lease = self.dialer.lease(choice.address, range);
+        relay.lease = self.dialer.lease(choice.address, source, None, true);
         let source = relay.lease.map(Lease::source);
         relay.session.dial(choice.address, source, self.now, &route.limits, &mut self.ops);
         self.counters.connect_attempts.add(1);
@@ -195,8 +244,9 @@ impl<E: Engine> Worker<E> {
         });
     }
 
-    /// A source port of ours that somebody else has is not the session's affair: the attempt goes
-    /// on from another, and at last from one of the kernel's choice.
+    /// A source port that somebody else has, or an address that has none left or is not here, is not
+    /// the session's affair: the attempt goes on from another, and at last from a port of the kernel's
+    /// choice, at each address once.
     fn try_another_port(&mut self, key: SessionKey, errno: Errno) -> bool {
         let Some(relay) = self.sessions.of(key) else { return false };
         let conflict = matches!(errno, Errno::EADDRINUSE | Errno::EADDRNOTAVAIL);
@@ -206,12 +256,18 @@ impl<E: Engine> Worker<E> {
         let Some(lease) = relay.lease.take() else { return false };
         self.counters.port_conflicts.add(1);
         self.dialer.release_taken(lease);
-        relay.ports_tried += 1;
-        if relay.ports_tried < PORTS_TRIED_MAX {
-            let route = &self.plan.routes[usize::from(relay.listener.0)];
-            let range = self.plan.backends[route.backend].source_ports.as_ref();
-            relay.lease = self.dialer.lease(relay.address, range);
+        let route = &self.plan.routes[usize::from(relay.listener.0)];
+        let source = &self.plan.backends[route.backend].source;
+        if let Lease::Address(_) = lease {
+            relay.addresses_tried += 1;
+            if usize::from(relay.addresses_tried) >= source.addresses_for(relay.address).count() {
+                return false;
+            }
+        } else {
+            relay.ports_tried += 1;
         }
+        let own_ports = relay.ports_tried < PORTS_TRIED_MAX && relay.addresses_tried == 0;
+        relay.lease = self.dialer.lease(relay.address, source, Some(lease), own_ports);
         let source = relay.lease.map(Lease::source);
         self.ops.push(Op::Connect { session: key, address: relay.address, source });
         true

@@ -172,6 +172,7 @@ struct Relay {
     dialled: Time,
     /// Source ports tried for it.
     ports_tried: u8,
+    addresses_tried: u8,
 }
 
 impl<E: Engine> Worker<E> {
@@ -422,6 +423,7 @@ impl<E: Engine> Worker<E> {
             ticket,
             dialled: self.now,
             ports_tried: 0,
+            addresses_tried: 0,
         };
         self.sessions.insert(key, relay);
         self.counters.sessions_total.add(1);

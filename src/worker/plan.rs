@@ -1,5 +1,6 @@
 //! What a worker is told: at its start, and again at each reload. Data only.
 
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -38,7 +39,23 @@ pub struct Backend {
     pub members: Vec<Member>,
     /// Whether another attempt goes to another server where there is one.
     pub redispatch: bool,
-    /// Ports that connections to servers beyond loopback come from; shared out among the workers.
-    /// `None` leaves the choice to the kernel.
-    pub source_ports: Option<RangeInclusive<u16>>,
+    pub source: Source,
+}
+
+/// Where connections to the servers come from.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// Addresses of this host; those of a server's family take turns. Without one the route decides.
+    pub addresses: Vec<IpAddr>,
+    /// Ports towards servers beyond loopback; shared out among the workers. `None` leaves the choice
+    /// to the kernel.
+    pub ports: Option<RangeInclusive<u16>>,
+}
+
+impl Source {
+    /// The addresses from which `upstream` can be connected to.
+    pub fn addresses_for(&self, upstream: SocketAddr) -> impl Iterator<Item = IpAddr> + Clone {
+        let fits = move |address: &IpAddr| address.is_ipv4() == upstream.is_ipv4();
+        self.addresses.iter().copied().filter(fits)
+    }
 }

@@ -1,6 +1,7 @@
 //! What the simulation does not tell by itself: who comes first, who waits, what a new plan leaves
 //! alone. [`Hand`] is an engine that does nothing but what a test says.
 
+use std::collections::HashSet;
 use std::sync::mpsc::{Sender, channel};
 
 use super::*;
@@ -8,7 +9,7 @@ use crate::backend::Member;
 use crate::backend::board::Board;
 use crate::engine::EngineStats;
 use crate::op::{Flow, Outcome, Side};
-use crate::worker::plan::{Backend, Route};
+use crate::worker::plan::{Backend, Route, Source};
 use crate::worker::rules::Rules;
 
 const FIRST: ListenerId = ListenerId(0);
@@ -101,7 +102,7 @@ impl Bench {
             rules: Arc::default(),
         });
         let members = (1..).zip(servers).map(|(last, name)| member(name, last)).collect();
-        let backend = Backend { members, redispatch: true, source_ports: None };
+        let backend = Backend { members, redispatch: true, source: Source::default() };
         Self::with(Plan { routes: routes.into(), backends: vec![backend] })
     }
 
@@ -312,22 +313,66 @@ fn deadlines_of_a_new_plan_hold_for_sessions_that_exist() {
 fn a_new_range_of_ports_holds_at_once_and_the_old_one_until_its_last_session() {
     let mut bench = Bench::new([9, 9], &["a"]);
     let mut plan = bench.plan.clone();
-    plan.backends[0].source_ports = Some(10_240..=10_241);
+    plan.backends[0].source.ports = Some(10_240..=10_241);
     bench = Bench::with(plan.clone());
     bench.comes(FIRST);
     bench.turn();
     let connects = bench.connects();
     assert_eq!(connects[0].2, Some(10_240));
-    plan.backends[0].source_ports = Some(20_480..=20_481);
+    plan.backends[0].source.ports = Some(20_480..=20_481);
     bench.tell(Command::Replace(Arc::new(plan.clone())));
     bench.comes(FIRST);
     bench.turn();
     assert_eq!(bench.connects()[0].2, Some(20_480));
-    plan.backends[0].source_ports = Some(10_240..=10_241);
+    plan.backends[0].source.ports = Some(10_240..=10_241);
     bench.tell(Command::Replace(Arc::new(plan)));
     bench.comes(FIRST);
     bench.turn();
     assert_eq!(bench.connects()[0].2, Some(10_241), "10240 is still in use");
+}
+
+/// Sources of the connects that each of so many clients makes while each fails like this.
+fn sources_tried(bench: &mut Bench, failure: Outcome) -> Vec<Option<SocketAddr>> {
+    bench.comes(FIRST);
+    bench.turn();
+    let mut tried = Vec::new();
+    loop {
+        let connects: Vec<_> = bench
+            .ops()
+            .into_iter()
+            .filter_map(|op| match op {
+                Op::Connect { session, source, .. } => Some((session, source)),
+                _ => None,
+            })
+            .collect();
+        let Some(&(session, source)) = connects.first() else { return tried };
+        tried.push(source);
+        bench.ends(session, Slot::Connect, failure);
+        bench.turn();
+    }
+}
+
+#[test]
+fn every_source_address_is_tried_and_none_but_those_configured() {
+    let addresses: Vec<std::net::IpAddr> =
+        ["198.51.100.1", "198.51.100.2", "2001:db8::1"].map(|text| text.parse().unwrap()).into();
+    let mut plan = Bench::new([9, 9], &["a"]).plan.clone();
+    plan.backends[0].source = Source { addresses: addresses.clone(), ports: None };
+    let taken = Outcome::Failed(Errno::EADDRNOTAVAIL);
+    let mut tried = sources_tried(&mut Bench::with(plan.clone()), taken);
+    tried.sort();
+    let at = |address: usize| Some(SocketAddr::new(addresses[address], 0));
+    assert_eq!(tried, [at(0), at(1)], "the server is IPv4");
+
+    // Two ports of ours at each address, and then a port of the kernel's choice at each.
+    plan.backends[0].source.ports = Some(10_240..=10_241);
+    let tried = sources_tried(&mut Bench::with(plan), taken);
+    let ours = tried.iter().flatten().filter(|source| source.port() > 0).count();
+    let kernels: HashSet<_> = tried.iter().flatten().filter(|source| source.port() == 0).collect();
+    assert_eq!((ours, kernels.len()), (8, 2), "{tried:?}");
+    assert!(tried.iter().flatten().all(|source| addresses[..2].contains(&source.ip())));
+    assert_eq!(tried[0].unwrap().ip(), tried[2].unwrap().ip(), "they take turns: {tried:?}");
+    assert_ne!(tried[0].unwrap().ip(), tried[1].unwrap().ip());
 }
 
 // Attempts.

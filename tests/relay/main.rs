@@ -31,6 +31,7 @@ mod names;
 mod ports;
 mod refusals;
 mod rules;
+mod source_addresses;
 mod statistics;
 mod support;
 mod surroundings;

@@ -46,10 +46,10 @@ pub(crate) struct Checker {
     kept_at: Option<u64>,
     now: u64,
     sessions: BTreeMap<(usize, u32), Shadow>,
-    /// Source ports between a connect and the end of what came of it.
-    leased: HashMap<(SocketAddr, u16), SessionKey>,
+    /// Server and source of connections from ports of ours, between a connect and the end of what came of it.
+    leased: HashMap<(SocketAddr, SocketAddr), SessionKey>,
     /// Those given back in this turn.
-    returned: Vec<(SocketAddr, u16)>,
+    returned: Vec<(SocketAddr, SocketAddr)>,
     /// Ended in this turn, and not told of yet.
     ended: Vec<Shadow>,
     /// By listener: brought up, and neither a session nor refused.

@@ -179,6 +179,7 @@ kinds! {
         PortConflict,
         /// All source ports were in use.
         PortsExhausted,
+        AddressesExhausted,
         /// A connection waited in user space for a place.
         WaitedForPlace,
         /// Too many waited: one was refused.

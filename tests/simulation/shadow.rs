@@ -49,6 +49,8 @@ pub(crate) struct Shadow {
     pub(crate) address: Option<SocketAddr>,
     pub(crate) source: Option<SocketAddr>,
     pub(crate) ports_tried: u32,
+    /// At which the kernel's choice of a port has failed.
+    pub(crate) addresses_tried: usize,
     /// The worker tries the same address from another port, unknown to the session.
     pub(crate) port_retry: bool,
     /// Who failed last, and why.
@@ -113,6 +115,7 @@ impl Shadow {
             address: None,
             source: None,
             ports_tried: 0,
+            addresses_tried: 0,
             port_retry: false,
             failed: None,
             failed_left: false,

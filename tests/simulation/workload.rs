@@ -2,7 +2,7 @@
 //! from the seed.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use fanin::backend::Member;
 use fanin::backend::board::Board;
 use fanin::session::SessionLimits;
 use fanin::worker::admission::Quota;
-use fanin::worker::plan::{Backend, Plan, Route};
+use fanin::worker::plan::{Backend, Plan, Route, Source};
 
 use crate::faults::{Fault, Faults, Random};
 use crate::socket::{Act, Reading, Socket};
@@ -152,6 +152,8 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
         .collect();
     let mut first_board = 0;
     let more = u16::try_from(random.spread(60)).expect("few ports");
+    // The same in every plan: how often a connect is tried again depends on them.
+    let addresses = sources(random);
     let backends = (0..backends)
         .map(|_| {
             let servers = random.range(1, 3);
@@ -160,7 +162,7 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
             Backend {
                 members,
                 redispatch: random.chance(600_000),
-                source_ports: ports(random, more),
+                source: Source { addresses: addresses.clone(), ports: ports(random, more) },
             }
         })
         .collect();
@@ -179,9 +181,9 @@ fn another(random: &mut Random, before: &Plan, boards: &[Arc<Board>]) -> Plan {
         let servers = random.range(1, half);
         backend.members = (0..servers).map(|n| member(random, boards, first_board + n)).collect();
         backend.redispatch = random.chance(600_000);
-        if let Some(range) = &mut backend.source_ports {
+        if let Some(range) = &backend.source.ports {
             let more = range.end() - range.start();
-            backend.source_ports = ports(random, more);
+            backend.source.ports = ports(random, more);
         }
     }
     plan
@@ -225,6 +227,17 @@ pub(crate) fn server_of(address: SocketAddr) -> u8 {
 fn ports(random: &mut Random, more: u16) -> Option<RangeInclusive<u16>> {
     let first = random.pick(&[10_240, 20_480]);
     random.chance(500_000).then(|| first..=first + more)
+}
+
+/// No address, one or two, and perhaps one from which no server can be connected to.
+fn sources(random: &mut Random) -> Vec<IpAddr> {
+    let count = random.pick(&[0, 0, 1, 2]);
+    let mut addresses: Vec<IpAddr> =
+        (0..count).map(|last| Ipv4Addr::new(198, 51, 100, last).into()).collect();
+    if random.chance(100_000) {
+        addresses.push(Ipv6Addr::LOCALHOST.into());
+    }
+    addresses
 }
 
 /// The peer at the far end of a new connection.

@@ -16,6 +16,7 @@ use super::report::{NoteKind, Report};
 use super::resolvers;
 use super::sections::{Kind, Mode, Proxy, Sections, Set, Settings, Wait};
 use super::server::ServerLine;
+use super::source;
 
 /// How long the agents written in Go keep an idle connection.
 const AGENTS_KEEP: Duration = Duration::from_secs(90);
@@ -161,6 +162,14 @@ impl Mapping {
             );
         }
         backend.timeouts = self.timeouts(proxy);
+        if let Some(set) = &settings.source {
+            self.mapped(set, format!("[backend.{}] source", proxy.name.value));
+            backend.source = set.value.clone();
+        }
+        match source::of_servers(proxy) {
+            Ok(source) => backend.source = source.unwrap_or(backend.source),
+            Err(name) => self.faults.push(source::differs(name)),
+        }
         for server in &proxy.servers {
             let server = self.server(index, backend.servers.len(), server, settings);
             backend.servers.push(server);

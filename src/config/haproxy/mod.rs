@@ -18,6 +18,7 @@ mod resolvers;
 mod rules;
 mod sections;
 mod server;
+mod source;
 #[cfg(test)]
 mod tests;
 

@@ -160,11 +160,6 @@ impl Reader {
         self.note(NoteKind::Ignored, line, line.said(99), "sessions take turns");
     }
 
-    pub(super) fn source(&mut self, line: &Line) {
-        let help = "remove the line: the kernel chooses the address by its routes";
-        self.fault(line, 0, "`source` has no counterpart", "cannot be taken over", help);
-    }
-
     pub(super) fn rate_limit(&mut self, line: &Line) {
         let help = "remove the line; limits for each source are [[listener]] per_source in fanin's own file";
         self.fault(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::error::Fault;
 use crate::config::value;
-use crate::config::{Balance, HttpCheck};
+use crate::config::{Balance, HttpCheck, Source};
 
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
@@ -110,6 +110,7 @@ pub(super) struct Settings {
     pub(super) backlog: Option<Set<u32>>,
     pub(super) default_backend: Option<Set<String>>,
     pub(super) default_server: ServerOptions,
+    pub(super) source: Option<Set<Source>>,
     pub(super) splices: bool,
     pub(super) httpchk: Option<Set<HttpCheck>>,
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crate::config::value::{self, Refusal};
-use crate::config::{Prefer, ServerAddress};
+use crate::config::{Prefer, ServerAddress, Source};
 
 use super::lexer::{self, Line, Word};
 use super::report::NoteKind;
 use super::sections::{Reader, Set};
+use super::source::source;
 
 /// One server as written.
 #[derive(Clone, Debug)]
@@ -31,6 +32,7 @@ pub(super) struct ServerOptions {
     pub(super) downinter: Option<Duration>,
     pub(super) rise: Option<u16>,
     pub(super) fall: Option<u16>,
+    pub(super) source: Option<Source>,
 }
 
 /// What becomes of an option.
@@ -141,8 +143,15 @@ const OPTIONS: &[(&str, Treatment)] = &[
     ("redir", Refuse("remove it: HTTP passes through unchanged")),
     ("namespace", Refuse("remove it; systemd can put fanin into a namespace")),
     ("socks4", Refuse("remove it: servers are connected to directly")),
-    ("source", Refuse("remove it: the kernel chooses the address by its routes")),
-    ("usesrc", Refuse("remove it")),
+    (
+        "source",
+        Take(1, |reader, options, word, value| match source(value) {
+            Ok(source) => options.source = Some(source),
+            Err(refusal) => reader.refuse_word(word, &refusal),
+        }),
+    ),
+    ("usesrc", Refuse("remove it: clients' own addresses cannot be taken")),
+    ("interface", Refuse("remove it: the routes choose the interface")),
     ("send-proxy", Refuse("remove it, and have the server expect no PROXY header")),
     ("send-proxy-v2", Refuse("remove it, and have the server expect no PROXY header")),
     (

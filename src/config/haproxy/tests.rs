@@ -172,6 +172,17 @@ fn addresses_are_read_as_haproxy_reads_them() {
 }
 
 #[test]
+fn sources_of_a_backend_or_of_all_its_servers_are_the_backends() {
+    let source = |lines: &str| good(lines).0.backends[0].source.clone();
+    let there = source("listen a\n bind :80\n source 192.0.2.10\n server s 192.0.2.1:443\n");
+    let with = " source 192.0.2.10";
+    let all = source(&format!(
+        "listen a\n bind :80\n server s 192.0.2.1:443{with}\n server t 192.0.2.2:443{with}\n"
+    ));
+    assert_eq!((there.addresses.len(), &there), (1, &all));
+}
+
+#[test]
 fn rules_come_to_the_same_set_of_addresses_in_whatever_order() {
     let who = |lines: &str| {
         let (config, _) = good(&listen(lines));
@@ -240,6 +251,10 @@ const WRONG: &[(&str, &[&str])] = &[
     (" server t 127.0.0.1:3834", &["is the relay itself"]),
     (" use_backend x if { src 10.0.0.1 }", &["a listener has one backend"]),
     (" stick-table type ip size 1m", &["per_source"]),
+    (" source 192.0.2.10 usesrc clientip", &["more than an address", "the routes choose"]),
+    (" source eth0", &["not an address", "addresses of this host"]),
+    (" server t 192.0.2.2:80 source 192.0.2.10", &["from different addresses"]),
+    (" server t 192.0.2.2:80 usesrc client", &["own addresses cannot be taken"]),
     (" http-request deny", &["HTTP passes through unchanged"]),
     (" tcp-request content reject", &["tcp-request connection"]),
     (" tcp-request connection reject if { dst 10.0.0.1 }", &["only `src` can be tested"]),

@@ -20,7 +20,7 @@ use fanin::session::{CloseReason, SessionLimits};
 use fanin::sys::process::{self, Bell};
 use fanin::sys::socket;
 use fanin::worker::admission::Quota;
-use fanin::worker::plan::{Backend, Plan, Route};
+use fanin::worker::plan::{Backend, Plan, Route, Source};
 use fanin::worker::{Command, Setup, Worker};
 
 use super::oracle::Total;
@@ -115,7 +115,7 @@ impl Options {
             backends: vec![Backend {
                 members: self.servers.iter().enumerate().map(member).collect(),
                 redispatch: true,
-                source_ports: None,
+                source: Source::default(),
             }],
         }
     }

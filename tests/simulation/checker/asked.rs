@@ -81,6 +81,7 @@ impl Checker {
         shadow.dial = Dial::Connecting { first, last };
         shadow.address = Some(to);
         shadow.ports_tried = 0;
+        shadow.addresses_tried = 0;
         shadow.attempts += 1;
         let retry = shadow.attempts > 1;
         let failed = shadow.failed.map(|(address, _)| server_of(address));
@@ -142,32 +143,44 @@ impl Checker {
         }
     }
 
-    /// The source port is ours to give, and in nobody's hands; none is given only when there is
-    /// none left.
+    /// The source address is one of the configured, the port is ours to give and in nobody's hands;
+    /// the kernel is left to choose only when there is none left at any address.
     fn check_source(&mut self, key: SessionKey, to: SocketAddr, source: Option<SocketAddr>) {
         let (worker, workers, plan) = (self.worker, self.workers, Arc::clone(&self.plan));
         let replaced = self.plan_before.is_some();
         let shadow = self.shadow(key);
-        let ports_tried = if shadow.port_retry { shadow.ports_tried } else { 0 };
-        let range = plan.backends[route(&plan, shadow.listener).backend].source_ports.clone();
-        let slice = range.filter(|_| !to.ip().is_loopback());
+        let last_resort = shadow.port_retry
+            && (shadow.ports_tried >= PORTS_TRIED_MAX || shadow.addresses_tried > 0);
+        let configured = &plan.backends[route(&plan, shadow.listener).backend].source;
+        let slice = configured.ports.clone().filter(|_| !to.ip().is_loopback());
         let slice = slice.and_then(|range| ports::slice(&range, worker, workers));
-        match (source, slice) {
+        let addresses: Vec<IpAddr> = match configured.addresses_for(to).collect::<Vec<_>>() {
+            none if none.is_empty() => vec![IpAddr::from([0, 0, 0, 0])],
+            some => some,
+        };
+        if let Some(source) = source {
+            assert!(addresses.contains(&source.ip()), "{key:?}: from {source}, of {addresses:?}");
+        } else {
+            assert!(addresses[0].is_unspecified(), "{key:?}: from none of {addresses:?}");
+        }
+        match (source.filter(|source| source.port() > 0), slice) {
             (Some(source), slice) => {
-                let unspecified = IpAddr::from([0, 0, 0, 0]);
-                assert_eq!(source.ip(), unspecified, "{key:?}: the address is the route's");
                 if !replaced {
                     let ours = slice.is_some_and(|slice| slice.contains(&source.port()));
                     assert!(ours, "{key:?}: port {} is not ours to give", source.port());
+                    assert!(!last_resort, "{key:?}: port {} after all", source.port());
                 }
-                let holder = self.leased.insert((to, source.port()), key);
-                assert_eq!(holder, None, "{key:?}: port {} is in use", source.port());
+                let holder = self.leased.insert((to, source), key);
+                assert_eq!(holder, None, "{key:?}: {source} is in use");
             }
-            (None, Some(slice)) if ports_tried < PORTS_TRIED_MAX && !replaced => {
+            (None, Some(slice)) if !last_resort && !replaced => {
                 let leased = self.leased.keys().chain(&self.returned);
-                let of_it = |(address, port): &&_| *address == to && slice.contains(port);
+                let of_it = |(address, from): &&(SocketAddr, SocketAddr)| {
+                    *address == to && slice.contains(&from.port())
+                };
                 let used = leased.filter(of_it).count();
-                assert!(used >= slice.len(), "{key:?}: only {used} of {slice:?} are in use");
+                let all = slice.len() * addresses.len();
+                assert!(used >= all, "{key:?}: only {used} of {all} are in use");
                 self.seen.sight(Sight::PortsExhausted);
             }
             (None, _) => {}

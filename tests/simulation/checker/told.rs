@@ -1,12 +1,14 @@
 //! What sessions are told: each completion, as it is brought up.
 
+use std::sync::Arc;
+
 use fanin::op::{Flow, Outcome, SessionKey, Side, Slot};
 use fanin::session::CloseReason;
 use nix::errno::Errno;
 
 use super::Checker;
 use crate::faults::Sight;
-use crate::shadow::{Dial, Shadow, reason_of_connect, reason_of_failure, slot_index};
+use crate::shadow::{Dial, Shadow, reason_of_connect, reason_of_failure, route, slot_index};
 
 impl Checker {
     pub(crate) fn on_ended(&mut self, key: SessionKey, slot: Slot, outcome: Outcome) {
@@ -60,17 +62,29 @@ impl Checker {
         let source = std::mem::take(&mut shadow.source);
         let address = shadow.address.expect("an attempt was made");
         if let Some(source) = source {
-            self.returned.push((address, source.port()));
-            self.leased.remove(&(address, source.port()));
+            self.returned.push((address, source));
+            self.leased.remove(&(address, source));
         }
-        let shadow = self.shadow(key);
-        if conflict && source.is_some() && !gave_up && !dying {
-            shadow.port_retry = true;
-            shadow.ports_tried += 1;
+        if let Some(source) = source.filter(|_| conflict && !gave_up && !dying) {
             self.totals.port_conflicts += 1;
             self.seen.sight(Sight::PortConflict);
-            return;
+            let plan = Arc::clone(&self.plan);
+            let shadow = self.shadow(key);
+            let configured = &plan.backends[route(&plan, shadow.listener).backend].source;
+            if source.port() > 0 {
+                shadow.ports_tried += 1;
+                shadow.port_retry = true;
+            } else {
+                shadow.addresses_tried += 1;
+                let addresses = configured.addresses_for(address).count();
+                shadow.port_retry = shadow.addresses_tried < addresses;
+            }
+            if shadow.port_retry {
+                return;
+            }
+            self.seen.sight(Sight::AddressesExhausted);
         }
+        let shadow = self.shadow(key);
         shadow.at_server = false;
         let reason = match outcome {
             Outcome::Failed(errno) if !gave_up => reason_of_connect(errno),
@@ -225,8 +239,8 @@ impl Checker {
 
     pub(super) fn return_port(&mut self, shadow: &Shadow) {
         if let (Some(to), Some(source)) = (shadow.address, shadow.source) {
-            self.returned.push((to, source.port()));
-            self.leased.remove(&(to, source.port()));
+            self.returned.push((to, source));
+            self.leased.remove(&(to, source));
         }
     }
 }
