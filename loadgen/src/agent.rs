@@ -340,7 +340,8 @@ impl Lane {
 mod tests {
     use super::*;
     use crate::clock::SECOND;
-    use crate::plan::Profile;
+    use crate::plan::Phases;
+    use crate::profile::Profile;
 
     const TIMEOUT: Nanos = 20 * SECOND;
     const REPLY: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok";
@@ -361,7 +362,7 @@ mod tests {
                 ramp: 0,
                 duration: 60 * SECOND,
                 speedup: 1.0,
-                synchronised: true,
+                phases: Phases::Aligned,
             };
             let library = Box::leak(Box::new(Library::new(profile, 1, "relay:1")));
             let lane = Lane::new(&plan, LaneId { agent: 0, lane: 0 }, TIMEOUT, library);

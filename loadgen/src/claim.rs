@@ -4,7 +4,7 @@
 
 use crate::cli::{Cast, Claim, Peer, Relay, Settings, Target};
 use crate::exit::{Error, INVALID, OBJECTIVE, SUCCESS};
-use crate::plan::Profile;
+use crate::profile::Profile;
 use crate::progress::millis;
 use crate::report::{Report, print, save_json};
 use crate::run::{Signals, block_on, trial};

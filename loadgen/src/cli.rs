@@ -5,7 +5,8 @@ mod values;
 use crate::clock::{Nanos, nanos};
 use crate::exit::{Error, SUCCESS, USAGE};
 use crate::io::{IoKind, uring};
-use crate::plan::{Plan, Profile};
+use crate::plan::{Phases, Plan};
+use crate::profile::Profile;
 use crate::report::slo::Objective;
 use crate::search::Bounds;
 use crate::sink;
@@ -108,7 +109,10 @@ struct TypedLoad {
     fanin_arguments: Vec<String>,
 
     /// How the agents behave
-    #[arg(long, value_enum, default_value = "v5-churn", help_heading = "Load")]
+    ///
+    /// v5-churn, go-keepalive, storm, brownout, idle, or the path of a file NAME.toml of your own
+    /// (docs/loadgen-profile.md)
+    #[arg(long, value_name = "PROFILE", default_value = "v5-churn", value_parser = Profile::typed, help_heading = "Load")]
     profile: Profile,
     /// The agents start spread over this time, which is warm-up
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration, help_heading = "Load")]
@@ -116,8 +120,11 @@ struct TypedLoad {
     /// Agents' timers run this many times faster than in life
     #[arg(long, value_name = "FACTOR", alias = "rate-scale", default_value = "1", value_parser = speedup, help_heading = "Load")]
     speedup: f64,
-    /// All agents' timers expire together: the worst case
-    #[arg(long, help_heading = "Load")]
+    /// How the agents' timers stand to each other
+    #[arg(long, value_enum, default_value = "uniform", help_heading = "Load")]
+    phases: Phases,
+    /// All agents' timers expire together, the worst case: short for --phases aligned
+    #[arg(long, conflicts_with = "phases", help_heading = "Load")]
     synchronised: bool,
     /// Decides phases, jitters and bodies; the same seed repeats the plan
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Load")]
@@ -497,7 +504,7 @@ fn settings(typed: TypedLoad, agents: u32, measured: Duration) -> Result<Setting
         ramp: nanos(typed.ramp),
         duration: nanos(measured),
         speedup: typed.speedup,
-        synchronised: typed.synchronised,
+        phases: if typed.synchronised { Phases::Aligned } else { typed.phases },
     };
     let relay = Relay::Fanin { path: typed.fanin, arguments: typed.fanin_arguments };
     Ok(Settings {

@@ -31,6 +31,20 @@ impl Dice {
         u64::try_from(wide >> 64).unwrap_or(0)
     }
 
+    /// A time with this mean, as from one event to the next of many that know nothing of each other;
+    /// at most 30 times the mean.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "53 random bits; times of at most a month, positive"
+    )]
+    pub(crate) fn exponential(&mut self, mean: u64) -> u64 {
+        let chance = (self.roll() >> 11) as f64 / (1_u64 << 53) as f64;
+        let times = -(1.0 - chance).ln();
+        ((times.min(30.0) * mean as f64) as u64).max(1)
+    }
+
     /// A number in `low..high`.
     pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high.saturating_sub(low))
@@ -50,6 +64,17 @@ mod tests {
         assert_eq!(rolls(7, 1), rolls(7, 1));
         assert_ne!(rolls(7, 1), rolls(7, 2));
         assert_ne!(rolls(7, 1), rolls(8, 1));
+    }
+
+    #[test]
+    fn exponential_times_have_their_mean_and_no_memory() {
+        let mut dice = Dice::new(1, 1);
+        let times: Vec<u64> = (0..100_000).map(|_| dice.exponential(1000)).collect();
+        let mean = times.iter().sum::<u64>() / 100_000;
+        assert!((990..1010).contains(&mean), "{mean}");
+        // e^-1 of them are longer than the mean, e^-2 longer than twice that.
+        let longer = |than| times.iter().filter(|&&time| time > than).count();
+        assert!(longer(1000).abs_diff(36_788) < 600 && longer(2000).abs_diff(13_534) < 500);
     }
 
     #[test]

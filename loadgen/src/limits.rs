@@ -4,7 +4,8 @@
 //! looks like a slow target.
 
 use crate::exit::Error;
-use crate::plan::{Plan, Profile};
+use crate::plan::{Phases, Plan};
+use crate::profile::Profile;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr};
@@ -170,7 +171,7 @@ fn connections(plan: &Plan) -> u64 {
         _ => EXCHANGE_SECONDS,
     };
     let busy = (plan.peak_rate() * each).min(2.0 * f64::from(plan.agents));
-    let burst = if plan.synchronised { f64::from(plan.agents) } else { 0.0 };
+    let burst = if plan.phases == Phases::Aligned { f64::from(plan.agents) } else { 0.0 };
     ceiling(held + busy.max(burst))
 }
 
@@ -206,7 +207,7 @@ mod tests {
             ramp: 0,
             duration: SECOND,
             speedup: 1.0,
-            synchronised: false,
+            phases: Phases::Uniform,
         }
     }
 

@@ -30,6 +30,7 @@ mod pacer;
 mod payload;
 mod plan;
 mod procfs;
+mod profile;
 mod progress;
 mod recorder;
 mod reply;

@@ -5,7 +5,7 @@
 //! POST carries Content-MD5, statsd's too, so that the sink can verify each body.
 
 use crate::dice::Dice;
-use crate::plan::{Post, Profile};
+use crate::profile::{Post, Profile, Size};
 use flate2::{Compression, write::ZlibEncoder};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -37,10 +37,9 @@ pub(crate) struct Library {
 impl Library {
     /// Makes the requests for one target (`host` is the Host header).
     pub(crate) fn new(profile: Profile, seed: u64, host: &str) -> Self {
-        let kinds = Post::ALL.into_iter();
-        let requests = kinds.flat_map(|post| {
+        let requests = profile.posts().flat_map(|post| {
             (0..VARIANTS).map(move |variant| {
-                let stream = 0x00B0_D1E5_0000_0000 | ((post as u64) << 16) | variant as u64;
+                let stream = 0x00B0_D1E5_0000_0000 | (u64::from(post.0) << 16) | variant as u64;
                 request(profile, post, host, Dice::new(seed, stream))
             })
         });
@@ -50,50 +49,78 @@ impl Library {
     /// The request for a post; any number picks one of the variants.
     pub(crate) fn pick(&self, post: Post, number: u32) -> &Request {
         let variant = usize::try_from(number).unwrap_or(0) % VARIANTS;
-        &self.requests[(post as usize) * VARIANTS + variant]
+        &self.requests[usize::from(post.0) * VARIANTS + variant]
     }
 }
 
 fn request(profile: Profile, post: Post, host: &str, mut dice: Dice) -> Request {
-    let hostname = format!("host-{:08x}.example.net", dice.below(1 << 32));
-    let text = match post {
-        Post::Intake => intake(&hostname, &mut dice, 0),
-        Post::IntakeProcesses => intake(&hostname, &mut dice, PROCESSES),
-        Post::Series => series(&hostname, &mut dice),
-        Post::CheckRun => check_run(&hostname, &mut dice),
-        Post::Statsd => statsd(&hostname, &mut dice),
-    }
-    .to_string();
-    // statsd compresses only above 1024 bytes (`COMPRESS_THRESHOLD` in dogstatsd.py).
-    let (body, encoding) = match post {
-        Post::Statsd => (text.into_bytes(), ""),
-        _ => (deflate(text.as_bytes()), "Content-Encoding: deflate\r\n"),
+    let (path, body, encoding) = match profile {
+        Profile::Own(own) => {
+            let own = own.post(post);
+            (own.path.clone(), noise(own.bytes, &mut dice), "")
+        }
+        _ => {
+            let (body, encoding) = report(post, &mut dice);
+            (path(profile, post), body, encoding)
+        }
     };
     let digest = hex_md5(&body);
-    let head = head(profile, post, host, encoding, &digest, body.len());
-    let mut bytes = head.into_bytes();
+    let mut bytes = head(profile, &path, host, encoding, &digest, body.len()).into_bytes();
     bytes.extend_from_slice(&body);
     bytes.shrink_to_fit();
     Request { bytes, digest }
 }
 
+/// What a real agent posts, and the header that says how it is encoded.
+fn report(post: Post, dice: &mut Dice) -> (Vec<u8>, &'static str) {
+    let hostname = format!("host-{:08x}.example.net", dice.below(1 << 32));
+    let text = match post {
+        Post::INTAKE_PROCESSES => intake(&hostname, dice, PROCESSES),
+        Post::SERIES => series(&hostname, dice),
+        Post::CHECK_RUN => check_run(&hostname, dice),
+        Post::STATSD => statsd(&hostname, dice),
+        _ => intake(&hostname, dice, 0),
+    }
+    .to_string();
+    // statsd compresses only above 1024 bytes (`COMPRESS_THRESHOLD` in dogstatsd.py).
+    match post {
+        Post::STATSD => (text.into_bytes(), ""),
+        _ => (deflate(text.as_bytes()), "Content-Encoding: deflate\r\n"),
+    }
+}
+
+/// Bytes that nothing compresses, as what an agent has compressed.
+fn noise(size: Size, dice: &mut Dice) -> Vec<u8> {
+    let [least, most] = size.bounds().map(u64::from);
+    let length = usize::try_from(dice.between(least, most + 1)).unwrap_or_default();
+    let words = std::iter::repeat_with(|| dice.roll().to_le_bytes()).flatten();
+    words.take(length).collect()
+}
+
+fn path(profile: Profile, post: Post) -> String {
+    let path = match post {
+        Post::SERIES | Post::STATSD => "api/v1/series/",
+        Post::CHECK_RUN => "api/v1/check_run/",
+        _ => "intake/",
+    };
+    match profile.keeps_connections() {
+        false => format!("/stsAgent/{path}?api_key={API_KEY}"),
+        true => format!("/stsAgent/{}", path.trim_end_matches('/')),
+    }
+}
+
 fn head(
     profile: Profile,
-    post: Post,
+    path: &str,
     host: &str,
     encoding: &str,
     digest: &[u8; 32],
     length: usize,
 ) -> String {
-    let path = match post {
-        Post::Intake | Post::IntakeProcesses => "intake/",
-        Post::Series | Post::Statsd => "api/v1/series/",
-        Post::CheckRun => "api/v1/check_run/",
-    };
     let digest = String::from_utf8_lossy(digest);
     match profile.keeps_connections() {
         false => format!(
-            "POST /stsAgent/{path}?api_key={API_KEY} HTTP/1.1\r\n\
+            "POST {path} HTTP/1.1\r\n\
              Host: {host}\r\n\
              Content-Length: {length}\r\n\
              {encoding}\
@@ -107,7 +134,7 @@ fn head(
              DD-Forwarder-Version: 5.17.2\r\n\r\n"
         ),
         true => format!(
-            "POST /stsAgent/{} HTTP/1.1\r\n\
+            "POST {path} HTTP/1.1\r\n\
              Host: {host}\r\n\
              User-Agent: datadog-agent/7.50.0\r\n\
              Content-Length: {length}\r\n\
@@ -117,8 +144,7 @@ fn head(
              DD-Agent-Payload: 4.87.0\r\n\
              DD-Agent-Version: 7.50.0\r\n\
              Dd-Api-Key: {API_KEY}\r\n\
-             Accept-Encoding: gzip\r\n\r\n",
-            path.trim_end_matches('/')
+             Accept-Encoding: gzip\r\n\r\n"
         ),
     }
 }
@@ -313,11 +339,11 @@ mod tests {
     fn bodies_have_the_sizes_of_real_agents() {
         // Bytes on the wire without the head, from observations of the real encoders.
         let expected = [
-            (Post::Intake, 180..420),
-            (Post::IntakeProcesses, 2_100..3_200),
-            (Post::Series, 1_900..2_800),
-            (Post::CheckRun, 200..400),
-            (Post::Statsd, 400..650),
+            (Post::INTAKE, 180..420),
+            (Post::INTAKE_PROCESSES, 2_100..3_200),
+            (Post::SERIES, 1_900..2_800),
+            (Post::CHECK_RUN, 200..400),
+            (Post::STATSD, 400..650),
         ];
         let library = library();
         for (post, range) in expected {
@@ -330,7 +356,7 @@ mod tests {
     fn each_body_matches_its_length_and_digest_and_inflates_to_json() {
         for profile in [Profile::V5Churn, Profile::GoKeepalive] {
             let library = Library::new(profile, 1, "h:1");
-            for post in Post::ALL {
+            for post in profile.posts() {
                 let (head, body) = parts(library.pick(post, 7));
                 assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
                 let digest = format!("{:x}", md5::compute(body));
@@ -352,9 +378,9 @@ mod tests {
     #[test]
     fn variants_and_seeds_differ_and_one_seed_repeats() {
         let (a, b) = (library(), library());
-        assert_eq!(a.pick(Post::Series, 3).bytes, b.pick(Post::Series, 3).bytes);
-        assert_ne!(a.pick(Post::Series, 3).digest, a.pick(Post::Series, 4).digest);
+        assert_eq!(a.pick(Post::SERIES, 3).bytes, b.pick(Post::SERIES, 3).bytes);
+        assert_ne!(a.pick(Post::SERIES, 3).digest, a.pick(Post::SERIES, 4).digest);
         let other = Library::new(Profile::V5Churn, 2, "127.0.0.1:7077");
-        assert_ne!(a.pick(Post::Series, 3).digest, other.pick(Post::Series, 3).digest);
+        assert_ne!(a.pick(Post::SERIES, 3).digest, other.pick(Post::SERIES, 3).digest);
     }
 }

@@ -1,25 +1,12 @@
 //! PURE: when each agent posts what. An open loop: the plan never looks at replies.
-//!
-//! The timers are those of the real agents. v5 (sts-agent, dd-agent 5): the collector sleeps
-//! 15 s after each run (`DEFAULT_CHECK_FREQUENCY`) and posts three times per run, statsd posts
-//! every 10 s (`DOGSTATSD_FLUSH_INTERVAL`). Go agents post every 15 s on connections they keep.
 
 use crate::clock::{Nanos, SECOND};
 use crate::dice::Dice;
+use crate::profile::{
+    COLLECTOR_PERIOD, COLLECTOR_RUN, COLLECTOR_SLEEP, LATER_POSTS, Own, PROCESSES_EVERY, Post,
+    Profile, STATSD_FLUSH,
+};
 use std::ops::Range;
-
-/// Sleep between two collector runs, and flush interval of the Go agents.
-const COLLECTOR_SLEEP: Nanos = 15 * SECOND;
-/// How long a collector run takes.
-const COLLECTOR_RUN: (Nanos, Nanos) = (3 * SECOND / 10, 2 * SECOND);
-/// From run to run, on average.
-const COLLECTOR_PERIOD: Nanos = COLLECTOR_SLEEP + (COLLECTOR_RUN.0 + COLLECTOR_RUN.1) / 2;
-/// When the second and third post of a run follow the first.
-const LATER_POSTS: (Nanos, Nanos) = (SECOND / 2, 5 * SECOND);
-/// The statsd flush interval.
-const STATSD_FLUSH: Nanos = 10 * SECOND;
-/// How often the process table rides along with the intake post.
-const PROCESSES_EVERY: Nanos = 60 * SECOND;
 
 /// What has piled up at each agent in a storm: an outage of three and a half minutes.
 const BACKLOG: u32 = 60;
@@ -29,96 +16,6 @@ const BACKLOG_PACE: Nanos = SECOND / 2;
 const BACKLOG_WAVE: u32 = 20;
 const WAVES_APART: Nanos = 20 * SECOND;
 const FLUSH_TICK: Nanos = 5 * SECOND;
-
-/// How an agent behaves on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Profile {
-    /// sts-agent and dd-agent 5: a new connection for each POST, closed by the agent.
-    V5Churn,
-    /// Go agents: one or two connections held, a POST on each every 15 s.
-    GoKeepalive,
-    /// v5 agents after an outage: what has piled up goes out at 2/s in waves, from the end of the ramp.
-    Storm,
-    /// v5 agents while the upstream is slow: the sink that loadgen starts takes 5 to 19 s to
-    /// answer and refuses a tenth.
-    Brownout,
-    /// Connections that say nothing after one POST: what a session costs in memory.
-    Idle,
-}
-
-impl Profile {
-    /// The name as typed.
-    pub(crate) fn label(self) -> &'static str {
-        match self {
-            Self::V5Churn => "v5-churn",
-            Self::GoKeepalive => "go-keepalive",
-            Self::Storm => "storm",
-            Self::Brownout => "brownout",
-            Self::Idle => "idle",
-        }
-    }
-
-    /// Posts per second of one agent with unscaled timers, on average.
-    pub(crate) fn posts_per_second(self) -> f64 {
-        match self {
-            // 3 posts in 15 s of sleep and 1.15 s of run on average, and one in 10 s.
-            Self::V5Churn | Self::Storm | Self::Brownout => 3.0 / 16.15 + 0.1,
-            // One and a half connections on average, each with a post in 15 s.
-            Self::GoKeepalive => 1.5 / 15.0,
-            Self::Idle => 0.0,
-        }
-    }
-
-    /// How the sink that loadgen starts behaves: options of `loadgen sink`.
-    pub(crate) fn sink_manners(self) -> &'static [&'static str] {
-        match self {
-            Self::Brownout => &["--delay", "5s", "--delay-most", "19s", "--busy", "0.1"],
-            _ => &[],
-        }
-    }
-
-    /// Whether the agent holds its connection between posts: Go agents do, v5 ones do not.
-    pub(crate) fn keeps_connections(self) -> bool {
-        match self {
-            Self::V5Churn | Self::Storm | Self::Brownout => false,
-            Self::GoKeepalive | Self::Idle => true,
-        }
-    }
-
-    /// Connections an agent holds open between posts, on average.
-    pub(crate) fn held_connections(self) -> f64 {
-        match self {
-            Self::V5Churn | Self::Storm | Self::Brownout => 0.0,
-            Self::GoKeepalive => 1.5,
-            Self::Idle => 1.0,
-        }
-    }
-}
-
-/// What is posted. Bodies differ by kind, see `payload`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(crate) enum Post {
-    /// `/intake/`: host metadata and events, next to empty.
-    Intake,
-    /// `/intake/` with the process table, once a minute.
-    IntakeProcesses,
-    /// `/api/v1/series`: the metrics of a bare host.
-    Series,
-    /// `/api/v1/check_run`: the states of the checks.
-    CheckRun,
-    /// `/api/v1/series` by statsd: its own counters, not compressed.
-    Statsd,
-}
-
-impl Post {
-    /// How many kinds there are.
-    pub(crate) const COUNT: usize = 5;
-
-    /// All kinds.
-    pub(crate) const ALL: [Self; Self::COUNT] =
-        [Self::Intake, Self::IntakeProcesses, Self::Series, Self::CheckRun, Self::Statsd];
-}
 
 /// One planned exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,8 +52,31 @@ pub(crate) struct Plan {
     pub(crate) duration: Nanos,
     /// Agents' timers run this many times faster than in life.
     pub(crate) speedup: f64,
-    /// All timers of all agents expire together, first at the end of the ramp.
-    pub(crate) synchronised: bool,
+    /// How the agents' timers stand to each other.
+    pub(crate) phases: Phases,
+}
+
+/// How timers stand to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Phases {
+    /// Each begins somewhere in its period, and keeps it: agents that were started at any time.
+    #[default]
+    Uniform,
+    /// Pauses are random, with the period as their mean: what queueing theory assumes.
+    Poisson,
+    /// All of all agents expire together, first at the end of the ramp: the worst case.
+    Aligned,
+}
+
+impl Phases {
+    /// The name as typed.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform",
+            Self::Poisson => "poisson",
+            Self::Aligned => "aligned",
+        }
+    }
 }
 
 impl Plan {
@@ -198,6 +118,7 @@ impl Plan {
             Profile::GoKeepalive => {
                 1 + u8::from(self.dice(LaneId { agent, lane: 2 }).below(2) == 1)
             }
+            Profile::Own(own) => own.lanes(),
             _ => 1,
         }
     }
@@ -215,13 +136,16 @@ impl Plan {
     pub(crate) fn schedule(&self, id: LaneId) -> Schedule {
         let mut dice = self.dice(id);
         let scale = Scale { speedup: self.speedup };
-        let (begin, past) = match self.synchronised {
+        let aligned = self.phases == Phases::Aligned;
+        let (begin, past) = match aligned {
             true => (self.ramp, 0),
             false => (spread(self.ramp, id.agent, self.agents), scale.of(2 * COLLECTOR_PERIOD)),
         };
-        let mut phase = |period| match self.synchronised {
-            true => begin,
-            false => begin + dice.below(scale.of(period)),
+        let pauses = Pauses { scale, poisson: self.phases == Phases::Poisson };
+        let mut phase = |period| match self.phases {
+            Phases::Aligned => begin,
+            Phases::Uniform => begin + dice.below(scale.of(period)),
+            Phases::Poisson => begin + pauses.after(period, &mut dice),
         };
         let timers = match self.profile {
             Profile::V5Churn | Profile::Storm | Profile::Brownout => {
@@ -232,24 +156,31 @@ impl Plan {
             }
             Profile::GoKeepalive => Timers::Go {
                 next: phase(COLLECTOR_SLEEP),
-                post: if id.lane == 0 { Post::Series } else { Post::CheckRun },
+                post: if id.lane == 0 { Post::SERIES } else { Post::CHECK_RUN },
             },
+            Profile::Own(own) => {
+                let posts = own.posts_of(id.lane);
+                Timers::Own {
+                    own,
+                    next: posts.map(|(post, each)| (phase(each.every()), post)).collect(),
+                }
+            }
             Profile::Idle => {
                 return Schedule {
                     timers: Timers::Never,
-                    scale,
+                    pauses,
                     dice,
                     past: 0,
-                    first: Some(Due { at: begin, post: Post::Intake }),
+                    first: Some(Due { at: begin, post: Post::INTAKE }),
                     backlog: None,
                 };
             }
         };
         let backlog = (self.profile == Profile::Storm).then(|| {
-            let tick = if self.synchronised { 0 } else { dice.below(scale.of(FLUSH_TICK)) };
+            let tick = if aligned { 0 } else { dice.below(scale.of(FLUSH_TICK)) };
             Backlog { left: BACKLOG, next: self.ramp + tick }
         });
-        let mut schedule = Schedule { timers, scale, dice, past, first: None, backlog };
+        let mut schedule = Schedule { timers, pauses, dice, past, first: None, backlog };
         let mut due = schedule.advance();
         while due.at < begin {
             due = schedule.advance();
@@ -264,7 +195,7 @@ impl Plan {
         let mut digest = Dice::new(self.seed, self.ramp ^ self.duration).roll();
         for id in self.lanes(0, 1) {
             for due in self.schedule(id).take(POSTS_PER_LANE) {
-                digest = Dice::new(digest, due.at ^ ((due.post as u64) << 60)).roll();
+                digest = Dice::new(digest, due.at ^ (u64::from(due.post.0) << 56)).roll();
             }
         }
         digest
@@ -319,11 +250,26 @@ impl Scale {
     }
 }
 
+/// How long timers pause.
+#[derive(Clone, Copy, Debug)]
+struct Pauses {
+    scale: Scale,
+    poisson: bool,
+}
+
+impl Pauses {
+    /// Until a timer of this period expires again.
+    fn after(self, period: Nanos, dice: &mut Dice) -> Nanos {
+        let mean = self.scale.of(period);
+        if self.poisson { dice.exponential(mean) } else { mean }
+    }
+}
+
 /// The posts of one lane, endless and in order of time.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     timers: Timers,
-    scale: Scale,
+    pauses: Pauses,
     dice: Dice,
     /// How far the timers' time is ahead of the run's.
     past: Nanos,
@@ -351,6 +297,11 @@ enum Timers {
         next: Nanos,
         post: Post,
     },
+    /// When each post of the lane is next due.
+    Own {
+        own: &'static Own,
+        next: Box<[(Nanos, Post)]>,
+    },
     /// Nothing more is ever due.
     Never,
 }
@@ -371,9 +322,9 @@ impl Schedule {
         let Some(Backlog { left, next }) = piled_up else { return due };
         self.first = Some(due);
         let wave_is_over = (left - 1).is_multiple_of(BACKLOG_WAVE);
-        let pause = if wave_is_over { self.scale.of(WAVES_APART) } else { BACKLOG_PACE };
+        let pause = if wave_is_over { self.pauses.scale.of(WAVES_APART) } else { BACKLOG_PACE };
         self.backlog = Some(Backlog { left: left - 1, next: next + pause });
-        Due { at: next, post: Post::Series }
+        Due { at: next, post: Post::SERIES }
     }
 
     fn advance_timers(&mut self) -> Due {
@@ -387,38 +338,50 @@ impl Schedule {
 
     /// The next post in the timers' own time.
     fn tick(&mut self) -> Due {
-        let Self { timers, scale, dice, .. } = self;
+        let Self { timers, pauses, dice, .. } = self;
+        let scale = pauses.scale;
         match timers {
-            Timers::Never => Due { at: Nanos::MAX, post: Post::Intake },
+            Timers::Never => Due { at: Nanos::MAX, post: Post::INTAKE },
             Timers::Go { next, post } => {
                 let due = Due { at: *next, post: *post };
-                *next += scale.of(COLLECTOR_SLEEP);
+                *next += pauses.after(COLLECTOR_SLEEP, dice);
                 due
             }
+            Timers::Own { own, next } => loop {
+                let Some((at, post)) = next.iter_mut().min_by_key(|(at, _)| *at) else {
+                    return Due { at: Nanos::MAX, post: Post::INTAKE };
+                };
+                let each = own.post(*post);
+                let due = Due { at: *at, post: *post };
+                *at += pauses.after(each.every(), dice) + dice.below(scale.of(each.think()));
+                if each.is_sent(dice) {
+                    return due;
+                }
+            },
             Timers::V5 { next_run, later, next_statsd, next_processes } => {
                 let earliest_later = later[0].map_or(Nanos::MAX, |due| due.at);
                 if let Some(due) = later[0].filter(|d| d.at <= (*next_run).min(*next_statsd)) {
                     *later = [later[1], None];
                     due
                 } else if *next_statsd <= (*next_run).min(earliest_later) {
-                    let due = Due { at: *next_statsd, post: Post::Statsd };
-                    *next_statsd += scale.of(STATSD_FLUSH);
+                    let due = Due { at: *next_statsd, post: Post::STATSD };
+                    *next_statsd += pauses.after(STATSD_FLUSH, dice);
                     due
                 } else {
                     let at = *next_run;
                     let mut follow = || at + scale.of(dice.between(LATER_POSTS.0, LATER_POSTS.1));
                     let (one, two) = (follow(), follow());
                     *later = [
-                        Some(Due { at: one.min(two), post: Post::Series }),
-                        Some(Due { at: one.max(two), post: Post::CheckRun }),
+                        Some(Due { at: one.min(two), post: Post::SERIES }),
+                        Some(Due { at: one.max(two), post: Post::CHECK_RUN }),
                     ];
                     let run = dice.between(COLLECTOR_RUN.0, COLLECTOR_RUN.1);
-                    *next_run = at + scale.of(COLLECTOR_SLEEP + run);
+                    *next_run = at + pauses.after(COLLECTOR_SLEEP + run, dice);
                     if at < *next_processes {
-                        return Due { at, post: Post::Intake };
+                        return Due { at, post: Post::INTAKE };
                     }
                     *next_processes = at + scale.of(PROCESSES_EVERY);
-                    Due { at, post: Post::IntakeProcesses }
+                    Due { at, post: Post::INTAKE_PROCESSES }
                 }
             }
         }
@@ -437,7 +400,7 @@ mod tests {
             ramp: 5 * SECOND,
             duration: 120 * SECOND,
             speedup: 1.0,
-            synchronised: false,
+            phases: Phases::Uniform,
         }
     }
 
@@ -536,11 +499,11 @@ mod tests {
         let due: Vec<_> = plan().schedule(LaneId { agent: 3, lane: 0 }).take(60).collect();
         let minutes = (due[59].at - due[0].at).div_ceil(60 * SECOND);
         let count = |post| u64::try_from(due.iter().filter(|d| d.post == post).count()).unwrap();
-        assert!(count(Post::IntakeProcesses) <= minutes + 1);
-        assert!(count(Post::IntakeProcesses) >= 2);
-        let runs = count(Post::Intake) + count(Post::IntakeProcesses);
-        assert!(count(Post::Series).abs_diff(runs) <= 1);
-        assert!(count(Post::CheckRun).abs_diff(runs) <= 1);
+        assert!(count(Post::INTAKE_PROCESSES) <= minutes + 1);
+        assert!(count(Post::INTAKE_PROCESSES) >= 2);
+        let runs = count(Post::INTAKE) + count(Post::INTAKE_PROCESSES);
+        assert!(count(Post::SERIES).abs_diff(runs) <= 1);
+        assert!(count(Post::CHECK_RUN).abs_diff(runs) <= 1);
     }
 
     #[test]
@@ -551,8 +514,45 @@ mod tests {
         let spread = first(&Plan { ramp: 0, ..plan() });
         let early = spread.iter().filter(|&&at| at < SECOND).count();
         assert!((150..350).contains(&early), "{early} of 1000 in the first second");
-        let together = first(&Plan { synchronised: true, ..plan() });
+        let together = first(&Plan { phases: Phases::Aligned, ..plan() });
         assert!(together.iter().all(|&at| at == 5 * SECOND));
+    }
+
+    #[test]
+    fn poisson_pauses_keep_the_rate_and_vary_as_chance_does() {
+        let plan = Plan { phases: Phases::Poisson, profile: Profile::GoKeepalive, ..plan() };
+        let mut each_second = [0_u64; 120];
+        for due in all_due(&plan).iter().filter(|due| due.at >= plan.ramp) {
+            each_second[usize::try_from((due.at - plan.ramp) / SECOND).unwrap()] += 1;
+        }
+        let mean = f64::from(u32::try_from(each_second.iter().sum::<u64>()).unwrap()) / 120.0;
+        let off = |&count: &u64| (f64::from(u32::try_from(count).unwrap()) - mean).powi(2);
+        let variance = each_second.iter().map(off).sum::<f64>() / 120.0;
+        assert!((mean / plan.rate() - 1.0).abs() < 0.03, "{mean} of {}", plan.rate());
+        // Of counts that know nothing of each other the variance is the mean.
+        assert!((0.6..1.5).contains(&(variance / mean)), "{variance} of {mean}");
+    }
+
+    #[test]
+    fn an_own_profile_posts_as_its_file_says() {
+        let file = std::env::temp_dir().join(format!("loadgen-own-{}.toml", std::process::id()));
+        let text = "connections = 2\nkeeps = true\n[[post]]\nevery = \"4s\"\nthink = \"2s\"\n\
+            [[post]]\nevery = \"1s\"\nshare = 0.25\nconnection = 2\n";
+        std::fs::write(&file, text).unwrap();
+        let profile = Profile::typed(file.to_str().unwrap());
+        std::fs::remove_file(&file).unwrap();
+        let plan = Plan { profile: profile.unwrap(), agents: 200, ..plan() };
+        let mut counts = [0_u32; 2];
+        for id in plan.lanes(0, 1) {
+            let due = plan.schedule(id).take_while(|due| due.at < plan.end());
+            for due in due.filter(|due| due.at >= plan.ramp) {
+                assert_eq!(due.post.0, id.lane, "each on its own connection");
+                counts[usize::from(id.lane)] += 1;
+            }
+        }
+        // 200 agents for 120 s: one in 5 s, and a quarter of one in 1 s.
+        assert!(counts[0].abs_diff(4800) < 100 && counts[1].abs_diff(6000) < 200, "{counts:?}");
+        assert!((plan.rate() - 90.0).abs() < 0.1, "{}", plan.rate());
     }
 
     #[test]

@@ -369,7 +369,7 @@ impl Show<'_> {
             ramp_s: report::seconds(plan.ramp),
             duration_s: report::seconds(plan.duration),
             speedup: plan.speedup,
-            synchronised: plan.synchronised,
+            phases: plan.phases.label(),
             seed: plan.seed,
             plan_digest: format!("{:016x}", plan.digest()),
             rate: plan.rate(),

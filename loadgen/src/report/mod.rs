@@ -108,8 +108,8 @@ pub(crate) struct Asked {
     pub(crate) duration_s: f64,
     /// How much faster than life the timers run.
     pub(crate) speedup: f64,
-    /// Whether all timers expire together.
-    pub(crate) synchronised: bool,
+    /// How the agents' timers stand to each other.
+    pub(crate) phases: &'static str,
     /// Decides the plan.
     pub(crate) seed: u64,
     /// Fingerprint of the plan.

@@ -32,7 +32,10 @@ fn head(out: &mut String, report: &Report) -> std::fmt::Result {
         "  asked      {:.0} exchanges/s{}{}, {} s after {} s of warm-up; seed {}, plan {}",
         asked.rate,
         if asked.speedup == 1.0 { String::new() } else { format!(", timers x{}", asked.speedup) },
-        if asked.synchronised { ", synchronised" } else { "" },
+        match asked.phases {
+            "uniform" => String::new(),
+            phases => format!(", {phases}"),
+        },
         asked.duration_s,
         asked.ramp_s,
         asked.seed,
