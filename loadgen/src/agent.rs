@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!             Due                 Connected          Sent             reply complete
-//!   Waiting ───────> Connecting ───────────> Sending ────> Receiving ───────────────┐
+//!   Waiting ───────> Connecting ─(Shaking)─> Sending ────> Receiving ───────────────┐
 //!      ^  └── Due, connection held ────────────^              v5: Close ─> Closing ─┤
 //!      └────────────────────────────────────────────────────────────────────────────┘
 //! ```
@@ -32,6 +32,8 @@ pub(crate) enum Event {
     HungUp,
     /// The connection stands.
     Connected,
+    /// Its TLS stands.
+    Shaken,
     /// The request is written.
     Sent,
     /// Bytes of the reply.
@@ -53,6 +55,8 @@ pub(crate) enum Act {
     Wait { until: Nanos },
     /// Make a connection.
     Connect { deadline: Nanos },
+    /// Shake hands over the connection.
+    Handshake { deadline: Nanos },
     /// Write a whole request.
     Send { request: &'static Request, deadline: Nanos },
     /// Read once.
@@ -67,6 +71,7 @@ pub(crate) enum Act {
 enum State {
     Waiting,
     Connecting(Exchange),
+    Shaking(Exchange),
     Sending(Exchange),
     Receiving(Exchange),
     Closing,
@@ -94,6 +99,7 @@ struct Attempt {
 pub(crate) struct Lane {
     id: LaneId,
     keeps: bool,
+    speaks_tls: bool,
     schedule: Schedule,
     next: Due,
     retries: Retries,
@@ -113,12 +119,19 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// A lane at the beginning of its plan. `timeout` bounds one exchange from its start.
-    pub(crate) fn new(plan: &Plan, id: LaneId, timeout: Nanos, library: &'static Library) -> Self {
+    pub(crate) fn new(
+        plan: &Plan,
+        id: LaneId,
+        speaks_tls: bool,
+        timeout: Nanos,
+        library: &'static Library,
+    ) -> Self {
         let mut schedule = plan.schedule(id);
         let next = schedule.advance();
         Self {
             id,
             keeps: plan.profile.keeps_connections(),
+            speaks_tls,
             schedule,
             next,
             retries: plan.retries(),
@@ -154,7 +167,18 @@ impl Lane {
             (State::Connecting(exchange), Event::Connected) => {
                 self.linked = true;
                 record.connected(exchange.timing, now);
+                if !self.speaks_tls {
+                    return self.send(exchange);
+                }
+                self.state = State::Shaking(exchange);
+                Act::Handshake { deadline: self.deadline(exchange) }
+            }
+            (State::Shaking(exchange), Event::Shaken) => {
+                record.shaken(exchange.timing, now);
                 self.send(exchange)
+            }
+            (State::Shaking(exchange), Event::Eof) => {
+                self.fail(now, exchange, Failure::IoEofEarly, None, record)
             }
             (State::Sending(exchange), Event::Sent) => self.receive(exchange),
             (State::Receiving(exchange), Event::Bytes(bytes)) => {
@@ -167,15 +191,19 @@ impl Lane {
                 }
             },
             (
-                State::Connecting(exchange) | State::Sending(exchange) | State::Receiving(exchange),
+                State::Connecting(exchange)
+                | State::Shaking(exchange)
+                | State::Sending(exchange)
+                | State::Receiving(exchange),
                 Event::Failed(why, errno),
             ) => self.fail(now, exchange, *why, *errno, record),
             (State::Connecting(exchange), Event::TimedOut) => {
                 self.fail(now, exchange, Failure::ConnectTimeout, None, record)
             }
-            (State::Sending(exchange) | State::Receiving(exchange), Event::TimedOut) => {
-                self.fail(now, exchange, Failure::TimeReplyTimeout, None, record)
-            }
+            (
+                State::Shaking(exchange) | State::Sending(exchange) | State::Receiving(exchange),
+                Event::TimedOut,
+            ) => self.fail(now, exchange, Failure::TimeReplyTimeout, None, record),
             (State::Closing, Event::Closed) => {
                 self.free_at = now;
                 self.settle(now, record)
@@ -190,7 +218,10 @@ impl Lane {
         match self.state {
             State::Ended => return,
             State::Waiting | State::Closing => {}
-            State::Connecting(exchange) | State::Sending(exchange) | State::Receiving(exchange) => {
+            State::Connecting(exchange)
+            | State::Shaking(exchange)
+            | State::Sending(exchange)
+            | State::Receiving(exchange) => {
                 record.failed(exchange.timing, now, Failure::TimeUnanswered, None);
             }
         }
@@ -365,7 +396,7 @@ mod tests {
                 phases: Phases::Aligned,
             };
             let library = Box::leak(Box::new(Library::new(profile, 1, "relay:1")));
-            let lane = Lane::new(&plan, LaneId { agent: 0, lane: 0 }, TIMEOUT, library);
+            let lane = Lane::new(&plan, LaneId { agent: 0, lane: 0 }, false, TIMEOUT, library);
             Self { lane, record: Recorder::new(plan.window()), now: 0 }
         }
 

@@ -49,7 +49,7 @@ enum TypedCommand {
     /// The upstream: answers like StackState's intake, verifies every body
     Sink(TypedSink),
     /// Searches the most agents that meet the objectives
-    FindMax(TypedFindMax),
+    FindMax(Box<TypedFindMax>),
     /// Judges the claim of 1000 agents on an m3.xlarge, beside HAProxy if asked
     Claim(TypedClaim),
     /// Draws the reports (--json) of several runs over each other
@@ -132,6 +132,16 @@ struct TypedLoad {
     /// How long an agent waits for an exchange
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration, help_heading = "Load")]
     timeout: Duration,
+
+    /// Agents speak TLS with the upstream, through the relay, and verify its certificate
+    #[arg(long, help_heading = "TLS")]
+    tls: bool,
+    /// Certificate authorities that they trust instead of the system's (PEM), with --target
+    #[arg(long, value_name = "FILE", requires_all = ["tls", "target"], help_heading = "TLS")]
+    ca_file: Option<PathBuf>,
+    /// Whom the certificate must name, when that is not the host of --target
+    #[arg(long, value_name = "NAME", requires_all = ["tls", "target"], help_heading = "TLS")]
+    server_name: Option<String>,
 
     /// How sockets are driven; auto takes io_uring where the host allows it
     #[arg(long, value_enum, default_value = "auto", help_heading = "Generator")]
@@ -252,6 +262,10 @@ struct TypedSink {
     /// The share of POSTs that are answered with a 503
     #[arg(long, value_name = "SHARE", default_value = "0", value_parser = busy)]
     busy: f64,
+    /// Speak TLS as well, with cert.pem and key.pem of this directory; if there are none they are made,
+    /// and ca.pem, which agents are to trust
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
     /// Threads that serve
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: u32,
@@ -354,6 +368,15 @@ pub(crate) struct Files {
     pub(crate) hlog: Option<PathBuf>,
 }
 
+/// TLS as it was typed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tls {
+    /// Whom to trust; the system's authorities, or those of the sink that is started.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Whom to expect; the target's host.
+    pub(crate) server_name: Option<String>,
+}
+
 /// A load run, complete.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -363,6 +386,8 @@ pub(crate) struct Settings {
     pub(crate) start_at: Option<SystemTime>,
     /// What to load.
     pub(crate) target: Target,
+    /// How agents speak TLS, if they do.
+    pub(crate) tls: Option<Tls>,
     /// How sockets are driven, and why not on io_uring if that was wished.
     pub(crate) io: (IoKind, Option<String>),
     /// Load threads, if given.
@@ -435,10 +460,11 @@ pub(crate) fn parse() -> Result<Command, Error> {
                 busy: sink.busy,
             },
             threads: sink.threads as usize,
+            tls: sink.tls,
             stay: sink.stay,
         })),
         TypedCommand::Tether(tether) => Ok(Command::Tether(tether)),
-        TypedCommand::FindMax(typed) => Ok(Command::FindMax(Box::new(find_max(typed)?))),
+        TypedCommand::FindMax(typed) => Ok(Command::FindMax(Box::new(find_max(*typed)?))),
         TypedCommand::Claim(typed) => Ok(Command::Claim(Box::new(claim(typed)?))),
         TypedCommand::Compare(compare) => Ok(Command::Compare(compare)),
         TypedCommand::Merge(merge) => Ok(Command::Merge(merge)),
@@ -514,6 +540,7 @@ fn settings(typed: TypedLoad, agents: u32, measured: Duration) -> Result<Setting
             Some(address) => Target::Given { address, relay_pid: typed.relay_pid },
             None => Target::Started(Cast { relay, cpus: Vec::new() }),
         },
+        tls: typed.tls.then_some(Tls { ca_file: typed.ca_file, server_name: typed.server_name }),
         io: choose_io(typed.io)?,
         threads: typed.threads,
         sources: sources(&typed.source)?,

@@ -18,6 +18,10 @@ pub(crate) enum Failure {
     ConnectFdLimit,
     /// Any other errno of socket(2), bind(2) or connect(2).
     ConnectOther,
+    /// The certificate is not one to trust, or names somebody else.
+    TlsCertificate,
+    /// No TLS, or none that both sides speak.
+    TlsHandshake,
     /// ECONNRESET or ECONNABORTED.
     IoReset,
     /// EPIPE: written to a connection that the peer had closed.
@@ -43,13 +47,15 @@ impl Failure {
     pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// All kinds, in the order of reports.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectUnreachable,
         Self::ConnectPortExhausted,
         Self::ConnectFdLimit,
         Self::ConnectOther,
+        Self::TlsCertificate,
+        Self::TlsHandshake,
         Self::IoReset,
         Self::IoBrokenPipe,
         Self::IoEofEarly,
@@ -75,6 +81,8 @@ impl Failure {
             Self::ConnectPortExhausted => "connect.port_exhausted",
             Self::ConnectFdLimit => "connect.fd_limit",
             Self::ConnectOther => "connect.other",
+            Self::TlsCertificate => "tls.certificate",
+            Self::TlsHandshake => "tls.handshake",
             Self::IoReset => "io.reset",
             Self::IoBrokenPipe => "io.broken_pipe",
             Self::IoEofEarly => "io.eof_early",

@@ -5,10 +5,10 @@
 //! virtual time.
 //!
 //! - `cli` what was typed, and what is meant
-//! - `plan`, `dice` PURE: who posts what when; `payload` PURE: the requests to the byte
+//! - `profile`, `plan`, `dice` PURE: who posts what when; `payload` PURE: the requests to the byte
 //! - `agent` PURE: one lane of an agent; `reply` PURE: reads replies; `failure` PURE: the taxonomy
 //! - `recorder` PURE: histograms and counts of one thread
-//! - `thread`, `pacer`, `io`: the tasks that do what `agent` asks, on io_uring or epoll
+//! - `thread`, `pacer`, `io`, `tls`: the tasks that do what `agent` asks, on io_uring or epoll
 //! - `run`: one run; `find_max` with `search` PURE, and `claim`: many; `compare`, `merge`: what runs
 //!   left behind; `stage`: the sink and relay it starts; `limits`, `procfs`: what
 //!   this machine allows and uses; `progress`, `report`: what is printed
@@ -40,6 +40,7 @@ mod search;
 mod sink;
 mod stage;
 mod thread;
+mod tls;
 
 use std::process::ExitCode;
 

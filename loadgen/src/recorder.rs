@@ -122,6 +122,8 @@ pub(crate) struct Recorder {
     span: Range<Nanos>,
     /// Begin of the exchange to the established connection; not for reused connections.
     pub(crate) connect: Latency,
+    /// Begin of the exchange to the end of its connection's TLS handshake.
+    pub(crate) handshake: Latency,
     /// Begin of the exchange to the reply's first byte.
     pub(crate) first_byte: Latency,
     /// Begin of the exchange to the reply's last byte; those that waited in vain count with
@@ -160,6 +162,7 @@ impl Recorder {
         Self {
             span,
             connect: Latency::new(),
+            handshake: Latency::new(),
             first_byte: Latency::new(),
             exchange: Latency::new(),
             send_lag: histogram(),
@@ -193,6 +196,13 @@ impl Recorder {
         self.open += 1;
         if self.measures(timing) {
             self.connect.record(timing, now);
+        }
+    }
+
+    /// The TLS of the exchange's own connection stands.
+    pub(crate) fn shaken(&mut self, timing: Timing, now: Nanos) {
+        if self.measures(timing) {
+            self.handshake.record(timing, now);
         }
     }
 
@@ -265,6 +275,7 @@ impl Recorder {
     /// Adds another thread's measurements.
     pub(crate) fn add(&mut self, other: &Self) {
         self.connect.add(&other.connect);
+        self.handshake.add(&other.handshake);
         self.first_byte.add(&other.first_byte);
         self.exchange.add(&other.exchange);
         add(&mut self.send_lag, &other.send_lag);

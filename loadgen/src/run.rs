@@ -1,6 +1,6 @@
 //! `loadgen --agents N`: checks, starts, loads, watches, ends, reports.
 
-use crate::cli::{Settings, Target};
+use crate::cli::{Settings, Target, Tls};
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
 use crate::exit::{Error, INVALID, OBJECTIVE, RUN_TIME, SUCCESS};
 use crate::limits::{Fit, Limits};
@@ -12,8 +12,10 @@ use crate::recorder::Recorder;
 use crate::report::html::{self, Run};
 use crate::report::series::{self, Second};
 use crate::report::{self, Report, claim, hdr, print, refused, save, save_json, text};
+use crate::sink::identity;
 use crate::stage::Stage;
 use crate::thread::{self, Message, Orders};
+use crate::tls::Trust;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -63,6 +65,7 @@ pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<
                 cast,
                 limits.sink_threads(&settings.plan),
                 settings.plan.profile.sink_manners(),
+                settings.tls.is_some(),
             )?;
             let (target, pid) = (started.target, started.relay_pid());
             eprintln!("started: {started}");
@@ -75,6 +78,7 @@ pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<
         eprintln!("{} {}", if finding.fits { "checked:" } else { "NOT ENOUGH:" }, finding.text);
     }
     let library = Library::new(settings.plan.profile, settings.plan.seed, &host);
+    let trust = settings.tls.as_ref().map(|tls| trust(tls, &host, stage.as_ref())).transpose()?;
     let mut show = Show {
         settings,
         limits,
@@ -83,6 +87,7 @@ pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<
         host,
         relay_pid,
         stage,
+        trust: trust.map(Arc::new),
         // Threads share it for as long as the process lives.
         library: Box::leak(Box::new(library)),
     };
@@ -92,6 +97,18 @@ pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<
         stage.end();
     }
     Ok(report)
+}
+
+/// Whom the agents trust: the started sink, or whom was typed.
+fn trust(tls: &Tls, target: &str, stage: Option<&Stage>) -> Result<Trust, Error> {
+    let authority = stage.and_then(Stage::authority);
+    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
+    let expected = match &tls.server_name {
+        Some(name) => name.as_str(),
+        None if stage.is_some() => identity::NAME,
+        None => host.trim_start_matches('[').trim_end_matches(']'),
+    };
+    Trust::new(authority.as_deref().or(tls.ca_file.as_deref()), expected).map_err(Error::Usage)
 }
 
 fn resolve(address: &str) -> Result<SocketAddr, Error> {
@@ -139,6 +156,7 @@ struct Show<'a> {
     host: String,
     relay_pid: Option<i32>,
     stage: Option<Stage>,
+    trust: Option<Arc<Trust>>,
     library: &'static Library,
 }
 
@@ -297,6 +315,7 @@ impl Show<'_> {
             target: self.target,
             sources: self.fit.sources.clone().into(),
             io: self.settings.io.0,
+            trust: self.trust.clone(),
             timeout: self.settings.timeout,
             grace: GRACE.min(self.settings.timeout),
             library: self.library,
@@ -370,6 +389,7 @@ impl Show<'_> {
             duration_s: report::seconds(plan.duration),
             speedup: plan.speedup,
             phases: plan.phases.label(),
+            tls: self.trust.is_some(),
             seed: plan.seed,
             plan_digest: format!("{:016x}", plan.digest()),
             rate: plan.rate(),

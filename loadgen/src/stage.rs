@@ -6,6 +6,7 @@
 use crate::cli::{Cast, Relay, Tether};
 use crate::clock::{Clock, Nanos, SECOND};
 use crate::exit::{Error, SYSTEM};
+use crate::sink::identity;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
 use std::ffi::OsString;
@@ -38,6 +39,24 @@ pub(crate) struct Stage {
     pub(crate) servers: Vec<SocketAddr>,
     /// What the relay writes to its standard error.
     pub(crate) log: PathBuf,
+    keys: Option<Keys>,
+}
+
+/// A directory for the sink's certificate, gone when dropped.
+#[derive(Debug)]
+struct Keys(PathBuf);
+
+impl Keys {
+    fn new() -> Self {
+        Self(std::env::temp_dir().join(format!("loadgen-{}-tls", std::process::id())))
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // A directory that stays behind does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 #[derive(Debug)]
@@ -52,10 +71,16 @@ impl Stage {
     ///
     /// # Errors
     /// When one of them cannot be found or does not come to listen; with its last words.
-    pub(crate) fn start(cast: &Cast, threads: u32, manners: &[&str]) -> Result<Self, Error> {
+    pub(crate) fn start(
+        cast: &Cast,
+        threads: u32,
+        manners: &[&str],
+        speaks_tls: bool,
+    ) -> Result<Self, Error> {
         let own = std::env::current_exe()
             .map_err(|error| Error::System(format!("cannot find my own program: {error}")))?;
-        let (sink, servers) = start_sink(&own, threads, manners)?;
+        let keys = speaks_tls.then(Keys::new);
+        let (sink, servers) = start_sink(&own, threads, manners, keys.as_ref())?;
         let target = free_port()?;
         let place = Place::new(target, &servers);
         let (program, arguments) = match &cast.relay {
@@ -67,9 +92,14 @@ impl Stage {
         };
         let log = place.log();
         let relay = start_relay(tethered(&own, &program, arguments, &cast.cpus), &log)?;
-        let mut stage = Self { sink, relay, target, servers, log };
+        let mut stage = Self { sink, relay, target, servers, log, keys };
         stage.await_relay()?;
         Ok(stage)
+    }
+
+    /// The file of the authority that vouches for the sink, when it speaks TLS.
+    pub(crate) fn authority(&self) -> Option<PathBuf> {
+        self.keys.as_ref().map(|keys| keys.0.join(identity::AUTHORITY))
     }
 
     /// The relay's process.
@@ -261,9 +291,13 @@ fn start_sink(
     own: &Path,
     threads: u32,
     manners: &[&str],
+    keys: Option<&Keys>,
 ) -> Result<(Process, Vec<SocketAddr>), Error> {
     let mut arguments = vec!["sink".into(), "--threads".into(), threads.to_string().into()];
     arguments.extend(manners.iter().map(OsString::from));
+    if let Some(Keys(folder)) = keys {
+        arguments.extend(["--tls".into(), folder.into()]);
+    }
     for _ in 0..SINK_ADDRESSES {
         arguments.extend(["--listen".into(), "127.0.0.1:0".into()]);
     }

@@ -5,20 +5,22 @@
 //! another: a thread may wake the main thread's runtime, whose eventfd is older than the split, but
 //! the main thread must never wake a load thread's. It leaves a flag, which the heartbeat sees.
 
+mod link;
+
 use crate::agent::{Act, Event, Lane};
 use crate::clock::{Clock, MILLISECOND, Nanos};
-use crate::failure::Failure;
 use crate::io::epoll::EpollStream;
 use crate::io::uring::{self, UringStream};
-use crate::io::{self, IoKind, Stream};
+use crate::io::{IoKind, Stream};
 use crate::pacer::Pacer;
-use crate::payload::{Library, Request};
+use crate::payload::Library;
 use crate::plan::{LaneId, Plan};
 use crate::recorder::{Interval, Recorder};
+use crate::tls::Trust;
+use link::Link;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -29,6 +31,8 @@ use tokio::sync::{Notify, mpsc};
 const HEARTBEAT: Nanos = 5 * MILLISECOND;
 /// A reply of the intake fits; longer ones take several reads.
 const READ_BUFFER: usize = 1024;
+/// What a server says in its part of a handshake fits.
+const READ_BUFFER_TLS: usize = 4096;
 
 /// What a thread is to do.
 #[derive(Clone, Debug)]
@@ -47,6 +51,8 @@ pub(crate) struct Orders {
     pub(crate) sources: Arc<[IpAddr]>,
     /// How sockets are driven.
     pub(crate) io: IoKind,
+    /// Whom the agents trust, when they speak TLS.
+    pub(crate) trust: Option<Arc<Trust>>,
     /// How long an agent waits for one exchange.
     pub(crate) timeout: Nanos,
     /// How long exchanges under way at the end may still take.
@@ -175,7 +181,8 @@ fn seat_all<S>(orders: Orders) -> Result<Shared<S>, String> {
     let ids: Vec<LaneId> = orders.plan.lanes(orders.thread, orders.threads).collect();
     let mut record = Recorder::new(orders.plan.window());
     let seats = ids.iter().map(|&id| {
-        let lane = Lane::new(&orders.plan, id, orders.timeout, orders.library);
+        let lane =
+            Lane::new(&orders.plan, id, orders.trust.is_some(), orders.timeout, orders.library);
         record.agents_due += u64::from(lane.agent_is_due());
         let sources = &orders.sources;
         let source = sources.get(id.agent as usize % sources.len().max(1)).copied();
@@ -278,26 +285,27 @@ async fn attend<S: Stream>(shared: Rc<Shared<S>>, place: usize) {
                 Event::Due
             }
             (Act::Wait { until }, Some(link)) => link.idle(&shared, place, until).await,
-            (Act::Connect { deadline }, _) => match connect(&shared, seat, deadline).await {
-                Ok(stream) => {
-                    link = Some(Link { stream, reading: None });
+            (Act::Connect { deadline }, _) => match link::connect(&shared, seat, deadline).await {
+                Ok(connected) => {
+                    link = Some(connected);
                     Event::Connected
                 }
                 Err(event) => event,
             },
+            (Act::Handshake { deadline }, Some(link)) => link.shake(&shared, deadline).await,
             (Act::Send { request, deadline }, Some(link)) => {
                 link.send(&shared, request, deadline).await
             }
             (Act::Receive { deadline }, Some(link)) => link.receive(&shared, deadline).await,
             (Act::Close, _) => {
-                hang_up(&shared, seat, link.take()).await;
+                link::hang_up(&shared, seat, link.take()).await;
                 Event::Closed
             }
             (Act::End, _) => break,
             (act, None) => unreachable!("{act:?} without a connection"),
         };
     }
-    hang_up(&shared, seat, link.take()).await;
+    link::hang_up(&shared, seat, link.take()).await;
     shared.left.set(shared.left.get() - 1);
     if shared.left.get() == 0 {
         shared.all_left.notify_one();
@@ -310,7 +318,8 @@ fn place_number(place: usize) -> u32 {
 
 impl<S> Shared<S> {
     fn buffer(&self) -> Vec<u8> {
-        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(READ_BUFFER))
+        let size = if self.orders.trust.is_some() { READ_BUFFER_TLS } else { READ_BUFFER };
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(size))
     }
 
     fn give_back(&self, mut buffer: Vec<u8>) {
@@ -322,108 +331,6 @@ impl<S> Shared<S> {
     async fn within<F: Future>(&self, doing: F, deadline: Nanos) -> Option<F::Output> {
         let deadline = self.orders.clock.instant(deadline);
         tokio::time::timeout_at(deadline.into(), doing).await.ok()
-    }
-}
-
-/// Makes a connection; the stream is in its seat from the start, so that the end can reach it.
-async fn connect<S: Stream>(
-    shared: &Shared<S>,
-    seat: &Seat<S>,
-    deadline: Nanos,
-) -> Result<Rc<S>, Event> {
-    let target = shared.orders.target;
-    let failed =
-        |error: &std::io::Error| Event::Failed(Failure::of_connect(error), error.raw_os_error());
-    let socket = io::socket(target, seat.source).map_err(|error| failed(&error))?;
-    let stream = Rc::new(S::dial(socket, target).map_err(|error| failed(&error))?);
-    seat.stream.replace(Some(Rc::clone(&stream)));
-    let mut connecting = std::pin::pin!(stream.connected());
-    let outcome = match shared.within(&mut connecting, deadline).await {
-        Some(Ok(())) => return Ok(Rc::clone(&stream)),
-        Some(Err(error)) => failed(&error),
-        None => {
-            stream.abort();
-            let _ = connecting.await;
-            Event::TimedOut
-        }
-    };
-    seat.stream.replace(None);
-    Err(outcome)
-}
-
-/// Closes a connection, if there is one, after its operation under way has completed.
-async fn hang_up<S: Stream>(shared: &Shared<S>, seat: &Seat<S>, link: Option<Link<S>>) {
-    if let Some(Link { stream, reading: Some(reading) }) = link {
-        stream.abort();
-        let (_, buffer) = reading.await;
-        shared.give_back(buffer);
-    }
-    // The last reference: dropping it closes the socket.
-    seat.stream.replace(None);
-}
-
-/// A connection held by a lane.
-struct Link<S> {
-    stream: Rc<S>,
-    reading: Option<Reading>,
-}
-
-/// A read under way. It may begin while the agent waits, to notice the server's close, and then
-/// receive the reply to the next request.
-type Reading = Pin<Box<dyn Future<Output = (std::io::Result<()>, Vec<u8>)>>>;
-
-impl<S: Stream> Link<S> {
-    /// Waits for the next post, watching the connection.
-    async fn idle(&mut self, shared: &Shared<S>, place: usize, until: Nanos) -> Event {
-        let reading = self.reading(shared);
-        tokio::select! {
-            biased;
-            () = shared.pacer.until(place_number(place), until) => Event::Due,
-            (_, buffer) = reading => {
-                // Whatever it is, nobody asked for it: Go's transport drops such a connection.
-                self.reading = None;
-                shared.give_back(buffer);
-                Event::HungUp
-            }
-        }
-    }
-
-    async fn send(&self, shared: &Shared<S>, request: &'static Request, deadline: Nanos) -> Event {
-        let mut writing = std::pin::pin!(self.stream.write_all(&request.bytes));
-        match shared.within(&mut writing, deadline).await {
-            Some(Ok(())) => Event::Sent,
-            Some(Err(error)) => Event::Failed(Failure::of_io(&error), error.raw_os_error()),
-            None => {
-                self.stream.abort();
-                let _ = writing.await;
-                Event::TimedOut
-            }
-        }
-    }
-
-    async fn receive(&mut self, shared: &Shared<S>, deadline: Nanos) -> Event {
-        let reading = self.reading(shared);
-        let Some((result, buffer)) = shared.within(reading, deadline).await else {
-            // `hang_up` follows: it aborts and awaits the read.
-            return Event::TimedOut;
-        };
-        self.reading = None;
-        match result {
-            Ok(()) if buffer.is_empty() => {
-                shared.give_back(buffer);
-                Event::Eof
-            }
-            Ok(()) => Event::Bytes(buffer),
-            Err(error) => {
-                shared.give_back(buffer);
-                Event::Failed(Failure::of_io(&error), error.raw_os_error())
-            }
-        }
-    }
-
-    fn reading(&mut self, shared: &Shared<S>) -> &mut Reading {
-        let stream = &self.stream;
-        self.reading.get_or_insert_with(|| Box::pin(Rc::clone(stream).read(shared.buffer())))
     }
 }
 

@@ -528,3 +528,37 @@ fn a_reader_that_goes_away_costs_neither_the_file_nor_the_exit_code() {
     let found: Value = serde_json::from_str(&found).expect("JSON");
     assert_eq!(found["agents"], 10);
 }
+
+#[test]
+fn agents_speak_tls_through_the_relay_and_believe_no_stranger() {
+    let folder = scratch("tls");
+    let sink = Sink::start(&["--tls", folder.to_str().expect("a path")]);
+    let authority = folder.join("ca.pem");
+    let trusting = ["--tls", "--ca-file", authority.to_str().expect("a path")];
+    let few = ["--agents", "20", "--speedup", "20", "--ramp", "0s", "--duration", "1s"];
+    for io in ["uring", "tokio"] {
+        for profile in ["v5-churn", "go-keepalive"] {
+            let args = [&few[..], &trusting, &["--io", io, "--profile", profile]].concat();
+            let run = load(&args, &sink.address);
+            assert_eq!(run.code, Some(0), "{io} {profile}: {}{}", run.stdout, run.stderr);
+            assert!(count(&run.report, "achieved/agents_answered") == 20, "{io} {profile}");
+            let shaken = count(&run.report, "latency_us/handshake/from_send/count");
+            assert_eq!(shaken, count(&run.report, "achieved/window/connects"), "{io} {profile}");
+        }
+    }
+    let counts = sink.counts();
+    assert_eq!(count(&counts, "digest_mismatches") + count(&counts, "bad_handshakes"), 0);
+    for stranger in [&["--tls"][..], &[&trusting[..], &["--server-name", "a.example"]].concat()] {
+        let run = load(&[&few[..], stranger].concat(), &sink.address);
+        assert_eq!(run.code, Some(1));
+        let failed = count(&run.report, "achieved/window/failed");
+        assert_eq!(count(&run.report, "errors/tls.certificate"), failed, "{}", run.stdout);
+        assert!(failed > 0 && count(&run.report, "achieved/agents_answered") == 0);
+    }
+    // A sink that speaks no TLS answers with an HTTP error, which is none.
+    let plain = Sink::start(&[]);
+    let run = load(&[&few[..], &trusting].concat(), &plain.address);
+    let failed = count(&run.report, "achieved/window/failed");
+    assert_eq!(count(&run.report, "errors/tls.handshake"), failed, "{}", run.stdout);
+    std::fs::remove_dir_all(&folder).expect("the sink made it");
+}

@@ -1,6 +1,6 @@
 //! Streams on plain tokio, for hosts where io_uring is barred.
 
-use super::Stream;
+use super::{Bytes, Stream};
 use socket2::{SockRef, Socket};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -40,7 +40,8 @@ impl Stream for EpollStream {
         }
     }
 
-    async fn write_all(self: &Rc<Self>, mut bytes: &'static [u8]) -> io::Result<()> {
+    async fn write_all<B: Bytes>(self: &Rc<Self>, bytes: B) -> io::Result<()> {
+        let mut bytes = bytes.as_ref();
         while !bytes.is_empty() {
             self.0.writable().await?;
             match self.0.try_write(bytes) {

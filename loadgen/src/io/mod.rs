@@ -33,6 +33,11 @@ impl IoKind {
     }
 }
 
+/// Bytes that stay where they are until they are written.
+pub(crate) trait Bytes: tokio_uring::buf::IoBuf + AsRef<[u8]> {}
+impl Bytes for &'static [u8] {}
+impl Bytes for Vec<u8> {}
+
 /// One connection of one agent, used by one task at a time.
 pub(crate) trait Stream: Sized + 'static {
     /// Begins a connection on a prepared socket.
@@ -45,7 +50,7 @@ pub(crate) trait Stream: Sized + 'static {
     fn read(self: Rc<Self>, buffer: Vec<u8>) -> impl Future<Output = (io::Result<()>, Vec<u8>)>;
 
     /// Writes all.
-    fn write_all(self: &Rc<Self>, bytes: &'static [u8]) -> impl Future<Output = io::Result<()>>;
+    fn write_all<B: Bytes>(self: &Rc<Self>, bytes: B) -> impl Future<Output = io::Result<()>>;
 
     /// Shuts both directions, so that every operation under way completes.
     fn abort(&self);

@@ -3,7 +3,7 @@
 //! tokio-uring's own connect makes its socket itself and cannot bind a source address; its open
 //! door for other operations (`UnsubmittedOneshot`) takes our Connect instead.
 
-use super::Stream;
+use super::{Bytes, Stream};
 use io_uring_06 as io_uring;
 use socket2::{SockAddr, Socket};
 use std::io;
@@ -44,7 +44,7 @@ impl Stream for UringStream {
         (result.map(drop), buffer)
     }
 
-    async fn write_all(self: &Rc<Self>, bytes: &'static [u8]) -> io::Result<()> {
+    async fn write_all<B: Bytes>(self: &Rc<Self>, bytes: B) -> io::Result<()> {
         self.stream.write_all(bytes).await.0
     }
 

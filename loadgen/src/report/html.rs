@@ -309,6 +309,8 @@ fn details(out: &mut String, name: Option<&String>, run: &Run) {
     let rows = [
         ("connect, from intended", latency.connect.from_intended),
         ("connect, from send", latency.connect.from_send),
+        ("handshake, from intended", latency.handshake.from_intended),
+        ("handshake, from send", latency.handshake.from_send),
         ("first byte, from intended", latency.first_byte.from_intended),
         ("first byte, from send", latency.first_byte.from_send),
         ("exchange, from intended", latency.exchange.from_intended),
@@ -316,7 +318,8 @@ fn details(out: &mut String, name: Option<&String>, run: &Run) {
         ("generator's send lag", run.send_lag_us),
         ("generator's loop lag", run.loop_lag_us),
     ];
-    for (name, q) in rows {
+    let shown = |(name, q): &(&str, Quantiles)| q.count > 0 || !name.starts_with("handshake");
+    for (name, q) in rows.into_iter().filter(shown) {
         let _ = write!(out, "<tr><td>{name}</td>{}<td>{}</td></tr>", cells(q), q.count);
     }
     out.push_str("</table></div><ul>");

@@ -110,6 +110,8 @@ pub(crate) struct Asked {
     pub(crate) speedup: f64,
     /// How the agents' timers stand to each other.
     pub(crate) phases: &'static str,
+    /// Whether agents speak TLS with the upstream.
+    pub(crate) tls: bool,
     /// Decides the plan.
     pub(crate) seed: u64,
     /// Fingerprint of the plan.
@@ -161,11 +163,14 @@ pub(crate) struct Tally {
     pub(crate) bytes_up: u64,
 }
 
-/// The three latencies.
+/// The latencies of an exchange's steps.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Latencies {
     /// To the established connection.
     pub(crate) connect: Both,
+    /// To the end of the TLS handshake; none without TLS.
+    #[serde(default)]
+    pub(crate) handshake: Both,
     /// To the reply's first byte.
     pub(crate) first_byte: Both,
     /// To the reply's last byte.
@@ -173,7 +178,7 @@ pub(crate) struct Latencies {
 }
 
 /// A latency from both starts.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Default, Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Both {
     /// From the moment the plan wanted.
     pub(crate) from_intended: Quantiles,
@@ -289,6 +294,7 @@ impl Latencies {
         };
         Self {
             connect: both(&record.connect),
+            handshake: both(&record.handshake),
             first_byte: both(&record.first_byte),
             exchange: both(&record.exchange),
         }

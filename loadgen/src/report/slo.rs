@@ -35,6 +35,7 @@ enum Metric {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Of {
     Connect,
+    Handshake,
     FirstByte,
     Exchange,
     SendLag,
@@ -69,6 +70,7 @@ impl Objective {
                 let intended = |both: &Both| both.from_intended;
                 let quantiles = match of {
                     Of::Connect => intended(&report.latency_us.connect),
+                    Of::Handshake => intended(&report.latency_us.handshake),
                     Of::FirstByte => intended(&report.latency_us.first_byte),
                     Of::Exchange => intended(&report.latency_us.exchange),
                     Of::SendLag => report.send_lag_us,
@@ -116,7 +118,7 @@ impl FromStr for Objective {
             format!(
                 "'{text}': write a metric, a relation and a value, such as 'p99<20ms'. Metrics: \
                  errors, rate, and p50, p90, p99, p99.9, max of the exchange, or of another \
-                 latency: connect.p99, first_byte.p99, send_lag.p99. Relations: < <= == >= >"
+                 latency: connect.p99, handshake.p99, first_byte.p99, send_lag.p99. Relations: < <= == >= >"
             )
         };
         let (name, relation, value) = RELATIONS
@@ -142,6 +144,7 @@ fn metric(name: &str) -> Option<Metric> {
         _ if name == "errors" => return Some(Metric::Errors),
         _ if name == "rate" => return Some(Metric::Rate),
         Some(("connect", at)) => (Of::Connect, at),
+        Some(("handshake", at)) => (Of::Handshake, at),
         Some(("first_byte", at)) => (Of::FirstByte, at),
         Some(("exchange", at)) => (Of::Exchange, at),
         Some(("send_lag", at)) => (Of::SendLag, at),

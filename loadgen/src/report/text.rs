@@ -29,13 +29,14 @@ fn head(out: &mut String, report: &Report) -> std::fmt::Result {
     )?;
     writeln!(
         out,
-        "  asked      {:.0} exchanges/s{}{}, {} s after {} s of warm-up; seed {}, plan {}",
+        "  asked      {:.0} exchanges/s{}{}{}, {} s after {} s of warm-up; seed {}, plan {}",
         asked.rate,
         if asked.speedup == 1.0 { String::new() } else { format!(", timers x{}", asked.speedup) },
         match asked.phases {
             "uniform" => String::new(),
             phases => format!(", {phases}"),
         },
+        if asked.tls { ", over TLS" } else { "" },
         asked.duration_s,
         asked.ramp_s,
         asked.seed,
@@ -83,12 +84,16 @@ fn latencies(out: &mut String, report: &Report) -> std::fmt::Result {
         "\n  {:<27}{:>10}{:>10}{:>10}{:>10}{:>10}{:>10}",
         "latency", "p50", "p90", "p99", "p99.9", "max", "count"
     )?;
-    let rows: [(&str, &Both); 3] = [
+    let rows: [(&str, &Both); 4] = [
         ("connect", &report.latency_us.connect),
+        ("handshake", &report.latency_us.handshake),
         ("first byte", &report.latency_us.first_byte),
         ("exchange", &report.latency_us.exchange),
     ];
     for (name, both) in rows {
+        if name == "handshake" && both.from_send.count == 0 {
+            continue;
+        }
         row(out, &format!("{name}, from intended"), &both.from_intended)?;
         row(out, &format!("{:width$}  from send", "", width = name.len()), &both.from_send)?;
     }

@@ -4,6 +4,7 @@
 //! so that it can hold as many connections as RLIMIT_NOFILE allows, per thread.
 
 mod http;
+pub(crate) mod identity;
 
 use crate::clock::{Clock, nanos};
 use crate::dice::Dice;
@@ -14,15 +15,23 @@ use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::task::ready;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// Connections that the kernel may hold for us; more are refused by somaxconn anyway.
 const BACKLOG: i32 = 4096;
 /// What a request is read with; longer ones grow their buffer.
 const READ_BUFFER: usize = 4096;
+
+/// The first byte of a TLS connection: a record of the kind handshake (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 22;
 
 /// What a sink is to do.
 #[derive(Clone, Debug)]
@@ -33,6 +42,8 @@ pub(crate) struct Settings {
     pub(crate) manners: Manners,
     /// How many threads serve.
     pub(crate) threads: usize,
+    /// Where its certificate is, or is to be made, if it speaks TLS as well.
+    pub(crate) tls: Option<PathBuf>,
     /// Whether it goes on when its parent process ends.
     pub(crate) stay: bool,
 }
@@ -69,11 +80,11 @@ impl Manners {
 }
 
 /// What all conversations of a sink share.
-#[derive(Debug)]
 struct Shared {
     manners: Manners,
     clock: Clock,
     counts: Counts,
+    tls: Option<TlsAcceptor>,
 }
 
 /// What a sink has seen; shown at `/__counts`.
@@ -90,6 +101,8 @@ struct Counts {
     bad_requests: AtomicU64,
     cut_requests: AtomicU64,
     busy: AtomicU64,
+    handshakes: AtomicU64,
+    bad_handshakes: AtomicU64,
 }
 
 impl Counts {
@@ -107,6 +120,8 @@ impl Counts {
             "bad_requests": self.bad_requests.load(Relaxed),
             "cut_requests": self.cut_requests.load(Relaxed),
             "busy": self.busy.load(Relaxed),
+            "handshakes": self.handshakes.load(Relaxed),
+            "bad_handshakes": self.bad_handshakes.load(Relaxed),
         })
         .to_string()
     }
@@ -128,10 +143,15 @@ pub(crate) fn serve(settings: &Settings) -> Result<u8, Error> {
         let local = local_address(&listener).map_err(|error| cannot_listen(address, &error))?;
         bound.push((local, listener));
     }
+    let addresses: Vec<_> = bound.iter().map(|(address, _)| *address).collect();
+    let tls =
+        settings.tls.as_deref().map(|folder| identity::load(folder, &addresses)).transpose()?;
+    let tls = tls.map(TlsAcceptor::from);
     let shared = Arc::new(Shared {
         manners: settings.manners,
         clock: Clock::starting_in(Duration::ZERO),
         counts: Counts::default(),
+        tls,
     });
     for _ in 1..settings.threads.max(1) {
         let mut listeners = Vec::new();
@@ -140,7 +160,6 @@ pub(crate) fn serve(settings: &Settings) -> Result<u8, Error> {
         }
         spawn(listeners, Arc::clone(&shared))?;
     }
-    let addresses: Vec<_> = bound.iter().map(|(address, _)| *address).collect();
     let listeners = bound.into_iter().map(|(_, listener)| listener).collect();
     spawn(listeners, shared)?;
     for address in addresses {
@@ -226,7 +245,7 @@ async fn accept(listener: Socket, shared: Arc<Shared>) {
                 let shared = Arc::clone(&shared);
                 tokio::task::spawn_local(async move {
                     // An agent may vanish at any moment; that is its affair.
-                    let _ = converse(stream, number, &shared).await;
+                    let _ = welcome(stream, number, &shared).await;
                     shared.counts.open.fetch_sub(1, Relaxed);
                 });
             }
@@ -236,32 +255,46 @@ async fn accept(listener: Socket, shared: Arc<Shared>) {
     }
 }
 
+/// Serves one connection, over TLS if that is what it begins with.
+async fn welcome(stream: TcpStream, number: u64, shared: &Shared) -> io::Result<()> {
+    let Some(tls) = &shared.tls else { return converse(stream, number, shared).await };
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 || first[0] != TLS_HANDSHAKE {
+        return converse(stream, number, shared).await;
+    }
+    match tls.accept(stream).await {
+        Ok(stream) => {
+            shared.counts.handshakes.fetch_add(1, Relaxed);
+            converse(stream, number, shared).await
+        }
+        Err(error) => {
+            shared.counts.bad_handshakes.fetch_add(1, Relaxed);
+            Err(error)
+        }
+    }
+}
+
 /// Answers the requests of one connection.
-async fn converse(stream: TcpStream, number: u64, shared: &Shared) -> io::Result<()> {
-    let Shared { manners, clock, counts } = shared;
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    number: u64,
+    shared: &Shared,
+) -> io::Result<()> {
+    let Shared { manners, clock, counts, .. } = shared;
     let mut dice = Dice::new(0, number);
     let mut buffer = Vec::new();
     loop {
         match http::parse(&buffer) {
             Parsed::Partial => {
-                stream.readable().await?;
-                if buffer.capacity() == 0 {
-                    buffer.reserve(READ_BUFFER);
-                }
-                match stream.try_read_buf(&mut buffer) {
-                    Ok(0) => {
-                        counts.cut_requests.fetch_add(u64::from(!buffer.is_empty()), Relaxed);
-                        return Ok(());
-                    }
-                    Ok(_) => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
+                if read(&mut stream, &mut buffer).await? == 0 {
+                    counts.cut_requests.fetch_add(u64::from(!buffer.is_empty()), Relaxed);
+                    return Ok(());
                 }
             }
             Parsed::Bad(status, why) => {
                 counts.bad_requests.fetch_add(1, Relaxed);
                 let answer = http::answer(status, &format!("{{\"error\":\"{why}\"}}"), false, None);
-                return send(&stream, answer.as_bytes()).await;
+                return stream.write_all(answer.as_bytes()).await;
             }
             Parsed::Complete(request, length) => {
                 let (mut answer, keeps) = answer(&request, counts);
@@ -273,7 +306,7 @@ async fn converse(stream: TcpStream, number: u64, shared: &Shared) -> io::Result
                 if !wait.is_zero() {
                     tokio::time::sleep(wait).await;
                 }
-                send(&stream, answer.as_bytes()).await?;
+                stream.write_all(answer.as_bytes()).await?;
                 if !keeps {
                     return Ok(());
                 }
@@ -318,13 +351,14 @@ fn answer(request: &Request<'_>, counts: &Counts) -> (String, bool) {
     (http::answer(status, body, request.keeps, Some(&digest)), request.keeps)
 }
 
-async fn send(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match stream.try_write(bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+/// Reads once; an idle connection holds no buffer meanwhile.
+async fn read<S: AsyncRead + Unpin>(stream: &mut S, into: &mut Vec<u8>) -> io::Result<usize> {
+    std::future::poll_fn(|context| {
+        let mut space = [std::mem::MaybeUninit::uninit(); READ_BUFFER];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+        into.extend_from_slice(buffer.filled());
+        std::task::Poll::Ready(Ok(buffer.filled().len()))
+    })
+    .await
 }
