@@ -78,6 +78,53 @@ enum State {
     Ended,
 }
 
+/// Where a lane stands, for those who watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Phase {
+    Waiting,
+    Connecting,
+    Shaking,
+    Sending,
+    Receiving,
+    Closing,
+    Ended,
+}
+
+impl Phase {
+    /// How many there are.
+    pub(crate) const COUNT: usize = Self::ALL.len();
+
+    /// All of them, in the order of an exchange.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Waiting,
+        Self::Connecting,
+        Self::Shaking,
+        Self::Sending,
+        Self::Receiving,
+        Self::Closing,
+        Self::Ended,
+    ];
+
+    /// Position in a table of counts.
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The word on the screen.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Connecting => "connecting",
+            Self::Shaking => "shaking hands",
+            Self::Sending => "sending",
+            Self::Receiving => "receiving",
+            Self::Closing => "closing",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// An exchange under way.
 #[derive(Clone, Copy, Debug)]
 struct Exchange {
@@ -146,6 +193,19 @@ impl Lane {
             timeout,
             free_at: 0,
             library,
+        }
+    }
+
+    /// Where it stands.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.state {
+            State::Waiting => Phase::Waiting,
+            State::Connecting(_) => Phase::Connecting,
+            State::Shaking(_) => Phase::Shaking,
+            State::Sending(_) => Phase::Sending,
+            State::Receiving(_) => Phase::Receiving,
+            State::Closing => Phase::Closing,
+            State::Ended => Phase::Ended,
         }
     }
 

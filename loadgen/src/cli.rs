@@ -75,6 +75,9 @@ struct TypedRun {
     #[arg(long, value_name = "TIME", value_parser = moment, help_heading = "Load")]
     start_at: Option<SystemTime>,
 
+    /// A line each second instead of the screen that a terminal gets
+    #[arg(long, help_heading = "Output")]
+    plain: bool,
     /// Write the report as JSON (docs/loadgen-report.md)
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     json: Option<PathBuf>,
@@ -384,6 +387,8 @@ pub(crate) struct Settings {
     pub(crate) plan: Plan,
     /// When to begin, if not as soon as possible.
     pub(crate) start_at: Option<SystemTime>,
+    /// Whether a terminal shows the run on its screen.
+    pub(crate) live: bool,
     /// What to load.
     pub(crate) target: Target,
     /// How agents speak TLS, if they do.
@@ -481,6 +486,7 @@ fn run_settings(typed: TypedRun) -> Result<Settings, Error> {
     })?;
     let mut settings = settings(typed.load, agents, typed.duration)?;
     settings.start_at = typed.start_at;
+    settings.live = !typed.plain;
     let TypedRun { json, html, csv, hgrm, hlog, .. } = typed;
     settings.files = Files { json, html, csv, hgrm, hlog };
     Ok(settings)
@@ -536,6 +542,7 @@ fn settings(typed: TypedLoad, agents: u32, measured: Duration) -> Result<Setting
     Ok(Settings {
         plan,
         start_at: None,
+        live: false,
         target: match typed.target {
             Some(address) => Target::Given { address, relay_pid: typed.relay_pid },
             None => Target::Started(Cast { relay, cpus: Vec::new() }),

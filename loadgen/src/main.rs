@@ -11,7 +11,7 @@
 //! - `thread`, `pacer`, `io`, `tls`: the tasks that do what `agent` asks, on io_uring or epoll
 //! - `run`: one run; `find_max` with `search` PURE, and `claim`: many; `compare`, `merge`: what runs
 //!   left behind; `stage`: the sink and relay it starts; `limits`, `procfs`: what
-//!   this machine allows and uses; `progress`, `report`: what is printed
+//!   this machine allows and uses; `progress`, `view`, `report`: what is printed
 //! - `sink`: the upstream
 
 mod agent;
@@ -41,6 +41,7 @@ mod sink;
 mod stage;
 mod thread;
 mod tls;
+mod view;
 
 use std::process::ExitCode;
 

@@ -1,48 +1,88 @@
-//! One line a second while the load runs: rewritten in place on a terminal, else a line each; and
-//! the same figures kept for the report.
+//! What all threads have told, once a second: on the screen of a terminal, else a line each; and the
+//! same figures kept for the report.
 
+use crate::agent::Phase;
 use crate::clock::{Nanos, SECOND};
+use crate::failure::Failure;
 use crate::procfs::Usage;
 use crate::recorder::Interval;
 use crate::report::series::{Packed, Second};
 use crate::report::{per, seconds};
-use crate::thread::Progress;
-use std::io::{IsTerminal, Write};
+use crate::thread::{Progress, Standing};
+use crate::view::View;
+use std::io::Write;
 
 /// What all threads have told so far.
 #[derive(Debug)]
 pub(crate) struct Board {
-    agents: Vec<u64>,
-    open: Vec<u64>,
+    standing: Vec<Standing>,
     interval: Interval,
     failed: u64,
     relay: Option<Usage>,
     series: Vec<Second>,
     last: Nanos,
-    in_place: bool,
+    view: Option<View>,
+}
+
+/// The run at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment {
+    /// Since the run began.
+    pub(crate) at: Nanos,
+    /// What the run is at.
+    pub(crate) phase: &'static str,
+    /// Agents of the plan.
+    pub(crate) agents_asked: u32,
+    /// Those that have begun.
+    pub(crate) agents: u64,
+    /// Connections open.
+    pub(crate) open: u64,
+    /// Lanes by where they stand.
+    pub(crate) phases: [u64; Phase::COUNT],
+    /// Good replies per second since the last moment.
+    pub(crate) rate: u64,
+    /// Failed exchanges so far.
+    pub(crate) failed: u64,
+    /// The same by kind.
+    pub(crate) failures: [u64; Failure::COUNT],
+    /// Whole exchanges since the last moment, from the intended start.
+    pub(crate) p50_us: u64,
+    /// As `p50_us`.
+    pub(crate) p99_us: u64,
+    /// As `p50_us`.
+    pub(crate) max_us: u64,
+    /// How late the generator itself has been so far.
+    pub(crate) lag_p99_us: u64,
+    /// The relay's process, where it is known.
+    pub(crate) relay: Option<RelayUse>,
+}
+
+/// What the relay takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RelayUse {
+    /// Processors since the last moment.
+    pub(crate) processors: Option<f64>,
+    /// Resident bytes.
+    pub(crate) resident: u64,
 }
 
 impl Board {
-    /// A board for so many threads.
-    pub(crate) fn new(threads: u32) -> Self {
-        let zeros = vec![0; threads as usize];
+    /// A board for so many threads, shown on a screen if there is one.
+    pub(crate) fn new(threads: u32, view: Option<View>) -> Self {
         Self {
-            agents: zeros.clone(),
-            open: zeros,
+            standing: vec![Standing::default(); threads as usize],
             interval: Interval::new(),
             failed: 0,
             relay: None,
             series: Vec::new(),
             last: 0,
-            in_place: std::io::stderr().is_terminal(),
+            view,
         }
     }
 
     /// Takes a thread's last second.
     pub(crate) fn take(&mut self, progress: &Progress) {
-        let thread = progress.thread as usize;
-        self.agents[thread] = progress.agents;
-        self.open[thread] = progress.open;
+        self.standing[progress.thread as usize] = progress.standing;
         self.take_rest(&progress.interval);
     }
 
@@ -52,25 +92,32 @@ impl Board {
         self.interval.add(interval);
     }
 
-    /// Shows the line for the time since the last one.
-    pub(crate) fn show(&mut self, now: Nanos, agents: u32, phase: &str, relay: Option<Usage>) {
-        let line = self.line(now, agents, phase, relay);
-        let mut out = std::io::stderr().lock();
-        // A closed terminal must not end the run.
-        let _ = match self.in_place {
-            true => write!(out, "\r\x1b[K{line}"),
-            false => writeln!(out, "{line}"),
-        };
-        let _ = out.flush();
+    /// Shows the time since the last one.
+    pub(crate) fn show(
+        &mut self,
+        now: Nanos,
+        agents: u32,
+        phase: &'static str,
+        relay: Option<Usage>,
+    ) {
+        let moment = self.moment(now, agents, phase, relay);
+        match &mut self.view {
+            Some(view) => view.show(&moment, &self.series),
+            // A closed standard error must not end the run.
+            None => drop(writeln!(std::io::stderr(), "{}", moment.line())),
+        }
     }
 
-    /// Leaves the line for good; the seconds, with what came after the last line.
+    /// The seconds, with what came after the last one that was shown. The screen is gone.
     pub(crate) fn finish(mut self, now: Nanos, relay: Option<Usage>) -> Vec<Second> {
-        if self.in_place {
-            eprintln!();
-        }
         self.close(now, relay);
         self.series
+    }
+
+    fn standing(&self) -> Standing {
+        let mut all = Standing::default();
+        self.standing.iter().for_each(|thread| all.add(thread));
+        all
     }
 
     /// Ends the second.
@@ -82,8 +129,8 @@ impl Board {
         self.series.push(Second {
             at_s: seconds(self.last),
             span_s,
-            agents: self.agents.iter().sum(),
-            open: self.open.iter().sum(),
+            agents: self.standing().agents,
+            open: self.standing().open,
             answered: interval.answered,
             failed: interval.failed,
             p50_us: interval.exchange.value_at_quantile(0.5),
@@ -97,21 +144,53 @@ impl Board {
         self.last = now;
     }
 
-    fn line(&mut self, now: Nanos, agents: u32, phase: &str, relay: Option<Usage>) -> String {
+    /// Ends the second, and tells of it.
+    fn moment(
+        &mut self,
+        now: Nanos,
+        agents_asked: u32,
+        phase: &'static str,
+        relay: Option<Usage>,
+    ) -> Moment {
         let span = now.saturating_sub(self.last).max(1);
         let rate = u128::from(self.interval.answered) * u128::from(SECOND) / u128::from(span);
-        let quantile = |q| millis(self.interval.exchange.value_at_quantile(q));
-        let line = format!(
-            "{:>4} s {phase:<7}  agents {}/{agents}  open {}  {rate}/s  errors {}  p50 {}  p99 {}",
-            now / SECOND,
-            self.agents.iter().sum::<u64>(),
-            self.open.iter().sum::<u64>(),
-            self.failed,
-            quantile(0.5),
-            quantile(0.99),
-        );
         self.close(now, relay);
-        line
+        let second = self.series.last().cloned().unwrap_or_default();
+        let Standing { agents, open, phases, failures, lag_p99_us } = self.standing();
+        Moment {
+            at: now,
+            phase,
+            agents_asked,
+            agents,
+            open,
+            phases,
+            rate: u64::try_from(rate).unwrap_or(u64::MAX),
+            failed: self.failed,
+            failures,
+            p50_us: second.p50_us,
+            p99_us: second.p99_us,
+            max_us: second.max_us,
+            lag_p99_us,
+            relay: relay
+                .map(|usage| RelayUse { processors: second.relay_cpu, resident: usage.resident }),
+        }
+    }
+}
+
+impl Moment {
+    fn line(&self) -> String {
+        format!(
+            "{:>4} s {:<7}  agents {}/{}  open {}  {}/s  errors {}  p50 {}  p99 {}",
+            self.at / SECOND,
+            self.phase,
+            self.agents,
+            self.agents_asked,
+            self.open,
+            self.rate,
+            self.failed,
+            millis(self.p50_us),
+            millis(self.p99_us),
+        )
     }
 }
 
@@ -130,18 +209,19 @@ mod tests {
 
     #[test]
     fn the_line_sums_threads_and_begins_anew_each_time() {
-        let mut board = Board::new(2);
+        let mut board = Board::new(2, None);
         for thread in 0..2 {
             let mut interval = Interval::new();
             interval.answered = 50;
             interval.failed = 1;
             interval.exchange.record(2_000).unwrap();
-            board.take(&Progress { thread, agents: 10, open: 3, interval });
+            let standing = Standing { agents: 10, open: 3, ..Standing::default() };
+            board.take(&Progress { thread, standing, interval });
         }
-        let line = board.line(SECOND, 20, "load", None);
+        let line = board.moment(SECOND, 20, "load", None).line();
         assert!(line.contains("agents 20/20  open 6  100/s  errors 2"), "{line}");
         assert!(line.contains("p50 2.00 ms"), "{line}");
-        assert!(board.line(2 * SECOND, 20, "load", None).contains("  0/s  errors 2"));
+        assert!(board.moment(2 * SECOND, 20, "load", None).line().contains("  0/s  errors 2"));
     }
 
     #[test]

@@ -206,6 +206,16 @@ impl Recorder {
         }
     }
 
+    /// Failed exchanges by kind so far, warm-up included.
+    pub(crate) fn failures(&self) -> [u64; Failure::COUNT] {
+        let both = self.window.failures.iter().zip(self.warm_up.failures);
+        let mut sums = [0; Failure::COUNT];
+        for (sum, (window, warm_up)) in sums.iter_mut().zip(both) {
+            *sum = window + warm_up;
+        }
+        sums
+    }
+
     /// A connection is gone.
     pub(crate) fn closed(&mut self) {
         self.open -= 1;

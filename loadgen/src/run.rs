@@ -16,6 +16,7 @@ use crate::sink::identity;
 use crate::stage::Stage;
 use crate::thread::{self, Message, Orders};
 use crate::tls::Trust;
+use crate::view::{Title, View};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -205,7 +206,7 @@ impl Show<'_> {
         drop(out);
         let mut watch = Watch {
             clock,
-            board: Board::new(self.fit.threads),
+            board: Board::new(self.fit.threads, self.view()),
             record: Recorder::new(plan.window()),
             cpu: Vec::new(),
             window: [None, None],
@@ -230,6 +231,14 @@ impl Show<'_> {
             elapsed,
             series,
         })
+    }
+
+    /// A screen for the run, where it is wanted and there is one.
+    fn view(&self) -> Option<View> {
+        let Settings { plan, live, .. } = self.settings;
+        let text = format!("{} {} agents against {}", plan.agents, plan.profile.label(), self.host);
+        let title = Title { text, end: plan.end() };
+        if *live { View::on_terminal(title) } else { None }
     }
 
     /// How long from now until time begins.

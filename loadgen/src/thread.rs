@@ -7,15 +7,16 @@
 
 mod link;
 
-use crate::agent::{Act, Event, Lane};
+use crate::agent::{Act, Event, Lane, Phase};
 use crate::clock::{Clock, MILLISECOND, Nanos};
+use crate::failure::Failure;
 use crate::io::epoll::EpollStream;
 use crate::io::uring::{self, UringStream};
 use crate::io::{IoKind, Stream};
 use crate::pacer::Pacer;
 use crate::payload::Library;
 use crate::plan::{LaneId, Plan};
-use crate::recorder::{Interval, Recorder};
+use crate::recorder::{Interval, Micros, Recorder};
 use crate::tls::Trust;
 use link::Link;
 use std::cell::{Cell, RefCell};
@@ -79,12 +80,40 @@ pub(crate) enum Message {
 pub(crate) struct Progress {
     /// The thread.
     pub(crate) thread: u32,
+    /// How it stands now.
+    pub(crate) standing: Standing,
+    /// Exchanges of the second.
+    pub(crate) interval: Interval,
+}
+
+/// How a thread, or all of them, stand at a moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
     /// Agents that have begun.
     pub(crate) agents: u64,
     /// Connections open.
     pub(crate) open: u64,
-    /// Exchanges of the second.
-    pub(crate) interval: Interval,
+    /// Lanes by where they stand.
+    pub(crate) phases: [u64; Phase::COUNT],
+    /// Failed exchanges by kind so far, warm-up included.
+    pub(crate) failures: [u64; Failure::COUNT],
+    /// The greater of the thread's send lag and loop lag at p99 so far.
+    pub(crate) lag_p99_us: u64,
+}
+
+impl Standing {
+    /// Adds another thread's.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.agents += other.agents;
+        self.open += other.open;
+        for (mine, theirs) in self.phases.iter_mut().zip(other.phases) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.failures.iter_mut().zip(other.failures) {
+            *mine += theirs;
+        }
+        self.lag_p99_us = self.lag_p99_us.max(other.lag_p99_us);
+    }
 }
 
 /// The thread's body: runs its share of the plan, then reports.
@@ -121,6 +150,7 @@ struct Shared<S> {
     orders: Orders,
     pacer: Pacer,
     record: RefCell<Recorder>,
+    phases: Cell<[u64; Phase::COUNT]>,
     seats: Vec<Seat<S>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     left: Cell<usize>,
@@ -189,12 +219,15 @@ fn seat_all<S>(orders: Orders) -> Result<Shared<S>, String> {
         Seat { lane: RefCell::new(lane), source, stream: RefCell::new(None) }
     });
     let seats: Vec<_> = seats.collect();
+    let mut phases = [0; Phase::COUNT];
+    phases[Phase::Waiting.index()] = seats.len() as u64;
     let pacer =
         Pacer::new(orders.clock, seats.len() + 1).map_err(|error| format!("timer: {error}"))?;
     Ok(Shared {
         orders,
         pacer,
         record: RefCell::new(record),
+        phases: Cell::new(phases),
         buffers: RefCell::new(Vec::new()),
         left: Cell::new(seats.len()),
         all_left: Notify::new(),
@@ -207,10 +240,17 @@ impl<S: Stream> Shared<S> {
     fn tell(&self, out: &mpsc::UnboundedSender<Message>) {
         let mut record = self.record.borrow_mut();
         let interval = record.take_interval();
-        let (agents, open) = (record.agents_begun, record.open);
+        let lag = |of: &Micros| of.value_at_quantile(0.99);
+        let standing = Standing {
+            agents: record.agents_begun,
+            open: record.open,
+            phases: self.phases.get(),
+            failures: record.failures(),
+            lag_p99_us: lag(&record.send_lag).max(lag(&record.loop_lag)),
+        };
         let thread = self.orders.thread;
         // The main thread may have gone already; then nobody wants the news.
-        let progress = Box::new(Progress { thread, agents, open, interval });
+        let progress = Box::new(Progress { thread, standing, interval });
         let _ = out.send(Message::Progress(progress));
     }
 
@@ -274,7 +314,11 @@ async fn attend<S: Stream>(shared: Rc<Shared<S>>, place: usize) {
     loop {
         let act = {
             let record = &mut shared.record.borrow_mut();
-            seat.lane.borrow_mut().step(clock.now(), &event, record)
+            let lane = &mut seat.lane.borrow_mut();
+            let before = lane.phase();
+            let act = lane.step(clock.now(), &event, record);
+            shared.moved(before, lane.phase());
+            act
         };
         if let Event::Bytes(buffer) = event {
             shared.give_back(buffer);
@@ -317,6 +361,15 @@ fn place_number(place: usize) -> u32 {
 }
 
 impl<S> Shared<S> {
+    /// A lane stands elsewhere now.
+    fn moved(&self, from: Phase, to: Phase) {
+        let mut phases = self.phases.get();
+        // A lane that was cut at the end has moved without a step.
+        phases[from.index()] = phases[from.index()].saturating_sub(1);
+        phases[to.index()] += 1;
+        self.phases.set(phases);
+    }
+
     fn buffer(&self) -> Vec<u8> {
         let size = if self.orders.trust.is_some() { READ_BUFFER_TLS } else { READ_BUFFER };
         self.buffers.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(size))

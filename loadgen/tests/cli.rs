@@ -562,3 +562,25 @@ fn agents_speak_tls_through_the_relay_and_believe_no_stranger() {
     assert_eq!(count(&run.report, "errors/tls.handshake"), failed, "{}", run.stdout);
     std::fs::remove_dir_all(&folder).expect("the sink made it");
 }
+
+#[test]
+fn a_terminal_sees_the_run_on_its_screen_and_then_the_report() {
+    let sink = Sink::start(&[]);
+    let command = format!(
+        "stty rows 30 cols 100; {} --agents 50 --speedup 20 --ramp 0s --duration 2s --max-send-lag 1m --target {}",
+        env!("CARGO_BIN_EXE_loadgen"),
+        sink.address
+    );
+    let on_terminal = |command: &str| {
+        let mut script = std::process::Command::new("script");
+        script.args(["-qec", command, "/dev/null"]).env("TERM", "xterm");
+        let output = script.output().expect("script, of bsdutils");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let seen = on_terminal(&command);
+    let (screen, after) = seen.split_once("\x1b[?1049l").expect("the screen is left");
+    assert!(screen.contains("\x1b[?1049h") && screen.contains("answered a second"), "{screen}");
+    assert!(after.contains("50 v5-churn agents against"), "{after}");
+    let plain = on_terminal(&format!("{command} --plain"));
+    assert!(!plain.contains("\x1b[?1049h") && plain.contains("1 s load"), "{plain}");
+}
