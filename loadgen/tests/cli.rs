@@ -579,7 +579,7 @@ fn a_terminal_sees_the_run_on_its_screen_and_then_the_report() {
     };
     let seen = on_terminal(&command);
     let (screen, after) = seen.split_once("\x1b[?1049l").expect("the screen is left");
-    assert!(screen.contains("\x1b[?1049h") && screen.contains("answered a second"), "{screen}");
+    assert!(screen.contains("\x1b[?1049h") && screen.contains("┌answered"), "{screen}");
     assert!(after.contains("50 v5-churn agents against"), "{after}");
     let plain = on_terminal(&format!("{command} --plain"));
     assert!(!plain.contains("\x1b[?1049h") && plain.contains("1 s load"), "{plain}");
