@@ -183,6 +183,10 @@ struct TypedFindMax {
     /// How long each confirming trial measures
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, help_heading = "Search")]
     duration: Duration,
+    /// Searches for each of these numbers of the started fanin's workers, and fits the Universal
+    /// Scalability Law to four or more: 1,2,4,8
+    #[arg(long, value_name = "LIST", value_delimiter = ',', conflicts_with = "target", value_parser = clap::value_parser!(u32).range(1..=1024), help_heading = "Search")]
+    workers: Vec<u32>,
     /// How many trials must confirm the result
     #[arg(long, value_name = "N", default_value_t = 3, help_heading = "Search")]
     confirm: u32,
@@ -416,6 +420,8 @@ pub(crate) struct FindMax {
     pub(crate) settings: Settings,
     /// The bounds and the steps of the search.
     pub(crate) bounds: Bounds,
+    /// Numbers of workers of the relay, each with a search; none leaves the number to the relay.
+    pub(crate) workers: Vec<u32>,
     /// How long each trial of the search measures.
     pub(crate) trial: Nanos,
     /// Where bounds and trials go besides the terminal.
@@ -506,7 +512,8 @@ fn find_max(typed: TypedFindMax) -> Result<FindMax, Error> {
         settings.objectives = objectives.collect::<Result<_, _>>().map_err(Error::Usage)?;
     }
     let bounds = Bounds { from, most, precision, confirm };
-    Ok(FindMax { settings, bounds, trial: nanos(typed.trial), json: typed.json })
+    let workers = typed.workers;
+    Ok(FindMax { settings, bounds, workers, trial: nanos(typed.trial), json: typed.json })
 }
 
 fn claim(typed: TypedClaim) -> Result<Claim, Error> {

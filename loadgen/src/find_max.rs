@@ -1,11 +1,12 @@
 //! `loadgen find-max`: the most agents that meet the objectives, by trials.
 
-use crate::cli::FindMax;
+use crate::cli::{FindMax, Relay, Target};
 use crate::exit::{Error, INVALID, OBJECTIVE, SUCCESS};
 use crate::progress::millis;
 use crate::report::{Report, print, save_json};
 use crate::run::{Signals, block_on, trial};
 use crate::search::{Search, Step, Upper, Verdict};
+use crate::usl::{self, Point, Scaling};
 use serde::Serialize;
 
 /// Name and version of the JSON's meaning (docs/loadgen-report.md).
@@ -24,6 +25,11 @@ struct Found {
     /// Why not more.
     upper: Upper,
     trials: Vec<Trial>,
+    /// What each number of workers carried, where several were asked for; the fields above are of the
+    /// last of them.
+    by_workers: Vec<Point>,
+    /// How that grows; null with fewer than four numbers.
+    scaling: Option<Scaling>,
     exit_code: u8,
 }
 
@@ -52,16 +58,51 @@ struct Trial {
 /// # Errors
 /// When a trial could not be made at all.
 pub(crate) fn run(typed: &FindMax) -> Result<u8, Error> {
-    let found = block_on(search(typed))?;
-    print(&format!("\n{}\n", conclusion(&found)));
+    let found = block_on(search_all(typed))?;
     if let Some(path) = &typed.json {
         save_json(path, &found)?;
     }
     Ok(found.exit_code)
 }
 
-async fn search(typed: &FindMax) -> Result<Found, Error> {
+/// A search for each number of workers, or the only one.
+async fn search_all(typed: &FindMax) -> Result<Found, Error> {
     let mut signals = Signals::new()?;
+    let each = match typed.workers.as_slice() {
+        [] => vec![None],
+        workers => workers.iter().copied().map(Some).collect(),
+    };
+    let mut points = Vec::new();
+    let mut last = None;
+    for workers in each {
+        if let Some(workers) = workers {
+            print(&format!("\n{workers} worker(s)\n"));
+        }
+        let (found, interrupted) = search(typed, workers, &mut signals).await?;
+        print(&format!("\n{}\n", conclusion(&found)));
+        let carried = found.trials.iter().rfind(|trial| Some(trial.agents) == found.agents);
+        let rate = carried.map_or(0.0, |trial| trial.rate);
+        points.extend(workers.map(|workers| Point { workers, rate }));
+        last = Some(found);
+        if interrupted {
+            break;
+        }
+    }
+    let mut found = last.ok_or_else(|| Error::Usage("--workers: no number".to_owned()))?;
+    found.scaling = usl::fit(&points);
+    found.by_workers = points;
+    if found.by_workers.len() > 1 {
+        print(&growth(&found));
+    }
+    Ok(found)
+}
+
+/// One search; and whether it was interrupted.
+async fn search(
+    typed: &FindMax,
+    workers: Option<u32>,
+    signals: &mut Signals,
+) -> Result<(Found, bool), Error> {
     let mut search = Search::new(typed.bounds);
     let mut trials = Vec::new();
     print(&format!("{HEADING}\n"));
@@ -77,7 +118,12 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
         if !confirming {
             settings.plan.duration = typed.trial.min(settings.plan.duration);
         }
-        let report = trial(&settings, &mut signals).await?;
+        if let (Some(workers), Target::Started(cast)) = (workers, &mut settings.target)
+            && let Relay::Fanin { arguments, .. } = &mut cast.relay
+        {
+            arguments.extend(["--workers".to_owned(), workers.to_string()]);
+        }
+        let report = trial(&settings, signals).await?;
         interrupted = report.achieved.interrupted;
         let trial = Trial::new(&report, confirming);
         print(&format!("{}\n", trial.row()));
@@ -93,7 +139,7 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
         (Some(_), _) if !search.is_confirmed() => OBJECTIVE,
         _ => SUCCESS,
     };
-    Ok(Found {
+    let found = Found {
         schema: SCHEMA,
         profile: typed.settings.plan.profile.label(),
         objectives: typed.settings.objectives.iter().map(ToString::to_string).collect(),
@@ -101,8 +147,41 @@ async fn search(typed: &FindMax) -> Result<Found, Error> {
         confirmed: search.is_confirmed(),
         upper: search.upper(),
         trials,
+        by_workers: Vec::new(),
+        scaling: None,
         exit_code,
-    })
+    };
+    Ok((found, interrupted))
+}
+
+/// What more workers brought, with the law that fits and how well it does.
+fn growth(found: &Found) -> String {
+    let mut text = format!(
+        "\n{:>10}  {:>12}  {:>12}  {:>9}\n",
+        "workers", "answered/s", "by the law", "off by"
+    );
+    for (number, point) in found.by_workers.iter().enumerate() {
+        let (law, off) = match &found.scaling {
+            None => ("-".to_owned(), "-".to_owned()),
+            Some(scaling) => (
+                format!("{:.1}", scaling.rate(point.workers.into())),
+                format!("{:+.1} %", scaling.residuals[number] * 100.0),
+            ),
+        };
+        text += &format!("{:>10}  {:>12.1}  {law:>12}  {off:>9}\n", point.workers, point.rate);
+    }
+    let Some(scaling) = &found.scaling else {
+        return text + "no law is fitted to fewer than four numbers of workers\n";
+    };
+    let peak = match scaling.peak_workers {
+        Some(peak) => format!("more than {peak:.0} workers bring nothing"),
+        None => "no peak".to_owned(),
+    };
+    text + &format!(
+        "one worker alone {:.1}/s, contention {:.4}, coherency {:.6}: {peak}; do not read it beyond twice \
+         the most workers measured\n",
+        scaling.alone, scaling.contention, scaling.coherency
+    )
 }
 
 const HEADING: &str = "    agents  trial    verdict     answered/s   failed        p50        p99   \

@@ -9,7 +9,7 @@
 //! - `agent` PURE: one lane of an agent; `reply` PURE: reads replies; `failure` PURE: the taxonomy
 //! - `recorder` PURE: histograms and counts of one thread
 //! - `thread`, `pacer`, `io`, `tls`: the tasks that do what `agent` asks, on io_uring or epoll
-//! - `run`: one run; `find_max` with `search` PURE, and `claim`: many; `compare`, `merge`: what runs
+//! - `run`: one run; `find_max` with `search` and `usl` PURE, and `claim`: many; `compare`, `merge`: what runs
 //!   left behind; `stage`: the sink and relay it starts; `limits`, `procfs`: what
 //!   this machine allows and uses; `progress`, `view`, `report`: what is printed
 //! - `sink`: the upstream
@@ -41,6 +41,7 @@ mod sink;
 mod stage;
 mod thread;
 mod tls;
+mod usl;
 mod view;
 
 use std::process::ExitCode;

@@ -584,3 +584,30 @@ fn a_terminal_sees_the_run_on_its_screen_and_then_the_report() {
     let plain = on_terminal(&format!("{command} --plain"));
     assert!(!plain.contains("\x1b[?1049h") && plain.contains("1 s load"), "{plain}");
 }
+
+#[test]
+fn a_law_is_fitted_to_what_more_workers_bring() {
+    let json = scratch("workers.json");
+    let output = loadgen()
+        .args(["find-max", "--workers", "1,2,3,4", "--from", "30", "--most", "30"])
+        .args(["--speedup", "20", "--ramp", "0s", "--trial", "1s", "--duration", "1s"])
+        .args(["--confirm", "1", "--max-send-lag", "5s", "--slo", "p99<10s"])
+        .args(["--fanin", stand_in().to_str().expect("a path"), "--json"])
+        .arg(&json)
+        .output()
+        .expect("a search");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let found = std::fs::read_to_string(&json).expect("its result");
+    let found: Value = serde_json::from_str(&found).expect("JSON");
+    let workers: Vec<_> = found["by_workers"]
+        .as_array()
+        .expect("points")
+        .iter()
+        .map(|p| p["workers"].as_u64())
+        .collect();
+    assert_eq!(workers, [1, 2, 3, 4].map(Some));
+    // The same 30 agents each time: workers bring nothing, and the law says so.
+    assert!(found["scaling"]["contention"].as_f64().expect("a law") > 0.5, "{found:#}");
+    assert!(said.contains("one worker alone"), "{said}");
+}
