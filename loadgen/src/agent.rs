@@ -13,7 +13,8 @@
 use crate::clock::Nanos;
 use crate::failure::Failure;
 use crate::payload::{Library, Request};
-use crate::plan::{Due, LaneId, Plan, Retries, Schedule};
+use crate::plan::{Due, LaneId, Manners, Plan, Schedule};
+use crate::profile::{Conduct, Profile};
 use crate::recorder::{Recorder, Timing};
 use crate::reply::{Reply, Step};
 use std::collections::VecDeque;
@@ -36,6 +37,8 @@ pub(crate) enum Event {
     Shaken,
     /// The request is written.
     Sent,
+    /// The FIN is.
+    Finished,
     /// Bytes of the reply.
     Bytes(Vec<u8>),
     /// The server ended the stream.
@@ -54,11 +57,17 @@ pub(crate) enum Act {
     /// Wait for a moment, watching the held connection if there is one.
     Wait { until: Nanos },
     /// Make a connection.
-    Connect { deadline: Nanos },
+    ///
+    /// An abortive one ends with a reset when it is closed.
+    Connect { deadline: Nanos, abortive: bool },
     /// Shake hands over the connection.
     Handshake { deadline: Nanos },
     /// Write a whole request.
     Send { request: &'static Request, deadline: Nanos },
+    /// Wait for a moment, and read nothing meanwhile.
+    Ignore { until: Nanos },
+    /// Say that nothing more will be sent.
+    Finish,
     /// Read once.
     Receive { deadline: Nanos },
     /// Close the connection.
@@ -73,6 +82,10 @@ enum State {
     Connecting(Exchange),
     Shaking(Exchange),
     Sending(Exchange),
+    /// Hostile: silent, or deaf.
+    Pausing(Exchange),
+    /// Hostile: cutting its own request short.
+    Finishing(Exchange),
     Receiving(Exchange),
     Closing,
     Ended,
@@ -86,6 +99,7 @@ pub(crate) enum Phase {
     Connecting,
     Shaking,
     Sending,
+    Pausing,
     Receiving,
     Closing,
     Ended,
@@ -96,11 +110,12 @@ impl Phase {
     pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// All of them, in the order of an exchange.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Waiting,
         Self::Connecting,
         Self::Shaking,
         Self::Sending,
+        Self::Pausing,
         Self::Receiving,
         Self::Closing,
         Self::Ended,
@@ -118,6 +133,7 @@ impl Phase {
             Self::Connecting => "connecting",
             Self::Shaking => "shaking hands",
             Self::Sending => "sending",
+            Self::Pausing => "pausing",
             Self::Receiving => "receiving",
             Self::Closing => "closing",
             Self::Ended => "ended",
@@ -132,6 +148,8 @@ struct Exchange {
     request: &'static Request,
     spoke: bool,
     attempt: Attempt,
+    /// How it misbehaves, if it does.
+    conduct: Option<Conduct>,
 }
 
 /// A post and how often it has failed.
@@ -146,10 +164,11 @@ struct Attempt {
 pub(crate) struct Lane {
     id: LaneId,
     keeps: bool,
+    is_hostile: bool,
     speaks_tls: bool,
     schedule: Schedule,
     next: Due,
-    retries: Retries,
+    manners: Manners,
     /// Failed posts, the one due first in front.
     kept: VecDeque<Attempt>,
     state: State,
@@ -178,10 +197,11 @@ impl Lane {
         Self {
             id,
             keeps: plan.profile.keeps_connections(),
+            is_hostile: plan.profile == Profile::Hostile,
             speaks_tls,
             schedule,
             next,
-            retries: plan.retries(),
+            manners: plan.manners(),
             kept: VecDeque::new(),
             state: State::Waiting,
             reply: Reply::default(),
@@ -202,7 +222,8 @@ impl Lane {
             State::Waiting => Phase::Waiting,
             State::Connecting(_) => Phase::Connecting,
             State::Shaking(_) => Phase::Shaking,
-            State::Sending(_) => Phase::Sending,
+            State::Sending(_) | State::Finishing(_) => Phase::Sending,
+            State::Pausing(_) => Phase::Pausing,
             State::Receiving(_) => Phase::Receiving,
             State::Closing => Phase::Closing,
             State::Ended => Phase::Ended,
@@ -240,7 +261,18 @@ impl Lane {
             (State::Shaking(exchange), Event::Eof) => {
                 self.fail(now, exchange, Failure::IoEofEarly, None, record)
             }
-            (State::Sending(exchange), Event::Sent) => self.receive(exchange),
+            (State::Sending(exchange), Event::Sent) => self.sent(now, exchange, record),
+            (State::Pausing(exchange), Event::Due) => match exchange.conduct {
+                Some(Conduct::SlowReader) => self.receive(exchange),
+                _ => self.done(now, exchange, record),
+            },
+            // Whoever gives up on half a head does what is right.
+            (State::Pausing(exchange), Event::HungUp) => self.done(now, exchange, record),
+            (State::Finishing(exchange), Event::Finished) => self.receive(exchange),
+            (
+                State::Receiving(exchange @ Exchange { conduct: Some(Conduct::CutBody), .. }),
+                Event::Bytes(_) | Event::Eof | Event::Failed(Failure::IoReset, _),
+            ) => self.done(now, exchange, record),
             (State::Receiving(exchange), Event::Bytes(bytes)) => {
                 self.read(now, exchange, bytes, record)
             }
@@ -254,6 +286,7 @@ impl Lane {
                 State::Connecting(exchange)
                 | State::Shaking(exchange)
                 | State::Sending(exchange)
+                | State::Finishing(exchange)
                 | State::Receiving(exchange),
                 Event::Failed(why, errno),
             ) => self.fail(now, exchange, *why, *errno, record),
@@ -281,6 +314,8 @@ impl Lane {
             State::Connecting(exchange)
             | State::Shaking(exchange)
             | State::Sending(exchange)
+            | State::Pausing(exchange)
+            | State::Finishing(exchange)
             | State::Receiving(exchange) => {
                 record.failed(exchange.timing, now, Failure::TimeUnanswered, None);
             }
@@ -317,7 +352,7 @@ impl Lane {
     fn keep(&mut self, now: Nanos, attempt: Attempt) {
         let Attempt { due: Due { post, .. }, failures } = attempt;
         let failures = failures + 1;
-        let due = Due { at: now + self.retries.after(failures), post };
+        let due = Due { at: now + self.manners.after(failures), post };
         let place = self.kept.partition_point(|kept| kept.due.at <= due.at);
         self.kept.insert(place, Attempt { due, failures });
         if self.kept.len() > KEPT_MAX {
@@ -333,19 +368,59 @@ impl Lane {
             self.begun = true;
             record.agents_begun += u64::from(self.id.lane == 0);
         }
-        let request = self.library.pick(due.post, self.id.agent.wrapping_add(self.posts));
+        let number = self.id.agent.wrapping_add(self.posts);
+        let conduct = self.is_hostile.then(|| Conduct::of(number));
+        let post = conduct.map_or(due.post, Conduct::post);
+        let request = self.library.pick(post, number);
         self.posts = self.posts.wrapping_add(1);
-        let exchange = Exchange { timing, request, spoke: false, attempt };
+        let exchange = Exchange { timing, request, spoke: false, attempt, conduct };
         if self.linked {
             return self.send(exchange);
         }
         self.state = State::Connecting(exchange);
-        Act::Connect { deadline: self.deadline(exchange) }
+        let abortive = conduct == Some(Conduct::ResetAfterHead);
+        Act::Connect { deadline: self.deadline(exchange), abortive }
     }
 
     fn send(&mut self, exchange: Exchange) -> Act {
         self.state = State::Sending(exchange);
         Act::Send { request: exchange.request, deadline: self.deadline(exchange) }
+    }
+
+    /// What follows what has been sent: the reply, or what a hostile agent does.
+    fn sent(&mut self, now: Nanos, exchange: Exchange, record: &mut Recorder) -> Act {
+        match exchange.conduct {
+            None => self.receive(exchange),
+            Some(conduct @ Conduct::HalfOpen) => {
+                self.state = State::Pausing(exchange);
+                Act::Wait { until: now + self.manners.pause(conduct) }
+            }
+            Some(conduct @ Conduct::SlowReader) => {
+                self.state = State::Pausing(exchange);
+                Act::Ignore { until: now + self.manners.pause(conduct) }
+            }
+            Some(Conduct::ResetAfterHead) => self.done(now, exchange, record),
+            Some(Conduct::CutBody) => {
+                self.state = State::Finishing(exchange);
+                Act::Finish
+            }
+        }
+    }
+
+    /// A hostile exchange has come to its end, which is all that it wanted.
+    fn done(&mut self, now: Nanos, exchange: Exchange, record: &mut Recorder) -> Act {
+        self.succeed(now, exchange, record);
+        self.close(record)
+    }
+
+    /// Counts an exchange that went as it should.
+    fn succeed(&mut self, now: Nanos, exchange: Exchange, record: &mut Recorder) {
+        record.answered(exchange.timing, now, exchange.request.bytes.len() as u64);
+        self.free_at = now;
+        if !self.answered {
+            self.answered = true;
+            record.agents_answered += u64::from(self.id.lane == 0);
+        }
     }
 
     fn receive(&mut self, exchange: Exchange) -> Act {
@@ -380,12 +455,7 @@ impl Lane {
         if done.echo.is_some_and(|echo| echo != exchange.request.digest) {
             return self.fail(now, exchange, Failure::ProtoBadReply, None, record);
         }
-        record.answered(exchange.timing, now, exchange.request.bytes.len() as u64);
-        self.free_at = now;
-        if !self.answered {
-            self.answered = true;
-            record.agents_answered += u64::from(self.id.lane == 0);
-        }
+        self.succeed(now, exchange, record);
         // A v5 agent closes first although its request says keep-alive (tornado's
         // simple_httpclient); a Go agent keeps what the server keeps.
         if self.keeps && done.keeps { self.settle(now, record) } else { self.close(record) }
@@ -432,7 +502,6 @@ mod tests {
     use super::*;
     use crate::clock::SECOND;
     use crate::plan::Phases;
-    use crate::profile::Profile;
 
     const TIMEOUT: Nanos = 20 * SECOND;
     const REPLY: &[u8] = b"HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nok";
@@ -480,7 +549,7 @@ mod tests {
     #[test]
     fn a_v5_agent_closes_first_though_the_server_would_keep_the_connection() {
         let mut driver = Driver::new(Profile::V5Churn);
-        assert!(matches!(driver.step(0, Event::Begin), Act::Connect { deadline: TIMEOUT }));
+        assert!(matches!(driver.step(0, Event::Begin), Act::Connect { deadline: TIMEOUT, .. }));
         driver.until_receiving();
         assert!(matches!(driver.step(1, Event::Bytes(REPLY.to_vec())), Act::Close));
         // Synchronised: statsd's post was due at the same moment, and begins a new connection.
@@ -546,6 +615,41 @@ mod tests {
         assert!(matches!(act, Act::Wait { until } if until == 15 * SECOND), "done: {act:?}");
         let window = &driver.record.window;
         assert_eq!((window.begun, window.retried, window.answered, window.failed()), (3, 2, 1, 2));
+    }
+
+    #[test]
+    fn hostile_exchanges_take_their_turns_and_end_as_they_should() {
+        let mut driver = Driver::new(Profile::Hostile);
+        let act = driver.step(0, Event::Begin);
+        assert!(matches!(act, Act::Connect { abortive: false, .. }), "{act:?}");
+        // Half a head, and silence until the other side gives up.
+        driver.step(1, Event::Connected);
+        assert!(
+            matches!(driver.step(1, Event::Sent), Act::Wait { until } if until == 30 * SECOND + 2)
+        );
+        assert!(matches!(driver.step(SECOND, Event::HungUp), Act::Close));
+        // A reply that lies unread for ten seconds.
+        assert!(matches!(driver.step(1, Event::Closed), Act::Connect { .. }));
+        driver.step(1, Event::Connected);
+        let act = driver.step(1, Event::Sent);
+        assert!(
+            matches!(act, Act::Ignore { until } if until == driver.now + 10 * SECOND),
+            "{act:?}"
+        );
+        assert!(matches!(driver.step(10 * SECOND, Event::Due), Act::Receive { .. }));
+        assert!(matches!(driver.step(1, Event::Bytes(REPLY.to_vec())), Act::Close));
+        // A reset after the head.
+        let act = driver.step(1, Event::Closed);
+        assert!(matches!(act, Act::Connect { abortive: true, .. }), "{act:?}");
+        driver.step(1, Event::Connected);
+        assert!(matches!(driver.step(1, Event::Sent), Act::Close));
+        // A FIN in mid-body, answered by an end.
+        assert!(matches!(driver.step(1, Event::Closed), Act::Connect { abortive: false, .. }));
+        driver.step(1, Event::Connected);
+        assert!(matches!(driver.step(1, Event::Sent), Act::Finish));
+        assert!(matches!(driver.step(1, Event::Finished), Act::Receive { .. }));
+        assert!(matches!(driver.step(1, Event::Eof), Act::Close));
+        assert_eq!((driver.record.window.answered, driver.record.window.failed()), (4, 0));
     }
 
     #[test]

@@ -113,7 +113,7 @@ struct TypedLoad {
 
     /// How the agents behave
     ///
-    /// v5-churn, go-keepalive, storm, brownout, idle, or the path of a file NAME.toml of your own
+    /// v5-churn, go-keepalive, storm, brownout, idle, hostile, or the path of a file NAME.toml of your own
     /// (docs/loadgen-profile.md)
     #[arg(long, value_name = "PROFILE", default_value = "v5-churn", value_parser = Profile::typed, help_heading = "Load")]
     profile: Profile,

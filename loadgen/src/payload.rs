@@ -5,7 +5,7 @@
 //! POST carries Content-MD5, statsd's too, so that the sink can verify each body.
 
 use crate::dice::Dice;
-use crate::profile::{Post, Profile, Size};
+use crate::profile::{Conduct, Post, Profile, Size};
 use flate2::{Compression, write::ZlibEncoder};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -60,13 +60,19 @@ fn request(profile: Profile, post: Post, host: &str, mut dice: Dice) -> Request 
             (own.path.clone(), noise(own.bytes, &mut dice), "")
         }
         _ => {
+            // What hostile agents cut short is a series too.
+            let post = if profile == Profile::Hostile { Post::SERIES } else { post };
             let (body, encoding) = report(post, &mut dice);
             (path(profile, post), body, encoding)
         }
     };
     let digest = hex_md5(&body);
     let mut bytes = head(profile, &path, host, encoding, &digest, body.len()).into_bytes();
+    let head = bytes.len();
     bytes.extend_from_slice(&body);
+    if profile == Profile::Hostile {
+        bytes.truncate(Conduct::of_post(post).part(head, bytes.len()));
+    }
     bytes.shrink_to_fit();
     Request { bytes, digest }
 }

@@ -3,8 +3,8 @@
 use crate::clock::{Nanos, SECOND};
 use crate::dice::Dice;
 use crate::profile::{
-    COLLECTOR_PERIOD, COLLECTOR_RUN, COLLECTOR_SLEEP, LATER_POSTS, Own, PROCESSES_EVERY, Post,
-    Profile, STATSD_FLUSH,
+    COLLECTOR_PERIOD, COLLECTOR_RUN, COLLECTOR_SLEEP, Conduct, LATER_POSTS, Own, PROCESSES_EVERY,
+    Post, Profile, STATSD_FLUSH,
 };
 use std::ops::Range;
 
@@ -107,9 +107,9 @@ impl Plan {
         }
     }
 
-    /// When an agent posts again what has failed.
-    pub(crate) fn retries(&self) -> Retries {
-        Retries { profile: self.profile, scale: Scale { speedup: self.speedup } }
+    /// How its agents wait when nothing is due.
+    pub(crate) fn manners(&self) -> Manners {
+        Manners { profile: self.profile, scale: Scale { speedup: self.speedup } }
     }
 
     /// How many lanes an agent has.
@@ -148,7 +148,7 @@ impl Plan {
             Phases::Poisson => begin + pauses.after(period, &mut dice),
         };
         let timers = match self.profile {
-            Profile::V5Churn | Profile::Storm | Profile::Brownout => {
+            Profile::V5Churn | Profile::Storm | Profile::Brownout | Profile::Hostile => {
                 let next_run = phase(COLLECTOR_PERIOD);
                 let next_processes = next_run + phase(PROCESSES_EVERY) - begin;
                 let next_statsd = phase(STATSD_FLUSH);
@@ -206,15 +206,20 @@ impl Plan {
     }
 }
 
-/// How an agent's forwarder posts again what has failed.
+/// How long an agent waits for another reason than its timers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Retries {
+pub(crate) struct Manners {
     profile: Profile,
     scale: Scale,
 }
 
-impl Retries {
-    /// How long it waits after so many failures of one post.
+impl Manners {
+    /// How long it pauses in the midst of a hostile exchange.
+    pub(crate) fn pause(self, conduct: Conduct) -> Nanos {
+        self.scale.of(conduct.pause())
+    }
+
+    /// How long its forwarder waits after so many failures of one post.
     ///
     /// v5: 20 s for each failure, 90 s at most, no jitter (`transaction.py` of dd-agent). Go: 2 s,
     /// doubled each time, 64 s at most (`blocked_endpoints.go` of datadog-agent).
@@ -413,8 +418,8 @@ mod tests {
     #[test]
     fn retries_come_as_the_forwarders_make_them() {
         let after = |profile| {
-            let retries = Plan { profile, speedup: 2.0, ..plan() }.retries();
-            [1, 2, 4, 5, 6, 9].map(|failures| retries.after(failures) / (SECOND / 2))
+            let manners = Plan { profile, speedup: 2.0, ..plan() }.manners();
+            [1, 2, 4, 5, 6, 9].map(|failures| manners.after(failures) / (SECOND / 2))
         };
         assert_eq!(after(Profile::V5Churn), [20, 40, 80, 90, 90, 90]);
         assert_eq!(after(Profile::GoKeepalive), [2, 4, 16, 32, 64, 64]);

@@ -4,9 +4,11 @@
 //! 15 s after each run (`DEFAULT_CHECK_FREQUENCY`) and posts three times per run, statsd posts
 //! every 10 s (`DOGSTATSD_FLUSH_INTERVAL`). Go agents post every 15 s on connections they keep.
 
+mod conduct;
 mod own;
 
 use crate::clock::{Nanos, SECOND};
+pub(crate) use conduct::Conduct;
 pub(crate) use own::{Own, Size};
 use std::path::Path;
 
@@ -25,8 +27,14 @@ pub(crate) const STATSD_FLUSH: Nanos = 10 * SECOND;
 pub(crate) const PROCESSES_EVERY: Nanos = 60 * SECOND;
 
 /// Built-in profiles by the names that are typed.
-const NAMED: [Profile; 5] =
-    [Profile::V5Churn, Profile::GoKeepalive, Profile::Storm, Profile::Brownout, Profile::Idle];
+const NAMED: [Profile; 6] = [
+    Profile::V5Churn,
+    Profile::GoKeepalive,
+    Profile::Storm,
+    Profile::Brownout,
+    Profile::Idle,
+    Profile::Hostile,
+];
 
 /// How an agent behaves on the wire.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +50,9 @@ pub(crate) enum Profile {
     Brownout,
     /// Connections that say nothing after one POST: what a session costs in memory.
     Idle,
+    /// The timers of v5, and bad manners: half-open connections, replies read late, resets after the
+    /// head, ends before the body's.
+    Hostile,
     /// Somebody's own, from a file (docs/loadgen-profile.md).
     Own(&'static Own),
 }
@@ -77,6 +88,7 @@ impl Profile {
             Self::Storm => "storm",
             Self::Brownout => "brownout",
             Self::Idle => "idle",
+            Self::Hostile => "hostile",
             Self::Own(own) => own.name(),
         }
     }
@@ -85,7 +97,7 @@ impl Profile {
     pub(crate) fn posts_per_second(self) -> f64 {
         match self {
             // 3 posts in 15 s of sleep and 1.15 s of run on average, and one in 10 s.
-            Self::V5Churn | Self::Storm | Self::Brownout => 3.0 / 16.15 + 0.1,
+            Self::V5Churn | Self::Storm | Self::Brownout | Self::Hostile => 3.0 / 16.15 + 0.1,
             // One and a half connections on average, each with a post in 15 s.
             Self::GoKeepalive => 1.5 / 15.0,
             Self::Idle => 0.0,
@@ -104,7 +116,7 @@ impl Profile {
     /// Whether the agent holds its connection between posts: Go agents do, v5 ones do not.
     pub(crate) fn keeps_connections(self) -> bool {
         match self {
-            Self::V5Churn | Self::Storm | Self::Brownout => false,
+            Self::V5Churn | Self::Storm | Self::Brownout | Self::Hostile => false,
             Self::GoKeepalive | Self::Idle => true,
             Self::Own(own) => own.keeps(),
         }
@@ -115,7 +127,8 @@ impl Profile {
         match self {
             Self::V5Churn | Self::Storm | Self::Brownout => 0.0,
             Self::GoKeepalive => 1.5,
-            Self::Idle => 1.0,
+            // Most of a hostile agent's time is silence on one.
+            Self::Idle | Self::Hostile => 1.0,
             Self::Own(own) if own.keeps() => f64::from(own.lanes()),
             Self::Own(_) => 0.0,
         }
@@ -125,6 +138,7 @@ impl Profile {
     pub(crate) fn posts(self) -> impl Iterator<Item = Post> {
         let count = match self {
             Self::Own(own) => own.post_count(),
+            Self::Hostile => Conduct::POSTS,
             _ => Post::BUILT_IN,
         };
         (0..count).map(Post)

@@ -329,13 +329,20 @@ async fn attend<S: Stream>(shared: Rc<Shared<S>>, place: usize) {
                 Event::Due
             }
             (Act::Wait { until }, Some(link)) => link.idle(&shared, place, until).await,
-            (Act::Connect { deadline }, _) => match link::connect(&shared, seat, deadline).await {
-                Ok(connected) => {
-                    link = Some(connected);
-                    Event::Connected
+            (Act::Connect { deadline, abortive }, _) => {
+                match link::connect(&shared, seat, deadline, abortive).await {
+                    Ok(connected) => {
+                        link = Some(connected);
+                        Event::Connected
+                    }
+                    Err(event) => event,
                 }
-                Err(event) => event,
-            },
+            }
+            (Act::Ignore { until }, _) => {
+                shared.pacer.until(place_number(place), until).await;
+                Event::Due
+            }
+            (Act::Finish, Some(link)) => link.finish(),
             (Act::Handshake { deadline }, Some(link)) => link.shake(&shared, deadline).await,
             (Act::Send { request, deadline }, Some(link)) => {
                 link.send(&shared, request, deadline).await

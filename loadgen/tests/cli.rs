@@ -611,3 +611,25 @@ fn a_law_is_fitted_to_what_more_workers_bring() {
     assert!(found["scaling"]["contention"].as_f64().expect("a law") > 0.5, "{found:#}");
     assert!(said.contains("one worker alone"), "{said}");
 }
+
+#[test]
+fn hostile_agents_do_as_they_please_and_harm_nobody_else() {
+    let sink = Sink::start(&[]);
+    let args = ["--agents", "40", "--profile", "hostile", "--speedup", "40"];
+    for io in ["uring", "tokio"] {
+        let time = ["--ramp", "0s", "--duration", "3s", "--io", io];
+        let run = load(&[&args[..], &time].concat(), &sink.address);
+        let unanswered = count(&run.report, "errors/time.unanswered");
+        let unsent = count(&run.report, "errors/time.unsent");
+        assert_eq!(
+            count(&run.report, "achieved/window/failed"),
+            unanswered + unsent,
+            "{}",
+            run.stdout
+        );
+        assert!(count(&run.report, "achieved/agents_answered") == 40, "{io}: {}", run.stdout);
+    }
+    let counts = sink.counts();
+    assert!(count(&counts, "cut_requests") > 0 && count(&counts, "posts") > 0, "{counts:#}");
+    assert_eq!(count(&counts, "digest_mismatches") + count(&counts, "bad_requests"), 0);
+}

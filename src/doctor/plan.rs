@@ -310,7 +310,7 @@ pub fn plan(wanted: &Wanted, config: &Config) -> Plan {
         sessions,
         megabits_a_second: fleet * agent.reports_a_second * bytes * 8.0 / 1e6,
         user_bytes: BYTES_AT_REST + sessions * USER_BYTES_A_SESSION,
-        kernel_bytes: sessions * BYTES_A_SESSION + in_time_wait * BYTES_IN_TIME_WAIT,
+        kernel_bytes: sessions * BYTES_A_SESSION + in_time_wait.min(own) * BYTES_IN_TIME_WAIT,
         descriptors: limits::descriptors_needed(config, &limits, wanted.cores, uneven),
         pipe_pages: pages_of_pipes(agents_a_relay),
         queue: queue_for(sessions, wanted.cores.into()),

@@ -53,6 +53,10 @@ impl Stream for EpollStream {
         Ok(())
     }
 
+    fn finish(&self) -> io::Result<()> {
+        SockRef::from(&self.0).shutdown(Shutdown::Write)
+    }
+
     fn abort(&self) {
         // A socket that is not connected any more has nothing to shut down.
         let _ = SockRef::from(&self.0).shutdown(Shutdown::Both);

@@ -52,6 +52,9 @@ pub(crate) trait Stream: Sized + 'static {
     /// Writes all.
     fn write_all<B: Bytes>(self: &Rc<Self>, bytes: B) -> impl Future<Output = io::Result<()>>;
 
+    /// Shuts the direction towards the peer.
+    fn finish(&self) -> io::Result<()>;
+
     /// Shuts both directions, so that every operation under way completes.
     fn abort(&self);
 }

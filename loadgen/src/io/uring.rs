@@ -48,6 +48,10 @@ impl Stream for UringStream {
         self.stream.write_all(bytes).await.0
     }
 
+    fn finish(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
     fn abort(&self) {
         // A socket that is not connected any more has nothing to shut down.
         let _ = self.stream.shutdown(Shutdown::Both);

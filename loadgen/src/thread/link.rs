@@ -10,17 +10,23 @@ use crate::tls::{self, Heard, Talk};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// Makes a connection; the stream is in its seat from the start, so that the end can reach it.
 pub(super) async fn connect<S: Stream>(
     shared: &Shared<S>,
     seat: &Seat<S>,
     deadline: Nanos,
+    abortive: bool,
 ) -> Result<Link<S>, Event> {
     let target = shared.orders.target;
     let failed =
         |error: &std::io::Error| Event::Failed(Failure::of_connect(error), error.raw_os_error());
     let socket = io::socket(target, seat.source).map_err(|error| failed(&error))?;
+    if abortive {
+        // Closing it sends a reset.
+        socket.set_linger(Some(Duration::ZERO)).map_err(|error| failed(&error))?;
+    }
     let stream = Rc::new(S::dial(socket, target).map_err(|error| failed(&error))?);
     seat.stream.replace(Some(Rc::clone(&stream)));
     let mut connecting = std::pin::pin!(stream.connected());
@@ -126,6 +132,14 @@ impl<S: Stream> Link<S> {
                     return Event::Failed(tls::failure(&error), None);
                 }
             }
+        }
+    }
+
+    /// Sends a FIN.
+    pub(super) fn finish(&self) -> Event {
+        match self.stream.finish() {
+            Ok(()) => Event::Finished,
+            Err(error) => Event::Failed(Failure::of_io(&error), error.raw_os_error()),
         }
     }
 
