@@ -311,10 +311,11 @@ impl Lane {
         match self.state {
             State::Ended => return,
             State::Waiting | State::Closing => {}
+            // Silence is all that was wanted.
+            State::Pausing(exchange) => self.succeed(now, exchange, record),
             State::Connecting(exchange)
             | State::Shaking(exchange)
             | State::Sending(exchange)
-            | State::Pausing(exchange)
             | State::Finishing(exchange)
             | State::Receiving(exchange) => {
                 record.failed(exchange.timing, now, Failure::TimeUnanswered, None);
@@ -535,6 +536,12 @@ mod tests {
             self.lane.step(self.now, &event, &mut self.record)
         }
 
+        /// At the next quarter of a minute.
+        fn next_begins(&mut self) -> Act {
+            self.now = self.now.next_multiple_of(15 * SECOND);
+            self.step(0, Event::Due)
+        }
+
         /// From a connection made to the reply awaited.
         fn until_receiving(&mut self) {
             assert!(matches!(self.step(1, Event::Connected), Act::Send { .. }));
@@ -624,27 +631,31 @@ mod tests {
         assert!(matches!(act, Act::Connect { abortive: false, .. }), "{act:?}");
         // Half a head, and silence until the other side gives up.
         driver.step(1, Event::Connected);
-        assert!(
-            matches!(driver.step(1, Event::Sent), Act::Wait { until } if until == 30 * SECOND + 2)
-        );
+        let act = driver.step(1, Event::Sent);
+        assert!(matches!(act, Act::Wait { until } if until == 10 * SECOND + 2), "{act:?}");
         assert!(matches!(driver.step(SECOND, Event::HungUp), Act::Close));
-        // A reply that lies unread for ten seconds.
-        assert!(matches!(driver.step(1, Event::Closed), Act::Connect { .. }));
+        assert!(matches!(driver.step(1, Event::Closed), Act::Wait { .. }));
+        // A reply that lies unread for five seconds.
+        let act = driver.next_begins();
+        assert!(matches!(act, Act::Connect { abortive: false, .. }), "{act:?}");
         driver.step(1, Event::Connected);
         let act = driver.step(1, Event::Sent);
         assert!(
-            matches!(act, Act::Ignore { until } if until == driver.now + 10 * SECOND),
+            matches!(act, Act::Ignore { until } if until == driver.now + 5 * SECOND),
             "{act:?}"
         );
-        assert!(matches!(driver.step(10 * SECOND, Event::Due), Act::Receive { .. }));
+        assert!(matches!(driver.step(5 * SECOND, Event::Due), Act::Receive { .. }));
         assert!(matches!(driver.step(1, Event::Bytes(REPLY.to_vec())), Act::Close));
+        driver.step(1, Event::Closed);
         // A reset after the head.
-        let act = driver.step(1, Event::Closed);
+        let act = driver.next_begins();
         assert!(matches!(act, Act::Connect { abortive: true, .. }), "{act:?}");
         driver.step(1, Event::Connected);
         assert!(matches!(driver.step(1, Event::Sent), Act::Close));
+        driver.step(1, Event::Closed);
         // A FIN in mid-body, answered by an end.
-        assert!(matches!(driver.step(1, Event::Closed), Act::Connect { abortive: false, .. }));
+        let act = driver.next_begins();
+        assert!(matches!(act, Act::Connect { abortive: false, .. }), "{act:?}");
         driver.step(1, Event::Connected);
         assert!(matches!(driver.step(1, Event::Sent), Act::Finish));
         assert!(matches!(driver.step(1, Event::Finished), Act::Receive { .. }));

@@ -148,7 +148,7 @@ impl Plan {
             Phases::Poisson => begin + pauses.after(period, &mut dice),
         };
         let timers = match self.profile {
-            Profile::V5Churn | Profile::Storm | Profile::Brownout | Profile::Hostile => {
+            Profile::V5Churn | Profile::Storm | Profile::Brownout => {
                 let next_run = phase(COLLECTOR_PERIOD);
                 let next_processes = next_run + phase(PROCESSES_EVERY) - begin;
                 let next_statsd = phase(STATSD_FLUSH);
@@ -158,6 +158,7 @@ impl Plan {
                 next: phase(COLLECTOR_SLEEP),
                 post: if id.lane == 0 { Post::SERIES } else { Post::CHECK_RUN },
             },
+            Profile::Hostile => Timers::Go { next: phase(COLLECTOR_SLEEP), post: Post::SERIES },
             Profile::Own(own) => {
                 let posts = own.posts_of(id.lane);
                 Timers::Own {

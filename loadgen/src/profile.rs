@@ -50,7 +50,7 @@ pub(crate) enum Profile {
     Brownout,
     /// Connections that say nothing after one POST: what a session costs in memory.
     Idle,
-    /// The timers of v5, and bad manners: half-open connections, replies read late, resets after the
+    /// Bad manners every 15 s: half-open connections, replies read late, resets after the
     /// head, ends before the body's.
     Hostile,
     /// Somebody's own, from a file (docs/loadgen-profile.md).
@@ -97,7 +97,8 @@ impl Profile {
     pub(crate) fn posts_per_second(self) -> f64 {
         match self {
             // 3 posts in 15 s of sleep and 1.15 s of run on average, and one in 10 s.
-            Self::V5Churn | Self::Storm | Self::Brownout | Self::Hostile => 3.0 / 16.15 + 0.1,
+            Self::V5Churn | Self::Storm | Self::Brownout => 3.0 / 16.15 + 0.1,
+            Self::Hostile => 1.0 / 15.0,
             // One and a half connections on average, each with a post in 15 s.
             Self::GoKeepalive => 1.5 / 15.0,
             Self::Idle => 0.0,
@@ -127,8 +128,9 @@ impl Profile {
         match self {
             Self::V5Churn | Self::Storm | Self::Brownout => 0.0,
             Self::GoKeepalive => 1.5,
-            // Most of a hostile agent's time is silence on one.
-            Self::Idle | Self::Hostile => 1.0,
+            Self::Idle => 1.0,
+            // 10 s and 5 s in 60.
+            Self::Hostile => 0.25,
             Self::Own(own) if own.keeps() => f64::from(own.lanes()),
             Self::Own(_) => 0.0,
         }

@@ -619,14 +619,7 @@ fn hostile_agents_do_as_they_please_and_harm_nobody_else() {
     for io in ["uring", "tokio"] {
         let time = ["--ramp", "0s", "--duration", "3s", "--io", io];
         let run = load(&[&args[..], &time].concat(), &sink.address);
-        let unanswered = count(&run.report, "errors/time.unanswered");
-        let unsent = count(&run.report, "errors/time.unsent");
-        assert_eq!(
-            count(&run.report, "achieved/window/failed"),
-            unanswered + unsent,
-            "{}",
-            run.stdout
-        );
+        assert_eq!(count(&run.report, "achieved/window/failed"), 0, "{}", run.stdout);
         assert!(count(&run.report, "achieved/agents_answered") == 40, "{io}: {}", run.stdout);
     }
     let counts = sink.counts();

@@ -3,18 +3,19 @@
 use super::Post;
 use crate::clock::{Nanos, SECOND};
 
-/// How long a connection is held in silence.
-const SILENCE: Nanos = 30 * SECOND;
+/// How long a connection is held in silence; with the time to connect, less than the pause between two
+/// exchanges.
+const SILENCE: Nanos = 10 * SECOND;
 /// How long a reply lies unread.
-const SLOTH: Nanos = 10 * SECOND;
+const SLOTH: Nanos = 5 * SECOND;
 
 /// What one exchange of a hostile agent does; they take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Conduct {
-    /// Half a request's head, and then nothing, until the other side gives up or half a minute is over.
+    /// Half a request's head, and then nothing, until the other side gives up or ten seconds are over.
     HalfOpen,
-    /// A whole request, whose reply is read ten seconds later.
+    /// A whole request, whose reply is read five seconds later.
     SlowReader,
     /// The head, and a reset.
     ResetAfterHead,
