@@ -33,6 +33,8 @@ pub(crate) enum Event {
     HungUp,
     /// The connection stands.
     Connected,
+    /// The way through the proxy is open.
+    Tunnelled,
     /// Its TLS stands.
     Shaken,
     /// The request is written.
@@ -60,6 +62,8 @@ pub(crate) enum Act {
     ///
     /// An abortive one ends with a reset when it is closed.
     Connect { deadline: Nanos, abortive: bool },
+    /// Have the proxy at its end open a way to the upstream.
+    Tunnel { deadline: Nanos },
     /// Shake hands over the connection.
     Handshake { deadline: Nanos },
     /// Write a whole request.
@@ -80,6 +84,7 @@ pub(crate) enum Act {
 enum State {
     Waiting,
     Connecting(Exchange),
+    Tunnelling(Exchange),
     Shaking(Exchange),
     Sending(Exchange),
     /// Hostile: silent, or deaf.
@@ -159,13 +164,22 @@ struct Attempt {
     failures: u32,
 }
 
+/// What has to be done on a new connection before it can be used.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Way {
+    /// A proxy is to open a tunnel.
+    pub(crate) has_proxy: bool,
+    /// TLS is to be set up.
+    pub(crate) has_tls: bool,
+}
+
 /// One lane: exchanges one after another, on one connection at a time.
 #[derive(Debug)]
 pub(crate) struct Lane {
     id: LaneId,
     keeps: bool,
     is_hostile: bool,
-    speaks_tls: bool,
+    way: Way,
     schedule: Schedule,
     next: Due,
     manners: Manners,
@@ -188,7 +202,7 @@ impl Lane {
     pub(crate) fn new(
         plan: &Plan,
         id: LaneId,
-        speaks_tls: bool,
+        way: Way,
         timeout: Nanos,
         library: &'static Library,
     ) -> Self {
@@ -198,7 +212,7 @@ impl Lane {
             id,
             keeps: plan.profile.keeps_connections(),
             is_hostile: plan.profile == Profile::Hostile,
-            speaks_tls,
+            way,
             schedule,
             next,
             manners: plan.manners(),
@@ -220,7 +234,7 @@ impl Lane {
     pub(crate) fn phase(&self) -> Phase {
         match self.state {
             State::Waiting => Phase::Waiting,
-            State::Connecting(_) => Phase::Connecting,
+            State::Connecting(_) | State::Tunnelling(_) => Phase::Connecting,
             State::Shaking(_) => Phase::Shaking,
             State::Sending(_) | State::Finishing(_) => Phase::Sending,
             State::Pausing(_) => Phase::Pausing,
@@ -248,17 +262,18 @@ impl Lane {
             (State::Connecting(exchange), Event::Connected) => {
                 self.linked = true;
                 record.connected(exchange.timing, now);
-                if !self.speaks_tls {
-                    return self.send(exchange);
+                if !self.way.has_proxy {
+                    return self.shake(exchange);
                 }
-                self.state = State::Shaking(exchange);
-                Act::Handshake { deadline: self.deadline(exchange) }
+                self.state = State::Tunnelling(exchange);
+                Act::Tunnel { deadline: self.deadline(exchange) }
             }
+            (State::Tunnelling(exchange), Event::Tunnelled) => self.shake(exchange),
             (State::Shaking(exchange), Event::Shaken) => {
                 record.shaken(exchange.timing, now);
                 self.send(exchange)
             }
-            (State::Shaking(exchange), Event::Eof) => {
+            (State::Tunnelling(exchange) | State::Shaking(exchange), Event::Eof) => {
                 self.fail(now, exchange, Failure::IoEofEarly, None, record)
             }
             (State::Sending(exchange), Event::Sent) => self.sent(now, exchange, record),
@@ -284,6 +299,7 @@ impl Lane {
             },
             (
                 State::Connecting(exchange)
+                | State::Tunnelling(exchange)
                 | State::Shaking(exchange)
                 | State::Sending(exchange)
                 | State::Finishing(exchange)
@@ -294,7 +310,10 @@ impl Lane {
                 self.fail(now, exchange, Failure::ConnectTimeout, None, record)
             }
             (
-                State::Shaking(exchange) | State::Sending(exchange) | State::Receiving(exchange),
+                State::Tunnelling(exchange)
+                | State::Shaking(exchange)
+                | State::Sending(exchange)
+                | State::Receiving(exchange),
                 Event::TimedOut,
             ) => self.fail(now, exchange, Failure::TimeReplyTimeout, None, record),
             (State::Closing, Event::Closed) => {
@@ -314,6 +333,7 @@ impl Lane {
             // Silence is all that was wanted.
             State::Pausing(exchange) => self.succeed(now, exchange, record),
             State::Connecting(exchange)
+            | State::Tunnelling(exchange)
             | State::Shaking(exchange)
             | State::Sending(exchange)
             | State::Finishing(exchange)
@@ -381,6 +401,14 @@ impl Lane {
         self.state = State::Connecting(exchange);
         let abortive = conduct == Some(Conduct::ResetAfterHead);
         Act::Connect { deadline: self.deadline(exchange), abortive }
+    }
+
+    fn shake(&mut self, exchange: Exchange) -> Act {
+        if !self.way.has_tls {
+            return self.send(exchange);
+        }
+        self.state = State::Shaking(exchange);
+        Act::Handshake { deadline: self.deadline(exchange) }
     }
 
     fn send(&mut self, exchange: Exchange) -> Act {
@@ -525,8 +553,9 @@ mod tests {
                 speedup: 1.0,
                 phases: Phases::Aligned,
             };
-            let library = Box::leak(Box::new(Library::new(profile, 1, "relay:1")));
-            let lane = Lane::new(&plan, LaneId { agent: 0, lane: 0 }, false, TIMEOUT, library);
+            let library = Box::leak(Box::new(Library::new(profile, 1, "relay:1", None)));
+            let lane =
+                Lane::new(&plan, LaneId { agent: 0, lane: 0 }, Way::default(), TIMEOUT, library);
             Self { lane, record: Recorder::new(plan.window()), now: 0 }
         }
 

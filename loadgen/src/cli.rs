@@ -1,17 +1,20 @@
 //! The command line: what was typed, and what is meant.
 
+mod meant;
 mod values;
 
-use crate::clock::{Nanos, nanos};
+use crate::clock::nanos;
 use crate::exit::{Error, SUCCESS, USAGE};
 use crate::io::{IoKind, uring};
 use crate::plan::{Phases, Plan};
 use crate::profile::Profile;
+use crate::proxy::Proxy;
 use crate::report::slo::Objective;
 use crate::search::Bounds;
 use crate::sink;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::{IpAddr, SocketAddr};
+pub(crate) use meant::{Cast, Claim, Command, Files, FindMax, Relay, Settings, Target, Tls};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 pub(crate) use values::duration;
@@ -107,13 +110,19 @@ struct TypedLoad {
     /// The process whose processor time and memory are reported, with --target
     #[arg(long, value_name = "PID", requires = "target", help_heading = "Target")]
     relay_pid: Option<i32>,
+    /// Whom agents of v5-proxy post to, through the proxy at --target
+    #[arg(long, value_name = "HOST:PORT", requires = "target", help_heading = "Target")]
+    upstream: Option<String>,
+    /// Whom the proxy is to let through
+    #[arg(long, value_name = "NAME:PASSWORD", requires = "upstream", help_heading = "Target")]
+    proxy_user: Option<String>,
     /// Further arguments for the started fanin, after --
     #[arg(last = true, value_name = "FANIN ARGUMENTS", conflicts_with = "target")]
     fanin_arguments: Vec<String>,
 
     /// How the agents behave
     ///
-    /// v5-churn, go-keepalive, storm, brownout, idle, hostile, or the path of a file NAME.toml of your own
+    /// v5-churn, v5-proxy, go-keepalive, storm, brownout, idle, hostile, or the path of a file NAME.toml of your own
     /// (docs/loadgen-profile.md)
     #[arg(long, value_name = "PROFILE", default_value = "v5-churn", value_parser = Profile::typed, help_heading = "Load")]
     profile: Profile,
@@ -302,149 +311,6 @@ pub(crate) struct Tether {
     pub(crate) command: Vec<std::ffi::OsString>,
 }
 
-/// What is meant.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Load something.
-    Run(Box<Settings>),
-    /// Search the most agents.
-    FindMax(Box<FindMax>),
-    /// Judge the claim.
-    Claim(Box<Claim>),
-    /// Draw runs over each other.
-    Compare(Compare),
-    /// Add interval logs up.
-    Merge(Merge),
-    /// Be the upstream.
-    Sink(sink::Settings),
-    /// Run a command that ends with its parent.
-    Tether(Tether),
-    /// Help or version was asked for and has been printed.
-    Told,
-}
-
-/// What to load.
-#[derive(Clone, Debug)]
-pub(crate) enum Target {
-    /// Something that listens already, as typed, and its process if known.
-    Given { address: String, relay_pid: Option<i32> },
-    /// One that is started for the run, with a sink.
-    Started(Cast),
-}
-
-/// Who is started.
-#[derive(Clone, Debug)]
-pub(crate) struct Cast {
-    /// The relay.
-    pub(crate) relay: Relay,
-    /// Processors that the relay may use; all when empty.
-    pub(crate) cpus: Vec<usize>,
-}
-
-/// A relay that loadgen knows to start.
-#[derive(Clone, Debug)]
-pub(crate) enum Relay {
-    /// The fanin beside this program, or the one named, with further arguments.
-    Fanin { path: Option<PathBuf>, arguments: Vec<String> },
-    /// HAProxy from the search path, with the proxy page's configuration.
-    Haproxy,
-}
-
-impl Relay {
-    /// The name in tables and files.
-    pub(crate) fn label(&self) -> &'static str {
-        match self {
-            Self::Fanin { .. } => "fanin",
-            Self::Haproxy => "haproxy",
-        }
-    }
-}
-
-/// Where the report goes besides the terminal (docs/loadgen-report.md).
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Files {
-    /// The report, whole.
-    pub(crate) json: Option<PathBuf>,
-    /// The same as a page.
-    pub(crate) html: Option<PathBuf>,
-    /// Second by second.
-    pub(crate) csv: Option<PathBuf>,
-    /// HdrHistogram's percentile text.
-    pub(crate) hgrm: Option<PathBuf>,
-    /// HdrHistogram's interval log.
-    pub(crate) hlog: Option<PathBuf>,
-}
-
-/// TLS as it was typed.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tls {
-    /// Whom to trust; the system's authorities, or those of the sink that is started.
-    pub(crate) ca_file: Option<PathBuf>,
-    /// Whom to expect; the target's host.
-    pub(crate) server_name: Option<String>,
-}
-
-/// A load run, complete.
-#[derive(Clone, Debug)]
-pub(crate) struct Settings {
-    /// Who posts what when.
-    pub(crate) plan: Plan,
-    /// When to begin, if not as soon as possible.
-    pub(crate) start_at: Option<SystemTime>,
-    /// Whether a terminal shows the run on its screen.
-    pub(crate) live: bool,
-    /// What to load.
-    pub(crate) target: Target,
-    /// How agents speak TLS, if they do.
-    pub(crate) tls: Option<Tls>,
-    /// How sockets are driven, and why not on io_uring if that was wished.
-    pub(crate) io: (IoKind, Option<String>),
-    /// Load threads, if given.
-    pub(crate) threads: Option<u32>,
-    /// Source addresses; empty lets the kernel, or the port check, choose.
-    pub(crate) sources: Vec<IpAddr>,
-    /// How long an agent waits for an exchange.
-    pub(crate) timeout: Nanos,
-    /// From which send lag at p99 on the run is invalid.
-    pub(crate) max_send_lag: Nanos,
-    /// What must hold.
-    pub(crate) objectives: Vec<Objective>,
-    /// Where the report goes besides the terminal.
-    pub(crate) files: Files,
-}
-
-/// A search for the most agents.
-#[derive(Debug)]
-pub(crate) struct FindMax {
-    /// The confirming trial; the search's are shorter.
-    pub(crate) settings: Settings,
-    /// The bounds and the steps of the search.
-    pub(crate) bounds: Bounds,
-    /// Numbers of workers of the relay, each with a search; none leaves the number to the relay.
-    pub(crate) workers: Vec<u32>,
-    /// How long each trial of the search measures.
-    pub(crate) trial: Nanos,
-    /// Where bounds and trials go besides the terminal.
-    pub(crate) json: Option<PathBuf>,
-}
-
-/// The claim's runs.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    /// The first of them.
-    pub(crate) settings: Settings,
-    /// Numbers of agents, each a run.
-    pub(crate) agents: Vec<u32>,
-    /// Judged beside fanin.
-    pub(crate) peer: Option<Peer>,
-    /// See [`TypedClaim::ratio`].
-    pub(crate) ratio: f64,
-    /// See [`TypedClaim::budget`].
-    pub(crate) budget: Option<f64>,
-    /// Where the verdicts go besides the terminal.
-    pub(crate) json: Option<PathBuf>,
-}
-
 /// Reads the command line.
 ///
 /// # Errors
@@ -554,6 +420,7 @@ fn settings(typed: TypedLoad, agents: u32, measured: Duration) -> Result<Setting
             Some(address) => Target::Given { address, relay_pid: typed.relay_pid },
             None => Target::Started(Cast { relay, cpus: Vec::new() }),
         },
+        proxy: proxy(typed.profile, typed.upstream, typed.proxy_user.as_deref())?,
         tls: typed.tls.then_some(Tls { ca_file: typed.ca_file, server_name: typed.server_name }),
         io: choose_io(typed.io)?,
         threads: typed.threads,
@@ -563,6 +430,27 @@ fn settings(typed: TypedLoad, agents: u32, measured: Duration) -> Result<Setting
         objectives: typed.objectives,
         files: Files::default(),
     })
+}
+
+fn proxy(
+    profile: Profile,
+    upstream: Option<String>,
+    user: Option<&str>,
+) -> Result<Option<Proxy>, Error> {
+    match (profile, upstream) {
+        (Profile::V5Proxy, Some(upstream)) => Ok(Some(Proxy::new(upstream, user))),
+        (Profile::V5Proxy, None) => Err(Error::Usage(
+            "--profile v5-proxy: whom do the agents post to? Give the proxy as --target HOST:PORT and \
+             the server behind it as --upstream HOST:PORT"
+                .to_owned(),
+        )),
+        (profile, Some(upstream)) => Err(Error::Usage(format!(
+            "--upstream {upstream}: agents of {} use no proxy; give --profile v5-proxy, or leave \
+             --upstream away",
+            profile.label()
+        ))),
+        (_, None) => Ok(None),
+    }
 }
 
 impl TypedLoad {

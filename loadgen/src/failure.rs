@@ -30,6 +30,8 @@ pub(crate) enum Failure {
     IoEofEarly,
     /// Any other errno of a read or write.
     IoOther,
+    /// The proxy opened no tunnel.
+    ProtoProxyRefused,
     /// A complete reply whose status is not 2xx.
     ProtoBadStatus,
     /// Bytes that are no HTTP reply, or the reply to another request.
@@ -47,7 +49,7 @@ impl Failure {
     pub(crate) const COUNT: usize = Self::ALL.len();
 
     /// All kinds, in the order of reports.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::ConnectRefused,
         Self::ConnectTimeout,
         Self::ConnectUnreachable,
@@ -60,6 +62,7 @@ impl Failure {
         Self::IoBrokenPipe,
         Self::IoEofEarly,
         Self::IoOther,
+        Self::ProtoProxyRefused,
         Self::ProtoBadStatus,
         Self::ProtoBadReply,
         Self::TimeReplyTimeout,
@@ -87,6 +90,7 @@ impl Failure {
             Self::IoBrokenPipe => "io.broken_pipe",
             Self::IoEofEarly => "io.eof_early",
             Self::IoOther => "io.other",
+            Self::ProtoProxyRefused => "proto.proxy_refused",
             Self::ProtoBadStatus => "proto.bad_status",
             Self::ProtoBadReply => "proto.bad_reply",
             Self::TimeReplyTimeout => "time.reply_timeout",

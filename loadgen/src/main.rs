@@ -6,7 +6,7 @@
 //!
 //! - `cli` what was typed, and what is meant
 //! - `profile`, `plan`, `dice` PURE: who posts what when; `payload` PURE: the requests to the byte
-//! - `agent` PURE: one lane of an agent; `reply` PURE: reads replies; `failure` PURE: the taxonomy
+//! - `agent` PURE: one lane of an agent; `reply`, `proxy` PURE: what is read and said; `failure` PURE: the taxonomy
 //! - `recorder` PURE: histograms and counts of one thread
 //! - `thread`, `pacer`, `io`, `tls`: the tasks that do what `agent` asks, on io_uring or epoll
 //! - `run`: one run; `find_max` with `search` and `usl` PURE, and `claim`: many; `compare`, `merge`: what runs
@@ -32,6 +32,7 @@ mod plan;
 mod procfs;
 mod profile;
 mod progress;
+mod proxy;
 mod recorder;
 mod reply;
 mod report;

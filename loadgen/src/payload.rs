@@ -6,6 +6,7 @@
 
 use crate::dice::Dice;
 use crate::profile::{Conduct, Post, Profile, Size};
+use crate::proxy::Proxy;
 use flate2::{Compression, write::ZlibEncoder};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -35,12 +36,13 @@ pub(crate) struct Library {
 }
 
 impl Library {
-    /// Makes the requests for one target (`host` is the Host header).
-    pub(crate) fn new(profile: Profile, seed: u64, host: &str) -> Self {
+    /// Makes the requests for one target (`host` is the Host header), in absolute form where a `proxy` is
+    /// to forward them.
+    pub(crate) fn new(profile: Profile, seed: u64, host: &str, proxy: Option<&Proxy>) -> Self {
         let requests = profile.posts().flat_map(|post| {
             (0..VARIANTS).map(move |variant| {
                 let stream = 0x00B0_D1E5_0000_0000 | (u64::from(post.0) << 16) | variant as u64;
-                request(profile, post, host, Dice::new(seed, stream))
+                request(profile, post, host, proxy, Dice::new(seed, stream))
             })
         });
         Self { requests: requests.collect() }
@@ -53,7 +55,13 @@ impl Library {
     }
 }
 
-fn request(profile: Profile, post: Post, host: &str, mut dice: Dice) -> Request {
+fn request(
+    profile: Profile,
+    post: Post,
+    host: &str,
+    proxy: Option<&Proxy>,
+    mut dice: Dice,
+) -> Request {
     let (path, body, encoding) = match profile {
         Profile::Own(own) => {
             let own = own.post(post);
@@ -67,7 +75,12 @@ fn request(profile: Profile, post: Post, host: &str, mut dice: Dice) -> Request 
         }
     };
     let digest = hex_md5(&body);
-    let mut bytes = head(profile, &path, host, encoding, &digest, body.len()).into_bytes();
+    let (target, lines) = match proxy {
+        Some(proxy) => (proxy.absolute(&path), proxy.lines()),
+        None => (path, String::new()),
+    };
+    let headers = format!("{lines}{encoding}");
+    let mut bytes = head(profile, &target, host, &headers, &digest, body.len()).into_bytes();
     let head = bytes.len();
     bytes.extend_from_slice(&body);
     if profile == Profile::Hostile {
@@ -109,9 +122,9 @@ fn path(profile: Profile, post: Post) -> String {
         Post::CHECK_RUN => "api/v1/check_run/",
         _ => "intake/",
     };
-    match profile.keeps_connections() {
-        false => format!("/stsAgent/{path}?api_key={API_KEY}"),
-        true => format!("/stsAgent/{}", path.trim_end_matches('/')),
+    match profile.is_v5() {
+        true => format!("/stsAgent/{path}?api_key={API_KEY}"),
+        false => format!("/stsAgent/{}", path.trim_end_matches('/')),
     }
 }
 
@@ -119,17 +132,17 @@ fn head(
     profile: Profile,
     path: &str,
     host: &str,
-    encoding: &str,
+    headers: &str,
     digest: &[u8; 32],
     length: usize,
 ) -> String {
     let digest = String::from_utf8_lossy(digest);
-    match profile.keeps_connections() {
-        false => format!(
+    match profile.is_v5() {
+        true => format!(
             "POST {path} HTTP/1.1\r\n\
              Host: {host}\r\n\
              Content-Length: {length}\r\n\
-             {encoding}\
+             {headers}\
              Accept-Encoding: gzip, deflate\r\n\
              Accept: text/html, */*\r\n\
              User-Agent: StackState Agent/5.17.2\r\n\
@@ -139,12 +152,12 @@ fn head(
              Content-Type: application/json\r\n\
              DD-Forwarder-Version: 5.17.2\r\n\r\n"
         ),
-        true => format!(
+        false => format!(
             "POST {path} HTTP/1.1\r\n\
              Host: {host}\r\n\
              User-Agent: datadog-agent/7.50.0\r\n\
              Content-Length: {length}\r\n\
-             {encoding}\
+             {headers}\
              Content-Type: application/json\r\n\
              Content-Md5: {digest}\r\n\
              DD-Agent-Payload: 4.87.0\r\n\
@@ -333,7 +346,7 @@ mod tests {
     use super::*;
 
     fn library() -> Library {
-        Library::new(Profile::V5Churn, 1, "127.0.0.1:7077")
+        Library::new(Profile::V5Churn, 1, "127.0.0.1:7077", None)
     }
 
     fn parts(request: &Request) -> (String, &[u8]) {
@@ -361,7 +374,7 @@ mod tests {
     #[test]
     fn each_body_matches_its_length_and_digest_and_inflates_to_json() {
         for profile in [Profile::V5Churn, Profile::GoKeepalive] {
-            let library = Library::new(profile, 1, "h:1");
+            let library = Library::new(profile, 1, "h:1", None);
             for post in profile.posts() {
                 let (head, body) = parts(library.pick(post, 7));
                 assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
@@ -386,7 +399,7 @@ mod tests {
         let (a, b) = (library(), library());
         assert_eq!(a.pick(Post::SERIES, 3).bytes, b.pick(Post::SERIES, 3).bytes);
         assert_ne!(a.pick(Post::SERIES, 3).digest, a.pick(Post::SERIES, 4).digest);
-        let other = Library::new(Profile::V5Churn, 2, "127.0.0.1:7077");
+        let other = Library::new(Profile::V5Churn, 2, "127.0.0.1:7077", None);
         assert_ne!(a.pick(Post::SERIES, 3).digest, other.pick(Post::SERIES, 3).digest);
     }
 }

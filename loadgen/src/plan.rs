@@ -148,7 +148,7 @@ impl Plan {
             Phases::Poisson => begin + pauses.after(period, &mut dice),
         };
         let timers = match self.profile {
-            Profile::V5Churn | Profile::Storm | Profile::Brownout => {
+            Profile::V5Churn | Profile::V5Proxy | Profile::Storm | Profile::Brownout => {
                 let next_run = phase(COLLECTOR_PERIOD);
                 let next_processes = next_run + phase(PROCESSES_EVERY) - begin;
                 let next_statsd = phase(STATSD_FLUSH);
@@ -225,9 +225,9 @@ impl Manners {
     /// v5: 20 s for each failure, 90 s at most, no jitter (`transaction.py` of dd-agent). Go: 2 s,
     /// doubled each time, 64 s at most (`blocked_endpoints.go` of datadog-agent).
     pub(crate) fn after(self, failures: u32) -> Nanos {
-        self.scale.of(match self.profile.keeps_connections() {
-            false => (20 * SECOND).saturating_mul(failures.into()).min(90 * SECOND),
-            true => (2 * SECOND) << failures.saturating_sub(1).min(5),
+        self.scale.of(match self.profile.is_v5() {
+            true => (20 * SECOND).saturating_mul(failures.into()).min(90 * SECOND),
+            false => (2 * SECOND) << failures.saturating_sub(1).min(5),
         })
     }
 }

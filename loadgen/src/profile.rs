@@ -27,8 +27,9 @@ pub(crate) const STATSD_FLUSH: Nanos = 10 * SECOND;
 pub(crate) const PROCESSES_EVERY: Nanos = 60 * SECOND;
 
 /// Built-in profiles by the names that are typed.
-const NAMED: [Profile; 6] = [
+const NAMED: [Profile; 7] = [
     Profile::V5Churn,
+    Profile::V5Proxy,
     Profile::GoKeepalive,
     Profile::Storm,
     Profile::Brownout,
@@ -41,6 +42,8 @@ const NAMED: [Profile; 6] = [
 pub(crate) enum Profile {
     /// sts-agent and dd-agent 5: a new connection for each POST, closed by the agent.
     V5Churn,
+    /// The same through a web proxy, by curl: one connection to it, which is kept.
+    V5Proxy,
     /// Go agents: one or two connections held, a POST on each every 15 s.
     GoKeepalive,
     /// v5 agents after an outage: what has piled up goes out at 2/s in waves, from the end of the ramp.
@@ -84,6 +87,7 @@ impl Profile {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::V5Churn => "v5-churn",
+            Self::V5Proxy => "v5-proxy",
             Self::GoKeepalive => "go-keepalive",
             Self::Storm => "storm",
             Self::Brownout => "brownout",
@@ -97,7 +101,7 @@ impl Profile {
     pub(crate) fn posts_per_second(self) -> f64 {
         match self {
             // 3 posts in 15 s of sleep and 1.15 s of run on average, and one in 10 s.
-            Self::V5Churn | Self::Storm | Self::Brownout => 3.0 / 16.15 + 0.1,
+            Self::V5Churn | Self::V5Proxy | Self::Storm | Self::Brownout => 3.0 / 16.15 + 0.1,
             Self::Hostile => 1.0 / 15.0,
             // One and a half connections on average, each with a post in 15 s.
             Self::GoKeepalive => 1.5 / 15.0,
@@ -118,7 +122,7 @@ impl Profile {
     pub(crate) fn keeps_connections(self) -> bool {
         match self {
             Self::V5Churn | Self::Storm | Self::Brownout | Self::Hostile => false,
-            Self::GoKeepalive | Self::Idle => true,
+            Self::V5Proxy | Self::GoKeepalive | Self::Idle => true,
             Self::Own(own) => own.keeps(),
         }
     }
@@ -128,11 +132,20 @@ impl Profile {
         match self {
             Self::V5Churn | Self::Storm | Self::Brownout => 0.0,
             Self::GoKeepalive => 1.5,
-            Self::Idle => 1.0,
+            Self::V5Proxy | Self::Idle => 1.0,
             // 10 s and 5 s in 60.
             Self::Hostile => 0.25,
             Self::Own(own) if own.keeps() => f64::from(own.lanes()),
             Self::Own(_) => 0.0,
+        }
+    }
+
+    /// Whether it speaks as the v5 agents do; else as the Go ones.
+    pub(crate) fn is_v5(self) -> bool {
+        match self {
+            Self::GoKeepalive => false,
+            Self::Own(own) => !own.keeps(),
+            _ => true,
         }
     }
 

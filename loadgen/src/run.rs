@@ -78,8 +78,12 @@ pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<
     for finding in &fit.findings {
         eprintln!("{} {}", if finding.fits { "checked:" } else { "NOT ENOUGH:" }, finding.text);
     }
-    let library = Library::new(settings.plan.profile, settings.plan.seed, &host);
-    let trust = settings.tls.as_ref().map(|tls| trust(tls, &host, stage.as_ref())).transpose()?;
+    // Through a tunnel a request is what it is without a proxy.
+    let proxy = settings.proxy.as_ref();
+    let forwarding = proxy.filter(|_| settings.tls.is_none());
+    let named = proxy.map_or(host.as_str(), |proxy| proxy.upstream.as_str());
+    let library = Library::new(settings.plan.profile, settings.plan.seed, named, forwarding);
+    let trust = settings.tls.as_ref().map(|tls| trust(tls, named, stage.as_ref())).transpose()?;
     let mut show = Show {
         settings,
         limits,
@@ -103,13 +107,18 @@ pub(crate) async fn trial(settings: &Settings, signals: &mut Signals) -> Result<
 /// Whom the agents trust: the started sink, or whom was typed.
 fn trust(tls: &Tls, target: &str, stage: Option<&Stage>) -> Result<Trust, Error> {
     let authority = stage.and_then(Stage::authority);
-    let host = target.rsplit_once(':').map_or(target, |(host, _)| host);
     let expected = match &tls.server_name {
         Some(name) => name.as_str(),
         None if stage.is_some() => identity::NAME,
-        None => host.trim_start_matches('[').trim_end_matches(']'),
+        None => host_of(target),
     };
     Trust::new(authority.as_deref().or(tls.ca_file.as_deref()), expected).map_err(Error::Usage)
+}
+
+/// `HOST` of `HOST:PORT`, without brackets.
+fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn resolve(address: &str) -> Result<SocketAddr, Error> {
@@ -324,12 +333,19 @@ impl Show<'_> {
             target: self.target,
             sources: self.fit.sources.clone().into(),
             io: self.settings.io.0,
+            tunnel: self.tunnel(),
             trust: self.trust.clone(),
             timeout: self.settings.timeout,
             grace: GRACE.min(self.settings.timeout),
             library: self.library,
             stop: Arc::clone(stop),
         }
+    }
+
+    /// What opens a tunnel: a proxy sees no more of TLS than that.
+    fn tunnel(&self) -> Option<Arc<[u8]>> {
+        let proxy = self.settings.proxy.as_ref().filter(|_| self.trust.is_some())?;
+        Some(proxy.connect().into())
     }
 
     fn usage(&self) -> Option<Usage> {

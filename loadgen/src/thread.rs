@@ -7,7 +7,7 @@
 
 mod link;
 
-use crate::agent::{Act, Event, Lane, Phase};
+use crate::agent::{Act, Event, Lane, Phase, Way};
 use crate::clock::{Clock, MILLISECOND, Nanos};
 use crate::failure::Failure;
 use crate::io::epoll::EpollStream;
@@ -52,6 +52,8 @@ pub(crate) struct Orders {
     pub(crate) sources: Arc<[IpAddr]>,
     /// How sockets are driven.
     pub(crate) io: IoKind,
+    /// What opens a tunnel through a proxy, when the agents use one.
+    pub(crate) tunnel: Option<Arc<[u8]>>,
     /// Whom the agents trust, when they speak TLS.
     pub(crate) trust: Option<Arc<Trust>>,
     /// How long an agent waits for one exchange.
@@ -210,9 +212,9 @@ async fn load<S: Stream>(
 fn seat_all<S>(orders: Orders) -> Result<Shared<S>, String> {
     let ids: Vec<LaneId> = orders.plan.lanes(orders.thread, orders.threads).collect();
     let mut record = Recorder::new(orders.plan.window());
+    let way = Way { has_proxy: orders.tunnel.is_some(), has_tls: orders.trust.is_some() };
     let seats = ids.iter().map(|&id| {
-        let lane =
-            Lane::new(&orders.plan, id, orders.trust.is_some(), orders.timeout, orders.library);
+        let lane = Lane::new(&orders.plan, id, way, orders.timeout, orders.library);
         record.agents_due += u64::from(lane.agent_is_due());
         let sources = &orders.sources;
         let source = sources.get(id.agent as usize % sources.len().max(1)).copied();
@@ -343,6 +345,7 @@ async fn attend<S: Stream>(shared: Rc<Shared<S>>, place: usize) {
                 Event::Due
             }
             (Act::Finish, Some(link)) => link.finish(),
+            (Act::Tunnel { deadline }, Some(link)) => link.tunnel(&shared, deadline).await,
             (Act::Handshake { deadline }, Some(link)) => link.shake(&shared, deadline).await,
             (Act::Send { request, deadline }, Some(link)) => {
                 link.send(&shared, request, deadline).await

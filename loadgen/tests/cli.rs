@@ -626,3 +626,61 @@ fn hostile_agents_do_as_they_please_and_harm_nobody_else() {
     assert!(count(&counts, "cut_requests") > 0 && count(&counts, "posts") > 0, "{counts:#}");
     assert_eq!(count(&counts, "digest_mismatches") + count(&counts, "bad_requests"), 0);
 }
+
+/// A web proxy for the sink alone: tunnels, and requests in absolute form, for one user.
+fn web_proxy(upstream: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let upstream = upstream.clone();
+            std::thread::spawn(move || forward(client, &upstream));
+        }
+    });
+    address
+}
+
+fn forward(mut client: TcpStream, upstream: &str) -> Option<()> {
+    let mut request = vec![0; 64 * 1024];
+    let length = client.read(&mut request).ok()?;
+    let head = String::from_utf8_lossy(&request[..length]).into_owned();
+    if !head.contains("Proxy-Authorization: Basic YWdlbnQ6c2VjcmV0\r\n") {
+        let refusal = "HTTP/1.1 407 Who is it?\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        return client.write_all(refusal.as_bytes()).ok();
+    }
+    let mut server = TcpStream::connect(upstream).ok()?;
+    if head.starts_with(&format!("CONNECT {upstream} ")) {
+        client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").ok()?;
+    } else if head.starts_with(&format!("POST http://{upstream}/")) {
+        server.write_all(&request[..length]).ok()?;
+    } else {
+        return None;
+    }
+    let (mut from, mut to) = (client.try_clone().ok()?, server.try_clone().ok()?);
+    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+    std::io::copy(&mut server, &mut client).ok().map(drop)
+}
+
+#[test]
+fn agents_post_through_a_web_proxy_and_tunnel_their_tls() {
+    let folder = scratch("proxy-tls");
+    let sink = Sink::start(&["--tls", folder.to_str().expect("a path")]);
+    let proxy = web_proxy(sink.address.clone());
+    let authority = folder.join("ca.pem");
+    let tls = ["--tls", "--ca-file", authority.to_str().expect("a path")];
+    let common = ["--agents", "20", "--profile", "v5-proxy", "--speedup", "20", "--ramp", "0s"];
+    let common = [&common[..], &["--duration", "1s", "--upstream", &sink.address]].concat();
+    for io in ["uring", "tokio"] {
+        for over in [&[][..], &tls] {
+            let args = [&common[..], &["--io", io, "--proxy-user", "agent:secret"], over].concat();
+            let run = load(&args, &proxy);
+            assert_eq!(run.code, Some(0), "{io} {over:?}: {}{}", run.stdout, run.stderr);
+            assert!(count(&run.report, "achieved/window/connects") <= 20, "they are kept");
+            assert!(count(&run.report, "achieved/window/answered") > 50);
+        }
+    }
+    let stranger = load(&[&common[..], &["--proxy-user", "agent:guess"], &tls].concat(), &proxy);
+    let refused = count(&stranger.report, "errors/proto.proxy_refused");
+    assert!(refused > 0 && refused == count(&stranger.report, "achieved/window/failed"));
+    std::fs::remove_dir_all(&folder).expect("the sink made it");
+}

@@ -6,6 +6,7 @@ use crate::clock::Nanos;
 use crate::failure::Failure;
 use crate::io::{self, Bytes, Stream};
 use crate::payload::Request;
+use crate::proxy::{self, Answer};
 use crate::tls::{self, Heard, Talk};
 use std::future::Future;
 use std::pin::Pin;
@@ -95,6 +96,29 @@ impl<S: Stream> Link<S> {
         let Some(talk) = self.talk.as_mut().filter(|_| !sealed.is_empty()) else { return false };
         let mut plain = Vec::new();
         talk.unwrap(sealed, &mut plain) == Ok(Heard::Bytes) && plain.is_empty()
+    }
+
+    /// Has the proxy open the way to the upstream.
+    pub(super) async fn tunnel(&mut self, shared: &Shared<S>, deadline: Nanos) -> Event {
+        let Some(request) = &shared.orders.tunnel else { return Event::Tunnelled };
+        if let Err(event) = self.write(shared, request.to_vec(), deadline).await {
+            return event;
+        }
+        let mut answer = Vec::new();
+        loop {
+            match self.read(shared, deadline).await {
+                Event::Bytes(buffer) => {
+                    answer.extend_from_slice(&buffer);
+                    shared.give_back(buffer);
+                }
+                event => return event,
+            }
+            match proxy::answer(&answer) {
+                Answer::Partial => {}
+                Answer::Open => return Event::Tunnelled,
+                Answer::Refused => return Event::Failed(Failure::ProtoProxyRefused, None),
+            }
+        }
     }
 
     /// Shakes hands over the new connection.
