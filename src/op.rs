@@ -294,6 +294,15 @@ pub enum Completion {
     Woken,
 }
 
+/// A version of the PROXY protocol (proxy-protocol.txt of HAProxy).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyVersion {
+    /// A line of text (section 2.1).
+    V1,
+    /// Binary (section 2.2).
+    V2,
+}
+
 /// How bytes travel from one socket to the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

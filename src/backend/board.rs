@@ -1,7 +1,7 @@
 //! What the workers share about one server: a handful of counts, touched once or twice a session
 //! and never for a byte.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -18,6 +18,10 @@ pub struct Board {
     name: String,
     /// Checks have found it down.
     down: AtomicBool,
+    /// An [`Admin`], as a number.
+    admin: AtomicU8,
+    /// A weight that somebody has set, or [`AS_CONFIGURED`].
+    weight: AtomicU16,
     sessions: AtomicU32,
     sessions_max: AtomicU32,
     sessions_total: AtomicU64,
@@ -58,6 +62,34 @@ pub struct Tally {
     pub durations: Times,
 }
 
+/// No weight but that of the configuration.
+const AS_CONFIGURED: u16 = u16::MAX;
+
+/// What an administrator wants of a server (HAProxy's `set server ... state`, management guide 9.3).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Admin {
+    /// It serves.
+    #[default]
+    Ready = 0,
+    /// It gets no more sessions; those that it has go on.
+    Drain = 1,
+    /// The same, and said to be out of service.
+    Maint = 2,
+}
+
+impl Admin {
+    /// The word for it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maint => "maintenance",
+        }
+    }
+}
+
 /// Who ended a session before it was whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Culprit {
@@ -72,6 +104,8 @@ impl Board {
         Self {
             name,
             down: AtomicBool::new(false),
+            admin: AtomicU8::new(0),
+            weight: AtomicU16::new(AS_CONFIGURED),
             sessions: AtomicU32::new(0),
             sessions_max: AtomicU32::new(0),
             sessions_total: AtomicU64::new(0),
@@ -100,6 +134,33 @@ impl Board {
     /// Whether checks have found it down; one that is not checked is not.
     pub fn is_down(&self) -> bool {
         self.down.load(Relaxed)
+    }
+
+    /// What an administrator wants of it; kept over reloads.
+    pub fn administer(&self, admin: Admin) {
+        self.admin.store(admin as u8, Relaxed);
+    }
+
+    /// What an administrator wants of it.
+    pub fn admin(&self) -> Admin {
+        match self.admin.load(Relaxed) {
+            0 => Admin::Ready,
+            1 => Admin::Drain,
+            _ => Admin::Maint,
+        }
+    }
+
+    /// Another weight than the configured one; `None` is that again.
+    pub fn reweigh(&self, weight: Option<u16>) {
+        self.weight.store(weight.unwrap_or(AS_CONFIGURED), Relaxed);
+    }
+
+    /// Its weight, where `configured` is what stands in the configuration.
+    pub fn weight(&self, configured: u16) -> u16 {
+        match self.weight.load(Relaxed) {
+            AS_CONFIGURED => configured,
+            weight => weight,
+        }
     }
 
     /// Whether it has fewer than `maxconn` sessions.

@@ -11,12 +11,14 @@ mod health;
 pub mod histogram;
 pub mod ports;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use board::Board;
-use choose::Turn;
+use crate::op::ProxyVersion;
+use board::{Admin, Board};
+
+use choose::{Algorithm, Turn};
 use health::Health;
 
 /// One server in the list of a backend, as all workers are told of it.
@@ -30,6 +32,8 @@ pub struct Member {
     pub backup: bool,
     /// Sessions at one time in the process.
     pub maxconn: Option<u32>,
+    /// The PROXY header with which it is told whose a connection is.
+    pub introduce: Option<ProxyVersion>,
 }
 
 /// Names a server of one worker. A session may remember one that was taken away meanwhile: like a
@@ -47,6 +51,17 @@ pub struct Choice {
     pub address: SocketAddr,
 }
 
+/// Who asks for a server, and how it is to be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub algorithm: Algorithm,
+    pub client: IpAddr,
+    /// Thirty-two bits of chance.
+    pub lot: u32,
+    /// Microseconds on the worker's clock.
+    pub now: u64,
+}
+
 /// All backends as one worker sees them.
 #[derive(Debug, Default)]
 pub struct Backends {
@@ -62,6 +77,8 @@ struct Server {
     generation: u16,
     health: Health,
     next_address: usize,
+    /// For [`Algorithm::Source`].
+    identity: u64,
     /// Sessions of this worker, being connected or established.
     sessions: u32,
 }
@@ -70,6 +87,8 @@ struct Server {
 struct Pool {
     servers: Vec<ServerId>,
     turns: Vec<Turn>,
+    /// Where the search for the least loaded begins.
+    start: usize,
 }
 
 impl Backends {
@@ -90,7 +109,12 @@ impl Backends {
 
     /// Chooses a server of backend `backend` and takes a place at it. `avoid` was tried and failed:
     /// it is chosen only if there is no other.
-    pub fn choose(&mut self, backend: usize, avoid: Option<ServerId>, now: u64) -> Option<Choice> {
+    pub fn choose(
+        &mut self,
+        backend: usize,
+        avoid: Option<ServerId>,
+        call: &Call,
+    ) -> Option<Choice> {
         // Each row gives up one wish more: a healthy one, not tried before, among the regular
         // ones; then a backup; then a doubtful one; then the one that failed.
         const WISHES: [(bool, bool, bool); 6] = [
@@ -107,19 +131,21 @@ impl Backends {
                 let server = &servers[usize::from(id.index)];
                 server.member.backup == backup
                     && !server.member.addresses.is_empty()
-                    && (!healthy || (!server.member.board.is_down() && server.health.is_good(now)))
+                    // An administrator's word is no wish that could be given up.
+                    && server.member.board.admin() == Admin::Ready
+                    && (!healthy || (!server.member.board.is_down() && server.health.is_good(call.now)))
                     && (!fresh || avoid != Some(id))
                     && server.member.board.has_room(server.member.maxconn)
             };
             // Another worker may take the last place between the look and the grasp.
             for _ in 0..pool.servers.len() {
-                let eligible = |index: usize| may(&self.servers, pool.servers[index]);
-                let Some(index) = choose::round_robin(&mut pool.turns, eligible) else { break };
+                let eligible = |id: ServerId| may(&self.servers, id);
+                let Some(index) = pool.pick(&self.servers, eligible, call) else { break };
                 let id = pool.servers[index];
                 let server = &mut self.servers[usize::from(id.index)];
                 if server.member.board.acquire(server.member.maxconn) {
                     server.sessions += 1;
-                    server.health.on_trial(now);
+                    server.health.on_trial(call.now);
                     return Some(Choice { server: id, address: server.next_address() });
                 }
             }
@@ -129,10 +155,11 @@ impl Backends {
 
     /// Takes a place at the server of backend `backend` that was chosen before; at another if it is
     /// no longer one of them.
-    pub fn choose_again(&mut self, backend: usize, id: ServerId, now: u64) -> Option<Choice> {
+    pub fn choose_again(&mut self, backend: usize, id: ServerId, call: &Call) -> Option<Choice> {
         let is_there = self.pools.get(backend)?.servers.contains(&id);
-        if !is_there || self.server(id).member.addresses.is_empty() {
-            return self.choose(backend, None, now);
+        let member = &self.server(id).member;
+        if !is_there || member.addresses.is_empty() || member.board.admin() != Admin::Ready {
+            return self.choose(backend, None, call);
         }
         let server = self.server(id);
         let entered = server.member.board.acquire(server.member.maxconn);
@@ -163,6 +190,11 @@ impl Backends {
         let server = self.server(id);
         server.member.board.release();
         server.sessions -= 1;
+    }
+
+    /// The PROXY header that a server wants.
+    pub fn introduction(&self, id: ServerId) -> Option<ProxyVersion> {
+        self.servers[usize::from(id.index)].member.introduce
     }
 
     /// The public record of a server.
@@ -200,6 +232,32 @@ impl Backends {
 }
 
 impl Pool {
+    /// One of those that may be chosen, as the call wants it.
+    fn pick(
+        &mut self,
+        servers: &[Server],
+        may: impl Fn(ServerId) -> bool,
+        call: &Call,
+    ) -> Option<usize> {
+        let Self { servers: ids, turns, start } = self;
+        let may = |index: usize| may(ids[index]);
+        let server = |index: usize| &servers[usize::from(ids[index].index)];
+        for (index, turn) in turns.iter_mut().enumerate() {
+            let Member { board, weight, .. } = &server(index).member;
+            turn.weight = board.weight(*weight);
+        }
+        let sessions = |index: usize| server(index).member.board.sessions();
+        match call.algorithm {
+            Algorithm::RoundRobin => choose::round_robin(turns, may),
+            Algorithm::LeastConnections => choose::least(turns, may, sessions, start),
+            Algorithm::Source => {
+                choose::source(turns, may, |index| server(index).identity, call.client)
+            }
+            Algorithm::First => choose::first(turns, may),
+            Algorithm::Random => choose::random(turns, may, sessions, call.lot),
+        }
+    }
+
     fn credit(&self, id: ServerId) -> Option<i64> {
         let index = self.servers.iter().position(|&other| other == id)?;
         Some(self.turns[index].credit)
@@ -208,8 +266,8 @@ impl Pool {
 
 impl Server {
     fn new(member: Member) -> Self {
-        let health = Health::default();
-        Self { member, generation: 0, health, next_address: 0, sessions: 0 }
+        let (health, identity) = (Health::default(), choose::identity(member.board.name()));
+        Self { member, generation: 0, health, next_address: 0, identity, sessions: 0 }
     }
 
     fn next_address(&mut self) -> SocketAddr {
@@ -223,6 +281,13 @@ impl Server {
 mod tests {
     use super::*;
 
+    const CALL: Call = Call {
+        algorithm: Algorithm::RoundRobin,
+        client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        lot: 0,
+        now: 0,
+    };
+
     fn member(name: &str) -> Member {
         Member {
             board: Arc::new(Board::new(name.into())),
@@ -230,6 +295,7 @@ mod tests {
             weight: 1,
             backup: false,
             maxconn: None,
+            introduce: None,
         }
     }
 
@@ -243,7 +309,7 @@ mod tests {
     fn order(backends: &mut Backends, n: usize) -> Vec<String> {
         let mut names = Vec::new();
         for _ in 0..n {
-            let Some(choice) = backends.choose(0, None, 0) else { break };
+            let Some(choice) = backends.choose(0, None, &CALL) else { break };
             names.push(backends.board(choice.server).name().to_owned());
             backends.release(choice.server);
         }
@@ -254,10 +320,10 @@ mod tests {
     fn a_failed_server_is_avoided_while_there_is_another() {
         let (a, b) = (member("a"), member("b"));
         let mut backends = backends(&[&a, &b]);
-        let first = backends.choose(0, None, 0).unwrap();
+        let first = backends.choose(0, None, &CALL).unwrap();
         backends.on_connect_failed(first.server, 0, 0);
         for _ in 0..3 {
-            let next = backends.choose(0, Some(first.server), 0).unwrap();
+            let next = backends.choose(0, Some(first.server), &CALL).unwrap();
             assert_ne!(next.server, first.server);
         }
     }
@@ -267,11 +333,11 @@ mod tests {
         let a = member("a");
         let mut backends = backends(&[&a]);
         for _ in 0..10 {
-            let choice = backends.choose(0, None, 0).unwrap();
+            let choice = backends.choose(0, None, &CALL).unwrap();
             backends.on_connect_failed(choice.server, 0, 0);
         }
-        let choice = backends.choose(0, None, 0).unwrap();
-        assert!(backends.choose(0, Some(choice.server), 0).is_some());
+        let choice = backends.choose(0, None, &CALL).unwrap();
+        assert!(backends.choose(0, Some(choice.server), &CALL).is_some());
     }
 
     #[test]
@@ -295,7 +361,7 @@ mod tests {
         let mut backends = backends(&[&a, &b]);
         assert_eq!(order(&mut backends, 3), ["a", "a", "a"]);
         for _ in 0..3 {
-            let choice = backends.choose(0, None, 0).unwrap();
+            let choice = backends.choose(0, None, &CALL).unwrap();
             backends.on_connect_failed(choice.server, 0, 0);
         }
         assert_eq!(order(&mut backends, 2), ["b", "b"]);
@@ -306,11 +372,11 @@ mod tests {
         let (mut a, mut b) = (member("a"), member("b"));
         (a.maxconn, b.maxconn) = (Some(1), Some(2));
         let mut backends = backends(&[&a, &b]);
-        let taken: Vec<_> = (0..3).filter_map(|_| backends.choose(0, None, 0)).collect();
+        let taken: Vec<_> = (0..3).filter_map(|_| backends.choose(0, None, &CALL)).collect();
         assert_eq!((a.board.sessions(), b.board.sessions()), (1, 2));
-        assert_eq!(backends.choose(0, None, 0), None);
+        assert_eq!(backends.choose(0, None, &CALL), None);
         backends.release(taken[0].server);
-        assert!(backends.choose(0, None, 0).is_some());
+        assert!(backends.choose(0, None, &CALL).is_some());
     }
 
     #[test]
@@ -319,18 +385,18 @@ mod tests {
         a.addresses.clear();
         let mut backends = backends(&[&a, &b]);
         assert_eq!(order(&mut backends, 2), ["b", "b"]);
-        let on_b = backends.choose(0, None, 0).unwrap().server;
+        let on_b = backends.choose(0, None, &CALL).unwrap().server;
         b.addresses.clear();
         backends.replace(&[vec![a, b]]);
-        assert_eq!(backends.choose(0, None, 0), None);
-        assert_eq!(backends.choose_again(0, on_b, 0), None);
+        assert_eq!(backends.choose(0, None, &CALL), None);
+        assert_eq!(backends.choose_again(0, on_b, &CALL), None);
     }
 
     #[test]
     fn a_reload_keeps_who_stays_and_forgets_who_goes_when_its_sessions_have_ended() {
         let (a, b, c) = (member("a"), member("b"), member("c"));
         let mut backends = backends(&[&a, &b]);
-        let on_a = backends.choose(0, None, 0).unwrap();
+        let on_a = backends.choose(0, None, &CALL).unwrap();
         backends.replace(&[vec![b.clone(), c.clone()]]);
         assert_eq!(backends.board(on_a.server).name(), "a");
         assert_eq!(backends.servers.len(), 3);
@@ -341,7 +407,7 @@ mod tests {
         backends.replace(&[vec![b, c, d]]);
         assert_eq!(backends.servers.len(), 3, "the place of a is used again");
         for _ in 0..3 {
-            let again = backends.choose_again(0, on_a.server, 0).unwrap();
+            let again = backends.choose_again(0, on_a.server, &CALL).unwrap();
             assert_ne!(again.server, on_a.server, "a is not taken for the one in its place");
             backends.release(again.server);
         }
@@ -354,7 +420,70 @@ mod tests {
         backends.replace(&[vec![a.clone()], vec![b.clone()]]);
         backends.replace(&[vec![a, c], vec![b]]);
         assert_eq!(backends.servers.len(), 3);
-        let choice = backends.choose(1, None, 0).unwrap();
+        let choice = backends.choose(1, None, &CALL).unwrap();
         assert_eq!(backends.board(choice.server).name(), "b");
+    }
+
+    #[test]
+    fn each_algorithm_keeps_off_servers_that_are_down_full_or_backups() {
+        for algorithm in [
+            Algorithm::RoundRobin,
+            Algorithm::LeastConnections,
+            Algorithm::Source,
+            Algorithm::First,
+            Algorithm::Random,
+        ] {
+            let (down, mut full, mut backup, good) =
+                (member("down"), member("full"), member("backup"), member("good"));
+            down.board.judge(false);
+            full.maxconn = Some(1);
+            assert!(full.board.acquire(full.maxconn));
+            backup.backup = true;
+            let mut backends = backends(&[&down, &full, &backup, &good]);
+            for lot in 0..20 {
+                let call = Call { algorithm, lot: 0x1234_5678_u32.wrapping_mul(lot), ..CALL };
+                let choice = backends.choose(0, None, &call).unwrap();
+                assert_eq!(backends.board(choice.server).name(), "good", "{algorithm:?}");
+                let other = backends.choose(0, Some(choice.server), &call).unwrap();
+                assert_eq!(backends.board(other.server).name(), "backup", "{algorithm:?}");
+                backends.release(choice.server);
+                backends.release(other.server);
+            }
+        }
+    }
+
+    #[test]
+    fn least_connections_counts_those_of_other_workers() {
+        let (a, b) = (member("a"), member("b"));
+        let mut backends = backends(&[&a, &b]);
+        for _ in 0..5 {
+            assert!(a.board.acquire(None), "another worker's");
+        }
+        let call = Call { algorithm: Algorithm::LeastConnections, ..CALL };
+        for _ in 0..5 {
+            let choice = backends.choose(0, None, &call).unwrap();
+            assert_eq!(backends.board(choice.server).name(), "b");
+        }
+    }
+
+    #[test]
+    fn an_administrator_takes_a_server_out_and_brings_it_back_and_weighs_it() {
+        let (a, b) = (member("a"), member("b"));
+        let mut backends = backends(&[&a, &b]);
+        for admin in [Admin::Drain, Admin::Maint] {
+            a.board.administer(admin);
+            assert_eq!(order(&mut backends, 4), ["b"; 4]);
+        }
+        b.board.administer(Admin::Drain);
+        assert_eq!(backends.choose(0, None, &CALL), None, "not even as the last resort");
+        a.board.administer(Admin::Ready);
+        b.board.administer(Admin::Ready);
+        a.board.reweigh(Some(3));
+        let names = order(&mut backends, 8);
+        assert_eq!(names.iter().filter(|name| *name == "a").count(), 6, "{names:?}");
+        a.board.reweigh(Some(0));
+        assert_eq!(order(&mut backends, 2), ["b"; 2]);
+        a.board.reweigh(None);
+        assert_eq!(order(&mut backends, 8).iter().filter(|name| *name == "a").count(), 4);
     }
 }

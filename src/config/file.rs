@@ -150,6 +150,7 @@ pub(super) struct ServerTable {
     pub(super) weight: Option<Value>,
     pub(super) backup: Option<Value>,
     pub(super) maxconn: Option<Value>,
+    pub(super) send_proxy: Option<Value>,
     pub(super) check: Option<CheckTable>,
 }
 

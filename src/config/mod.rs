@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::op::SpliceMode;
+use crate::op::{ProxyVersion, SpliceMode};
 
 pub use error::ConfigError;
 pub use haproxy::{Note, NoteKind, Report};
@@ -367,6 +367,20 @@ pub enum Balance {
     /// In turn, by weight; each worker takes its own turns.
     #[default]
     RoundRobin,
+    /// The one with the fewest sessions for its weight.
+    LeastConnections,
+    /// By the client's address: always the same one, while it is there.
+    Source,
+    /// The first in the list that has room.
+    First,
+    /// The less loaded of two drawn by lot, by weight.
+    Random,
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value::word(*self, value::BALANCES))
+    }
 }
 
 /// How long a session may stay in each of its waits.
@@ -432,6 +446,8 @@ pub struct Server {
     pub backup: bool,
     /// Sessions at one time in the process; `None` is no limit.
     pub maxconn: Option<u32>,
+    /// The PROXY header with which it is told whose a connection is; `None` is not at all.
+    pub send_proxy: Option<ProxyVersion>,
     /// How it is checked; `None` is by the connects of sessions alone.
     pub check: Option<Check>,
 }
@@ -445,6 +461,7 @@ impl Server {
             weight: WEIGHT_DEFAULT,
             backup: false,
             maxconn: None,
+            send_proxy: None,
             check: None,
         }
     }

@@ -389,6 +389,8 @@ impl Reader {
         });
         let backup = self.take("backup", table.backup.as_ref(), false, boolean);
         let maxconn = self.take("maxconn", table.maxconn.as_ref(), None, maxconn);
+        let send_proxy = table.send_proxy.as_ref();
+        let send_proxy = self.take("send_proxy", send_proxy, None, text_of(value::send_proxy));
         if let (Place::Server(backend, server), Some(_)) = (place, &parsed) {
             self.place(place, table.name.as_ref().or(address));
             self.place(Place::Address(backend, server), address);
@@ -397,7 +399,7 @@ impl Reader {
             Some(table) => Some(self.check(table, check.cloned().unwrap_or_default())),
             None => check.cloned(),
         };
-        Some(Server { name, address: parsed?, weight, backup, maxconn, check })
+        Some(Server { name, address: parsed?, weight, backup, maxconn, send_proxy, check })
     }
 
     /// The value of a key: what is written, or the default if nothing is or if it cannot be taken,

@@ -82,7 +82,7 @@ fn backend(out: &mut Lines, backend: &Backend) {
         name => quoted(name),
     };
     out.table(&format!("[backend.{name}]"));
-    out.text("balance", word(backend.balance, value::BALANCES));
+    out.text("balance", backend.balance);
     out.text("connect", display_duration(backend.timeouts.connect));
     out.text("server_idle", display_duration(backend.timeouts.server_idle));
     out.text("half_closed", display_duration(backend.timeouts.half_closed));
@@ -104,6 +104,7 @@ fn server(out: &mut Lines, backend: &str, server: &Server) {
     out.key("weight", server.weight);
     out.key("backup", server.backup);
     out.auto_or("maxconn", server.maxconn);
+    out.text("send_proxy", word(server.send_proxy, value::SEND_PROXY));
     if let Some(each) = &server.check {
         out.key("check", check(each));
     }

@@ -9,7 +9,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Balance, EngineChoice, LogFormat, Pin, Prefer, Rate, ServerAddress, SourcePorts};
-use crate::op::{SessionKey, SpliceMode};
+use crate::op::{ProxyVersion, SessionKey, SpliceMode};
 
 pub use upkeep::*;
 
@@ -35,6 +35,9 @@ pub const PIPE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 pub const PIPES_MAX: u32 = 1 << 20;
 /// Addresses that one backend's connections come from: each has 22,528 ports towards each server.
 pub const SOURCE_ADDRESSES_MAX: usize = 64;
+/// Whether a server is told whose a connection is.
+pub(super) const SEND_PROXY: Words<Option<ProxyVersion>> =
+    &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
 /// Source ports below this need a capability (`net.ipv4.ip_unprivileged_port_start`).
 pub const SOURCE_PORT_MIN: u16 = 1024;
 /// The longest name of a listener, backend or server: what a host name may have (RFC 1035).
@@ -85,7 +88,13 @@ pub(super) const SPLICES: Words<SpliceMode> =
     &[("auto", SpliceMode::Auto), ("always", SpliceMode::Always), ("never", SpliceMode::Never)];
 pub(super) const FORMATS: Words<LogFormat> =
     &[("text", LogFormat::Text), ("json", LogFormat::Json)];
-pub(super) const BALANCES: Words<Balance> = &[("roundrobin", Balance::RoundRobin)];
+pub(super) const BALANCES: Words<Balance> = &[
+    ("roundrobin", Balance::RoundRobin),
+    ("leastconn", Balance::LeastConnections),
+    ("source", Balance::Source),
+    ("first", Balance::First),
+    ("random", Balance::Random),
+];
 pub(super) const PREFERENCES: Words<Prefer> =
     &[("ipv4", Prefer::Ipv4), ("ipv6", Prefer::Ipv6), ("both", Prefer::Both)];
 /// What a listener may be. The other modes of the plan are named so that the error can say that
@@ -469,6 +478,11 @@ pub(super) fn name(text: &str) -> Result<String, Refusal> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// The PROXY header with which a server is told whose a connection is.
+pub fn send_proxy(text: &str) -> Result<Option<ProxyVersion>, Refusal> {
+    choice(text, SEND_PROXY)
 }
 
 /// An address of this host that connections can come from; `others` are those already named.

@@ -43,6 +43,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use crate::backend::board::Admin;
 use crate::config::{Config, Origin};
 use crate::handover::{Order, Report};
 use crate::metrics::SessionRecord;
@@ -53,7 +54,7 @@ use observer::Observer;
 use prober::Prober;
 use snapshot::Snapshot;
 
-pub use haproxy::Show;
+pub use haproxy::{Change, Show};
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
@@ -86,6 +87,12 @@ pub trait Relay {
 
     /// What checks have found of a server.
     fn judge(&self, backend: usize, server: usize, up: bool);
+
+    /// What an administrator wants of a server.
+    fn administer(&self, backend: usize, server: usize, admin: Admin);
+
+    /// Another weight for a server than the configured one; `None` is that again.
+    fn reweigh(&self, backend: usize, server: usize, weight: Option<u16>);
 
     /// Whether every worker has turned since this was last asked.
     fn is_turning(&mut self) -> bool;
@@ -388,6 +395,7 @@ impl<R: Relay> Loop<R> {
             Command::StatusJson => serde_json::to_string(&self.status())
                 .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
             Command::Show(show) => show.answer(&self.snapshot()),
+            Command::Change(change) => self.change(&change),
             Command::Drain if self.phase == Phase::Serving => {
                 self.report(Report::End { at_once: false });
                 "draining".to_owned()

@@ -18,6 +18,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::config::{Check, Config, HttpCheck};
+use crate::op::ProxyVersion;
+use crate::session::greeting;
 
 use super::log::rfc3339;
 use super::names::Addresses;
@@ -225,6 +227,7 @@ impl Prober {
                 place,
                 round: self.round,
                 addresses: addresses.of(place.0, place.1).to_vec(),
+                introduce: config.backends[place.0].servers[place.1].send_proxy,
                 // Spread over the interval, so that they do not all come at once.
                 first: check.interval * nth / count,
                 check: check.clone(),
@@ -300,6 +303,7 @@ struct Task {
     place: Place,
     round: u64,
     addresses: Vec<SocketAddr>,
+    introduce: Option<ProxyVersion>,
     first: Duration,
     check: Check,
     streak: Streak,
@@ -314,7 +318,7 @@ impl Task {
             let began = Instant::now();
             // Each of a name's addresses in its turn.
             let failure = match self.addresses.get(turn % self.addresses.len().max(1)) {
-                Some(address) => probe(&self.check, *address).await.err(),
+                Some(address) => probe(&self.check, *address, self.introduce).await.err(),
                 None => Some(Failure { code: "SOCKERR", why: "no address yet".to_owned() }),
             };
             turn += 1;
@@ -328,8 +332,15 @@ impl Task {
     }
 }
 
-/// One check.
-async fn probe(check: &Check, address: SocketAddr) -> Result<(), Failure> {
+/// One check, of a server that is to be told first whose a connection is, or not.
+async fn probe(
+    check: &Check,
+    address: SocketAddr,
+    introduce: Option<ProxyVersion>,
+) -> Result<(), Failure> {
+    // Another port is another service, which expects no header (configuration manual, 5.2
+    // "check-send-proxy").
+    let introduction = introduce.filter(|_| check.port.is_none()).map(greeting::own_header);
     let address = SocketAddr::new(address.ip(), check.port.unwrap_or_else(|| address.port()));
     let mut stream = match timeout(check.timeout, TcpStream::connect(address)).await {
         Err(_) => return Err(late("L4TOUT", address, check.timeout)),
@@ -340,6 +351,10 @@ async fn probe(check: &Check, address: SocketAddr) -> Result<(), Failure> {
     };
     // The peer is not to keep a TIME_WAIT for us, nor we for it.
     let _ = stream.set_zero_linger();
+    if let Some(header) = introduction {
+        // A few bytes into an empty socket; a reset shows at the next step.
+        let _ = stream.write_all(&header).await;
+    }
     let Some(http) = &check.http else { return Ok(()) };
     match timeout(check.timeout, ask(&mut stream, http, address)).await {
         Err(_) => Err(late("L7TOUT", address, check.timeout)),

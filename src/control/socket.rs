@@ -27,7 +27,7 @@ use tokio::time::{sleep, timeout};
 use crate::sys::process;
 
 use super::directory;
-use super::haproxy::Show;
+use super::haproxy::{Change, Show};
 
 /// Clients served at one time; others are told to come back.
 const CLIENTS_MAX: usize = 8;
@@ -60,7 +60,10 @@ commands, one a connection:
   help          this text
 of HAProxy's, with their answers, and several in a line with ';' between them:
   show stat [proxy kind server], show info, show servers state [backend], show backend,
-  show version, show cli level
+  show version, show cli level, get weight BACKEND/SERVER,
+  disable server BACKEND/SERVER, enable server BACKEND/SERVER,
+  set server BACKEND/SERVER state ready|drain|maint,
+  set server BACKEND/SERVER weight N|N%, set weight BACKEND/SERVER N|N%
   prompt        a prompt, and line after line; set timeout cli SECONDS; quit
 ";
 
@@ -75,6 +78,8 @@ pub enum Command {
     Drain,
     /// A question of HAProxy's CLI.
     Show(Show),
+    /// A command of HAProxy's CLI about a server.
+    Change(Change),
 }
 
 /// A command on its way to the control loop, and where the answer goes.
@@ -300,13 +305,21 @@ async fn answer_all(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) ->
 }
 
 async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> String {
+    let may_change = user == 0 || user == geteuid().as_raw();
+    if line.trim_ascii() == b"show cli level" {
+        return format!("{}\n\n", if may_change { "admin" } else { "user" });
+    }
     let command = match parse(line) {
         Ok(Some(command)) => command,
         Ok(None) => return HELP.to_owned(),
         Err(refusal) => return format!("{REFUSAL}{refusal}"),
     };
-    let changes = !matches!(command, Command::Status | Command::StatusJson | Command::Show(_));
-    if changes && user != 0 && user != geteuid().as_raw() {
+    let changes = match &command {
+        Command::Status | Command::StatusJson | Command::Show(_) => false,
+        Command::Change(change) => change.changes(),
+        _ => true,
+    };
+    if changes && !may_change {
         return format!("{REFUSAL}only root and the user who runs the relay may do this");
     }
     let (answer, answered) = oneshot::channel();
@@ -342,6 +355,10 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
         ["help"] => Ok(None),
         ["show", ..] => match Show::parse(&words)? {
             Some(show) => Ok(Some(Command::Show(show))),
+            None => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
+        },
+        ["set" | "get" | "enable" | "disable", ..] => match Change::parse(&words)? {
+            Some(change) => Ok(Some(Command::Change(change))),
             None => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
         },
         [] => Err("an empty command; see: help".to_owned()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::backend::board::Tally;
+use crate::backend::board::{Admin, Tally};
 use crate::metrics::{CloseReason, Counts, PathBytes, TrafficCounts};
 
 use super::Health;
@@ -133,6 +133,10 @@ pub struct ServerStatus {
     pub check: Option<Health>,
     /// A word, such as `in use`, `backup` or `down`.
     pub state: String,
+    /// What an administrator wants of it.
+    pub admin: Admin,
+    /// How its backend chooses among its servers.
+    pub balance: String,
     pub weight: u16,
     pub backup: bool,
     pub maxconn: Option<u64>,
@@ -144,6 +148,7 @@ impl ServerStatus {
     /// Whether sessions may go there.
     pub fn is_usable(&self) -> bool {
         self.weight > 0
+            && self.admin == Admin::Ready
             && !self.resolved.is_empty()
             && self.check.as_ref().is_none_or(|check| check.up)
     }
@@ -441,6 +446,8 @@ pub(super) mod tests {
                 resolved: vec!["192.0.2.7:443".to_owned()],
                 check: None,
                 state: "up".to_owned(),
+                admin: Admin::Ready,
+                balance: "roundrobin".to_owned(),
                 weight: 1,
                 backup: false,
                 maxconn: Some(10_000),

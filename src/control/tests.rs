@@ -6,6 +6,7 @@ use std::sync::mpsc as notes;
 use std::thread;
 
 use super::*;
+use crate::backend::board::Admin;
 use crate::config::{Log, Overrides};
 
 /// A directory of its own, removed at the end.
@@ -89,6 +90,10 @@ impl Relay for Fake {
     }
 
     fn judge(&self, _: usize, _: usize, _: bool) {}
+
+    fn administer(&self, _: usize, _: usize, _: Admin) {}
+
+    fn reweigh(&self, _: usize, _: usize, _: Option<u16>) {}
 
     fn doors(&self) -> Vec<usize> {
         vec![0]

@@ -28,7 +28,7 @@ use super::gather::Gather;
 use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
-use super::{Engine, EngineLimits, EngineStats};
+use super::{Engine, EngineLimits, EngineStats, say_first};
 
 /// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
 const EVENTS_MAX: usize = 128;
@@ -66,6 +66,8 @@ struct SessionState {
     connecting: bool,
     /// See [`socket::port_to_doubt`].
     port_to_doubt: Option<NonZeroU16>,
+    /// See [`Engine::introduce`].
+    introduction: Option<Box<[u8]>>,
 }
 
 #[derive(Debug, Default)]
@@ -237,6 +239,11 @@ impl Epoll {
             // Nobody listens there.
             error = Some(Errno::ECONNREFUSED);
         }
+        if error.is_none()
+            && let Some(bytes) = session.introduction.take()
+        {
+            error = say_first(socket.as_fd(), &bytes).err();
+        }
         session.connecting = false;
         let outcome = match error {
             None => {
@@ -404,6 +411,7 @@ impl Engine for Epoll {
         }
         let state = &mut self.sessions[session.index()];
         state.generation = session.generation();
+        state.introduction = None;
         let ready = Readiness { readable: true, writable: true, ..Default::default() };
         state.sides[Side::Client.index()] = Peer { socket: Some(socket), ready, signalled: false };
     }
@@ -439,6 +447,15 @@ impl Engine for Epoll {
             Op::Cancel { session, slot } => self.cancel(session, slot),
             Op::Close { session, client, backend } => self.close(session, [client, backend]),
         }
+    }
+
+    fn introduce(&mut self, session: SessionKey, bytes: Option<Vec<u8>>) {
+        self.session(session).introduction = bytes.map(Vec::into_boxed_slice);
+    }
+
+    fn destination(&self, session: SessionKey) -> Option<SocketAddr> {
+        let client = &self.sessions[session.index()].sides[Side::Client.index()];
+        socket::local_address(client.socket.as_ref()?.as_fd()).ok()
     }
 
     fn greeting(&self, session: SessionKey) -> &[u8] {

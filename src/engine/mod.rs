@@ -13,12 +13,16 @@ mod readiness;
 pub mod uring;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
+
+use nix::errno::Errno;
 
 use crate::op::{
     AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, Side, SpliceMode, Time,
 };
+use crate::sys::socket;
 
 /// The kernel, as a worker sees it.
 pub trait Engine {
@@ -43,6 +47,13 @@ pub trait Engine {
     /// Takes an operation. Never fails, never blocks, never calls back: what goes wrong is a
     /// completion too.
     fn submit(&mut self, op: Op);
+
+    /// What goes to the server before anything else, in the moment in which the next connect succeeds; at
+    /// most as much as an empty socket takes at once. Holds until then, or until something else is said.
+    fn introduce(&mut self, session: SessionKey, bytes: Option<Vec<u8>>);
+
+    /// The address of ours at which the client has connected.
+    fn destination(&self, session: SessionKey) -> Option<SocketAddr>;
 
     /// What the last [`Op::Greet`] of a session brought and nobody has skipped yet.
     fn greeting(&self, session: SessionKey) -> &[u8];
@@ -101,6 +112,19 @@ pub struct EngineStats {
     pub completions_stale: u64,
     /// Times the completion queue overflowed (io_uring only).
     pub queue_overflows: u64,
+}
+
+/// Sends what a server is to know first over a connection that has just been made: its socket is empty,
+/// and takes all of it.
+///
+/// # Errors
+/// Those of send(2); ENOBUFS where not all was taken, after which the connection is of no use.
+fn say_first(socket: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    match socket::send(socket, bytes) {
+        Ok(sent) if sent == bytes.len() => Ok(()),
+        Ok(_) => Err(Errno::ENOBUFS),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// A pipe that holds less does not pay: past `fs.pipe-user-pages-soft` an ordinary user is given

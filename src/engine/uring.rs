@@ -13,6 +13,7 @@
 //! holds a reference to its file, so that close(2) alone would not even send the FIN.
 
 mod close;
+mod connecting;
 mod greeting;
 mod inbox;
 mod listening;
@@ -255,26 +256,6 @@ impl Uring {
         }
     }
 
-    fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
-        let direction = &self.sessions[key.index()].flows[Flow::ToBackend.index()];
-        let has_bytes = direction.state.is_holding() || direction.held.is_some();
-        let prepared = socket::outbound(&address, source).and_then(|socket| {
-            let told = if has_bytes { socket::acknowledge_with_bytes(&socket) } else { Ok(()) };
-            told.map(|()| socket)
-        });
-        match prepared {
-            Ok(socket) => {
-                self.ring.connect(socket.as_fd(), address, Kind::Connect.word(key, Side::Backend));
-                let session = &mut self.sessions[key.index()];
-                session.sides[Side::Backend.index()] = Peer::of(socket);
-                session.connecting = true;
-                session.port_to_doubt = socket::port_to_doubt(&address, source);
-                session.in_flight += 1;
-            }
-            Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
-        }
-    }
-
     fn cancel(&mut self, key: SessionKey, slot: Slot) {
         let session = &mut self.sessions[key.index()];
         match slot {
@@ -445,27 +426,6 @@ impl Uring {
         self.try_push(key, side.other().outbound());
     }
 
-    fn on_connected(&mut self, key: SessionKey, result: Result<u32, Errno>) {
-        let session = &mut self.sessions[key.index()];
-        session.connecting = false;
-        let backend = &mut session.sides[Side::Backend.index()];
-        let doubted = session.port_to_doubt;
-        let met_itself = |socket: &OwnedFd| socket::has_met_itself(socket.as_fd(), doubted);
-        let outcome = match result {
-            // Nobody listens there.
-            Ok(_) if backend.socket.as_ref().is_some_and(met_itself) => {
-                Outcome::Failed(Errno::ECONNREFUSED)
-            }
-            Ok(_) => Outcome::Done,
-            Err(Errno::ECANCELED) => Outcome::Cancelled,
-            Err(errno) => Outcome::Failed(errno),
-        };
-        if outcome != Outcome::Done {
-            backend.abandon();
-        }
-        self.complete(key, Slot::Connect, outcome);
-    }
-
     /// Looks at what has come back, `at_once` or when it pays.
     fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
         let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog();
@@ -524,6 +484,7 @@ impl Engine for Uring {
         }
         let state = &mut self.sessions[session.index()];
         state.generation = session.generation();
+        state.introduction = None;
         state.sides[Side::Client.index()] = Peer::of(socket);
     }
 
@@ -553,6 +514,15 @@ impl Engine for Uring {
             Op::Cancel { session, slot } => self.cancel(session, slot),
             Op::Close { session, client, backend } => self.begin_close(session, [client, backend]),
         }
+    }
+
+    fn introduce(&mut self, session: SessionKey, bytes: Option<Vec<u8>>) {
+        self.sessions[session.index()].introduction = bytes.map(Vec::into_boxed_slice);
+    }
+
+    fn destination(&self, session: SessionKey) -> Option<SocketAddr> {
+        let client = &self.sessions[session.index()].sides[Side::Client.index()];
+        socket::local_address(client.socket.as_ref()?.as_fd()).ok()
     }
 
     fn greeting(&self, session: SessionKey) -> &[u8] {

@@ -1,5 +1,6 @@
-//! The first bytes of a client that speaks for others: the PROXY protocol's header, versions 1 and 2
-//! (proxy-protocol.txt of HAProxy, sections 2.1 and 2.2). PURE.
+//! The PROXY protocol's header, versions 1 and 2 (proxy-protocol.txt of HAProxy, sections 2.1 and 2.2):
+//! the first bytes of a client that speaks for others, and of a connection to a server that wants to
+//! know whose it is. PURE.
 //!
 //! A load balancer in front of the relay says in it whose connection this is. What it says is believed
 //! only of those who are listed, which is the worker's affair; here it is only read. Whatever is not
@@ -8,7 +9,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::op::{Flow, Outcome, SessionKey, Side, Time};
+use crate::op::{Flow, Outcome, ProxyVersion, SessionKey, Side, Time};
 
 use super::flow::Sink;
 use super::{CloseReason, Ops, Phase, Session, Step};
@@ -34,6 +35,53 @@ pub enum Parsed {
     Header { bytes: usize, client: Option<SocketAddr> },
     /// No header.
     Bad,
+}
+
+/// The header that tells a server whose connection this is, and at which address of the relay it came
+/// in.
+pub fn header(version: ProxyVersion, client: SocketAddr, relay: SocketAddr) -> Vec<u8> {
+    let ips = match (client.ip().to_canonical(), relay.ip().to_canonical()) {
+        (IpAddr::V4(client), IpAddr::V4(relay)) => Ok((client, relay)),
+        // Of two families neither can be said in the other's terms, but both in those of IPv6.
+        (client, relay) => Err((in_v6(client), in_v6(relay))),
+    };
+    let ports = (client.port(), relay.port());
+    match (version, ips) {
+        (ProxyVersion::V1, Ok((client, relay))) => {
+            format!("PROXY TCP4 {client} {relay} {} {}\r\n", ports.0, ports.1).into_bytes()
+        }
+        (ProxyVersion::V1, Err((client, relay))) => {
+            format!("PROXY TCP6 {client} {relay} {} {}\r\n", ports.0, ports.1).into_bytes()
+        }
+        (ProxyVersion::V2, Ok((client, relay))) => {
+            binary_header(0x21, 0x11, &[&client.octets()[..], &relay.octets()].concat(), ports)
+        }
+        (ProxyVersion::V2, Err((client, relay))) => {
+            binary_header(0x21, 0x21, &[&client.octets()[..], &relay.octets()].concat(), ports)
+        }
+    }
+}
+
+/// The header of a connection that the relay makes for itself, such as a check.
+pub fn own_header(version: ProxyVersion) -> Vec<u8> {
+    match version {
+        ProxyVersion::V1 => b"PROXY UNKNOWN\r\n".to_vec(),
+        ProxyVersion::V2 => [&SIGNATURE[..], &[0x20, 0x00, 0, 0]].concat(),
+    }
+}
+
+fn in_v6(ip: IpAddr) -> Ipv6Addr {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    }
+}
+
+fn binary_header(command: u8, family: u8, ips: &[u8], ports: (u16, u16)) -> Vec<u8> {
+    // Two addresses and two ports, 36 bytes at most.
+    let length = u16::try_from(ips.len() + 4).unwrap_or_default();
+    let ports = [ports.0.to_be_bytes(), ports.1.to_be_bytes()].concat();
+    [&SIGNATURE[..], &[command, family], &length.to_be_bytes(), ips, &ports].concat()
 }
 
 /// Reads the header at the beginning of `bytes`.
@@ -255,6 +303,41 @@ mod tests {
     fn binary(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
         let length = u16::try_from(block.len()).unwrap().to_be_bytes();
         [&SIGNATURE[..], &[command, family], &length, block].concat()
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for (client, relay) in
+            [("192.0.2.7:40000", "10.0.0.1:3834"), ("[2001:db8::7]:40000", "[2001:db8::1]:3834")]
+        {
+            let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+            let (client, relay) = (address(client), address(relay));
+            for version in [ProxyVersion::V1, ProxyVersion::V2] {
+                let bytes = super::header(version, client, relay);
+                let expected = Parsed::Header { bytes: bytes.len(), client: Some(client) };
+                assert_eq!(parse(&bytes), expected, "{version:?} {bytes:?}");
+            }
+        }
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
+            let bytes = own_header(version);
+            assert_eq!(parse(&bytes), Parsed::Header { bytes: bytes.len(), client: None });
+        }
+    }
+
+    #[test]
+    fn headers_are_those_of_the_protocols_text() {
+        let (client, relay) =
+            ("192.0.2.7:40000".parse().unwrap(), "10.0.0.1:3834".parse().unwrap());
+        let line = super::header(ProxyVersion::V1, client, relay);
+        assert_eq!(line, b"PROXY TCP4 192.0.2.7 10.0.0.1 40000 3834\r\n");
+        let binary = super::header(ProxyVersion::V2, client, relay);
+        let block = [192, 0, 2, 7, 10, 0, 0, 1, 0x9c, 0x40, 0x0e, 0xfa];
+        assert_eq!(binary, [&SIGNATURE[..], &[0x21, 0x11, 0, 12], &block].concat());
+        let mixed = super::header(ProxyVersion::V1, "[2001:db8::7]:1".parse().unwrap(), relay);
+        assert_eq!(mixed, b"PROXY TCP6 2001:db8::7 ::ffff:10.0.0.1 1 3834\r\n");
+        let mapped =
+            super::header(ProxyVersion::V1, "[::ffff:192.0.2.7]:40000".parse().unwrap(), relay);
+        assert_eq!(mapped, line);
     }
 
     fn v4_block() -> Vec<u8> {

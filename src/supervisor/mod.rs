@@ -24,6 +24,7 @@ use nix::unistd::Pid;
 
 pub use error::StartError;
 
+use crate::backend::board::Admin;
 use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Logger, Names, Parent, RECORDS_MAX, Relay,
@@ -349,6 +350,14 @@ impl Relay for Supervisor {
 
     fn judge(&self, backend: usize, server: usize, up: bool) {
         self.plan.backends[backend].members[server].board.judge(up);
+    }
+
+    fn administer(&self, backend: usize, server: usize, admin: Admin) {
+        self.plan.backends[backend].members[server].board.administer(admin);
+    }
+
+    fn reweigh(&self, backend: usize, server: usize, weight: Option<u16>) {
+        self.plan.backends[backend].members[server].board.reweigh(weight);
     }
 
     fn is_turning(&mut self) -> bool {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::backend::Member;
 use crate::backend::board::Board;
-use crate::config::{self, Config, Listener, Networks, PerSource, Server};
+use crate::backend::choose::Algorithm;
+use crate::config::{self, Balance, Config, Listener, Networks, PerSource, Server};
 use crate::control::Addresses;
 use crate::metrics::Traffic;
 use crate::session::SessionLimits;
@@ -63,7 +64,8 @@ impl Registry {
                     self.member(&backend.name, server, addresses.of(number, place))
                 })
                 .collect();
-            backends.push(Backend { members, redispatch: backend.redispatch, source });
+            let algorithm = algorithm(backend.balance);
+            backends.push(Backend { members, algorithm, redispatch: backend.redispatch, source });
         }
         let mut routes = Vec::new();
         for (number, listener) in config.listeners.iter().enumerate() {
@@ -94,12 +96,15 @@ impl Registry {
     fn member(&mut self, backend: &str, server: &Server, addresses: &[SocketAddr]) -> Member {
         let name = || Arc::new(Board::new(format!("{backend}/{}", server.name)));
         let board = self.boards.entry(identity(backend, server)).or_insert_with(name);
+        // A weight that was set meanwhile gives way to the file; that a server is out of service stays.
+        board.reweigh(None);
         Member {
             board: Arc::clone(board),
             addresses: addresses.to_vec(),
             weight: server.weight,
             backup: server.backup,
             maxconn: server.maxconn,
+            introduce: server.send_proxy,
         }
     }
 
@@ -139,6 +144,16 @@ impl Registry {
             self.quotas.push(Arc::new(Quota::new(limit)));
         }
         Arc::clone(&self.quotas[listener])
+    }
+}
+
+const fn algorithm(balance: Balance) -> Algorithm {
+    match balance {
+        Balance::RoundRobin => Algorithm::RoundRobin,
+        Balance::LeastConnections => Algorithm::LeastConnections,
+        Balance::Source => Algorithm::Source,
+        Balance::First => Algorithm::First,
+        Balance::Random => Algorithm::Random,
     }
 }
 

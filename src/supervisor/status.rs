@@ -1,7 +1,7 @@
 //! What the relay says about itself.
 
-use std::net::SocketAddr;
-
+use crate::backend::Member;
+use crate::backend::board::Admin;
 use crate::config::Server;
 use crate::control::{ListenerState, ListenerStatus, RelayStatus, ServerStatus, WorkerStatus};
 use crate::worker::plan::Route;
@@ -58,8 +58,10 @@ impl Supervisor {
                     address: server.address.to_string(),
                     resolved: member.addresses.iter().map(ToString::to_string).collect(),
                     check: None,
-                    state: state(server, &member.addresses).to_owned(),
-                    weight: server.weight,
+                    state: state(server, member).to_owned(),
+                    admin: member.board.admin(),
+                    balance: backend.balance.to_string(),
+                    weight: member.board.weight(server.weight),
                     backup: server.backup,
                     maxconn: server.maxconn.map(u64::from),
                     tally: member.board.read(),
@@ -81,12 +83,15 @@ impl Supervisor {
     }
 }
 
-/// What its configuration makes of a server. Workers judge its health each for itself.
-const fn state(server: &Server, addresses: &[SocketAddr]) -> &'static str {
-    match server {
-        _ if addresses.is_empty() => "no address yet",
-        Server { weight: 0, .. } => "off (weight 0)",
-        Server { backup: true, .. } => "backup",
-        _ => "in use",
+/// What its configuration and its administrator make of a server. Workers judge its health each for
+/// itself.
+fn state(server: &Server, member: &Member) -> &'static str {
+    match member.board.admin() {
+        Admin::Maint => "maintenance",
+        Admin::Drain => "drain",
+        Admin::Ready if member.addresses.is_empty() => "no address yet",
+        Admin::Ready if member.board.weight(server.weight) == 0 => "off (weight 0)",
+        Admin::Ready if server.backup => "backup",
+        Admin::Ready => "in use",
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::backend::ports::{self, Ports};
-use crate::backend::{Choice, backoff};
+use crate::backend::{Call, Choice, backoff};
 use crate::engine::Engine;
 use crate::op::{Op, Outcome, SessionKey, Slot};
+use crate::session::greeting;
 
 use super::plan::{Plan, Source};
 use super::{Worker, is_ours};
@@ -183,12 +184,17 @@ impl<E: Engine> Worker<E> {
         let backend = &self.plan.backends[route.backend];
         // Who has just failed is avoided; a session that has paused for it may go there again.
         let avoid = relay.failed.filter(|_| !std::mem::take(&mut relay.paused));
-        let micros = self.now.as_micros();
+        let call = Call {
+            algorithm: backend.algorithm,
+            client: relay.client.ip(),
+            lot: random,
+            now: self.now.as_micros(),
+        };
         let choice = match relay.failed {
             Some(server) if !backend.redispatch => {
-                self.backends.choose_again(route.backend, server, micros)
+                self.backends.choose_again(route.backend, server, &call)
             }
-            _ => self.backends.choose(route.backend, avoid, micros),
+            _ => self.backends.choose(route.backend, avoid, &call),
         };
         match choice {
             None => relay.session.abandon(&mut self.ops),
@@ -221,6 +227,12 @@ impl<E: Engine> Worker<E> {
         relay.dialled = self.now;
         relay.lease = self.dialer.lease(choice.address, source, None, true);
         let source = relay.lease.map(Lease::source);
+        let introduction = self.backends.introduction(choice.server).map(|version| {
+            // Without the address that the client has reached, its own stands for it.
+            let reached = self.engine.destination(key).unwrap_or(relay.client);
+            greeting::header(version, relay.client, reached)
+        });
+        self.engine.introduce(key, introduction);
         relay.session.dial(choice.address, source, self.now, &route.limits, &mut self.ops);
         self.counters.connect_attempts.add(1);
         if relay.session.attempts() > 1 {

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::backend::Member;
+use crate::backend::choose::Algorithm;
 use crate::metrics::Traffic;
 use crate::session::SessionLimits;
 
@@ -37,6 +38,7 @@ pub struct Route {
 #[derive(Clone, Debug)]
 pub struct Backend {
     pub members: Vec<Member>,
+    pub algorithm: Algorithm,
     /// Whether another attempt goes to another server where there is one.
     pub redispatch: bool,
     pub source: Source,

@@ -7,6 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use super::*;
 use crate::backend::Member;
 use crate::backend::board::Board;
+use crate::backend::choose::Algorithm;
 use crate::engine::EngineStats;
 use crate::op::{Flow, Outcome, Side};
 use crate::worker::plan::{Backend, Route, Source};
@@ -36,6 +37,8 @@ struct Hand {
     refused: Vec<u32>,
     /// What the next greeting is.
     greeting: Vec<u8>,
+    /// What the server is told first at the next connect.
+    introduction: Option<Vec<u8>>,
 }
 
 impl Engine for Hand {
@@ -61,6 +64,14 @@ impl Engine for Hand {
 
     fn submit(&mut self, op: Op) {
         self.ops.push(op);
+    }
+
+    fn introduce(&mut self, _: SessionKey, bytes: Option<Vec<u8>>) {
+        self.introduction = bytes;
+    }
+
+    fn destination(&self, _: SessionKey) -> Option<SocketAddr> {
+        Some("10.0.0.1:3834".parse().expect("an address"))
     }
 
     fn greeting(&self, _: SessionKey) -> &[u8] {
@@ -102,7 +113,12 @@ impl Bench {
             rules: Arc::default(),
         });
         let members = (1..).zip(servers).map(|(last, name)| member(name, last)).collect();
-        let backend = Backend { members, redispatch: true, source: Source::default() };
+        let backend = Backend {
+            members,
+            algorithm: Algorithm::default(),
+            redispatch: true,
+            source: Source::default(),
+        };
         Self::with(Plan { routes: routes.into(), backends: vec![backend] })
     }
 
@@ -201,6 +217,7 @@ fn member(name: &str, last: u8) -> Member {
         weight: 1,
         backup: false,
         maxconn: None,
+        introduce: None,
     }
 }
 

@@ -16,6 +16,7 @@
     reason = "tests read the clock and poll"
 )]
 
+mod administration;
 mod agents;
 mod checks;
 mod cli;
@@ -25,6 +26,7 @@ mod doctor;
 mod exhaustion;
 mod haproxy;
 mod injection;
+mod introduction;
 mod lifecycle;
 mod limits;
 mod names;

@@ -9,6 +9,7 @@ mod operations;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -379,6 +380,14 @@ impl Engine for SimEngine {
             closing: false,
         });
         self.foresee(self.now, Event::Watch(number));
+    }
+
+    fn introduce(&mut self, _: SessionKey, bytes: Option<Vec<u8>>) {
+        assert_eq!(bytes, None, "no server of the simulation wants to know whose a connection is");
+    }
+
+    fn destination(&self, _: SessionKey) -> Option<SocketAddr> {
+        None
     }
 
     fn greeting(&self, _: SessionKey) -> &[u8] {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fanin::backend::Member;
 use fanin::backend::board::Board;
+use fanin::backend::choose::Algorithm;
 use fanin::session::SessionLimits;
 use fanin::worker::admission::Quota;
 use fanin::worker::plan::{Backend, Plan, Route, Source};
@@ -133,6 +134,14 @@ impl Scenario {
     }
 }
 
+const ALGORITHMS: [Algorithm; 5] = [
+    Algorithm::RoundRobin,
+    Algorithm::LeastConnections,
+    Algorithm::Source,
+    Algorithm::First,
+    Algorithm::Random,
+];
+
 /// A number of places: usually few enough to run out of.
 fn places(random: &mut Random, last: u64) -> u32 {
     let places = if random.chance(500_000) { random.range(1, last) } else { 10_000 };
@@ -161,6 +170,7 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
             first_board += servers;
             Backend {
                 members,
+                algorithm: random.pick(&ALGORITHMS),
                 redispatch: random.chance(600_000),
                 source: Source { addresses: addresses.clone(), ports: ports(random, more) },
             }
@@ -213,6 +223,7 @@ fn member(random: &mut Random, boards: &[Arc<Board>], n: u64) -> Member {
         weight: random.pick(&[1, 1, 1, 2, 5, 0]),
         backup: random.chance(150_000),
         maxconn: random.chance(250_000).then(|| places(random, 8)),
+        introduce: None,
     }
 }
 

@@ -267,6 +267,7 @@ impl Mapping {
             weight: options.weight.unwrap_or(crate::config::WEIGHT_DEFAULT),
             backup: options.backup.unwrap_or_default(),
             maxconn: options.maxconn,
+            send_proxy: options.send_proxy.flatten(),
             address: line.address.value.clone(),
             check,
         }

@@ -157,7 +157,8 @@ impl Reader {
     }
 
     pub(super) fn hash_type(&mut self, line: &Line) {
-        self.note(NoteKind::Ignored, line, line.said(99), "sessions take turns");
+        let text = "balance \"source\" is consistent by itself; nothing else hashes";
+        self.note(NoteKind::Ignored, line, line.said(99), text);
     }
 
     pub(super) fn rate_limit(&mut self, line: &Line) {
@@ -181,13 +182,16 @@ impl Reader {
     }
 
     pub(super) fn balance(&mut self, line: &Line) {
-        let help = "write balance roundrobin";
+        let help = "write balance roundrobin, leastconn, source, first or random";
         let Some(word) = self.argument(line, help) else { return };
         let name = word.text.split('(').next().unwrap_or_default();
         let balance = match name {
             "roundrobin" | "static-rr" => Balance::RoundRobin,
-            "leastconn" | "source" | "first" | "random" | "uri" | "url_param" | "hdr" | "hash"
-            | "rdp-cookie" => {
+            "leastconn" => Balance::LeastConnections,
+            "source" => Balance::Source,
+            "first" => Balance::First,
+            "random" => Balance::Random,
+            "uri" | "url_param" | "hdr" | "hash" | "rdp-cookie" => {
                 let title = format!("balance `{name}` has no counterpart");
                 return self.fault(line, 1, &title, "cannot be taken over", help);
             }

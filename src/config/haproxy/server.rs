@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::value::{self, Refusal};
 use crate::config::{Prefer, ServerAddress, Source};
+use crate::op::ProxyVersion;
 
 use super::lexer::{self, Line, Word};
 use super::report::NoteKind;
@@ -33,6 +34,8 @@ pub(super) struct ServerOptions {
     pub(super) rise: Option<u16>,
     pub(super) fall: Option<u16>,
     pub(super) source: Option<Source>,
+    /// What was said of it, if anything.
+    pub(super) send_proxy: Option<Option<ProxyVersion>>,
 }
 
 /// What becomes of an option.
@@ -104,7 +107,7 @@ const OPTIONS: &[(&str, Treatment)] = &[
     ("on-error", Ignore(1, UNCHECKED)),
     ("on-marked-down", Ignore(1, UNCHECKED)),
     ("on-marked-up", Ignore(1, UNCHECKED)),
-    ("check-send-proxy", Ignore(0, UNCHECKED)),
+    ("check-send-proxy", Ignore(0, "checks introduce themselves where send-proxy is set")),
     ("check-ssl", Ignore(0, UNCHECKED)),
     ("no-check-ssl", Ignore(0, UNCHECKED)),
     ("check-sni", Ignore(1, UNCHECKED)),
@@ -152,8 +155,13 @@ const OPTIONS: &[(&str, Treatment)] = &[
     ),
     ("usesrc", Refuse("remove it: clients' own addresses cannot be taken")),
     ("interface", Refuse("remove it: the routes choose the interface")),
-    ("send-proxy", Refuse("remove it, and have the server expect no PROXY header")),
-    ("send-proxy-v2", Refuse("remove it, and have the server expect no PROXY header")),
+    ("send-proxy", Take(0, |_, options, _, _| options.send_proxy = Some(Some(ProxyVersion::V1)))),
+    (
+        "send-proxy-v2",
+        Take(0, |_, options, _, _| options.send_proxy = Some(Some(ProxyVersion::V2))),
+    ),
+    ("no-send-proxy", Take(0, |_, options, _, _| options.send_proxy = Some(None))),
+    ("no-send-proxy-v2", Take(0, |_, options, _, _| options.send_proxy = Some(None))),
     (
         "send-proxy-v2-ssl",
         Refuse("write send-proxy-v2: TLS passes through, and nothing is known of it"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{ConfigError, Network, Networks, ServerAddress};
+use crate::op::ProxyVersion;
 
 const WORKING: &str = include_str!("../../../tests/fixtures/working-haproxy.cfg");
 const PAGE: &str = include_str!("../../../tests/fixtures/page-haproxy.cfg");
@@ -180,6 +181,24 @@ fn sources_of_a_backend_or_of_all_its_servers_are_the_backends() {
         "listen a\n bind :80\n server s 192.0.2.1:443{with}\n server t 192.0.2.2:443{with}\n"
     ));
     assert_eq!((there.addresses.len(), &there), (1, &all));
+}
+
+#[test]
+fn words_for_choosing_and_introducing_are_ours_too() {
+    let of = |lines: &str| {
+        let text = format!("listen a\n bind :80\n{lines}\n server s 192.0.2.1:443 OPTION\n");
+        move |option: &str| good(&text.replace("OPTION", option)).0.backends[0].clone()
+    };
+    for word in ["roundrobin", "leastconn", "source", "first", "random"] {
+        let backend = of(&format!(" balance {word}"))("");
+        assert_eq!(backend.balance.to_string(), word);
+    }
+    let introduced = |option: &str| of("")(option).servers[0].send_proxy;
+    assert_eq!(introduced("send-proxy"), Some(ProxyVersion::V1));
+    assert_eq!(introduced("send-proxy-v2 check"), Some(ProxyVersion::V2));
+    assert_eq!(introduced("send-proxy no-send-proxy"), None);
+    let default = of(" default-server send-proxy-v2");
+    assert_eq!(default("").servers[0].send_proxy, Some(ProxyVersion::V2));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The commands of HAProxy's CLI (management guide, 9.3) that ask for something.
 
+use crate::backend::board::Admin;
 use crate::control::Snapshot;
 
 use super::{info, stat};
@@ -18,7 +19,6 @@ pub enum Show {
     /// Of one backend or all.
     ServersState(Option<String>),
     Version,
-    Level,
     Backends,
 }
 
@@ -49,7 +49,6 @@ impl Show {
                 Self::ServersState(Some((*backend).to_owned()))
             }
             ["show", "version"] => Self::Version,
-            ["show", "cli", "level"] => Self::Level,
             ["show", "backend"] => Self::Backends,
             _ => return Ok(None),
         }))
@@ -62,7 +61,6 @@ impl Show {
             Self::Info => info::show(snapshot),
             Self::ServersState(backend) => servers_state(snapshot, backend.as_deref()),
             Self::Version => format!("{}\n", info::VERSION),
-            Self::Level => "user\n".to_owned(),
             Self::Backends => {
                 let backends = snapshot.status.relay.backends();
                 let names: Vec<&str> = backends.map(|of| of[0].backend.as_str()).collect();
@@ -94,14 +92,23 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
             let (host, port) = server.address.rsplit_once(':').unwrap_or((&server.address, "0"));
             let is_name = host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[');
             let usable = server.is_usable();
-            // 0x20: the name has no address yet.
-            let admin = if server.resolved.is_empty() { 0x20 } else { 0 };
+            // Forced maintenance, forced drain, and 0x20: the name has no address yet.
+            let admin = match server.admin {
+                Admin::Maint => 1,
+                Admin::Drain => 8,
+                Admin::Ready if server.resolved.is_empty() => 0x20,
+                Admin::Ready => 0,
+            };
             out += &format!(
                 "{id} {} {place} {} {} {} {admin} {weight} {weight} {} 1 0 0 0 0 0 0 {} {port} - 0 0 - - 0\n",
                 server.backend,
                 server.name,
                 ip.trim_start_matches('[').trim_end_matches(']'),
-                if usable { 2 } else { 0 },
+                match server.admin {
+                    Admin::Drain => 3,
+                    _ if usable => 2,
+                    _ => 0,
+                },
                 snapshot.status.uptime_seconds,
                 if is_name { host } else { "-" },
                 weight = server.weight,

@@ -1,7 +1,9 @@
 //! What HAProxy would say of itself, said of us, for the programs and habits that read it.
 
+mod change;
 mod cli;
 mod info;
 pub(super) mod stat;
 
+pub use change::Change;
 pub use cli::Show;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use crate::backend::board::Tally;
+use crate::backend::board::{Admin, Tally};
 use crate::backend::histogram::Times;
 use crate::control::observer::{Rate, Subject};
 use crate::control::status::{ListenerState, ListenerStatus, ServerStatus};
@@ -161,6 +161,8 @@ fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
 /// The words of HAProxy for a server of ours.
 fn status(server: &ServerStatus) -> String {
     let Health { up, against, changes_at, .. } = match server {
+        ServerStatus { admin: Admin::Maint, .. } => return "MAINT".to_owned(),
+        ServerStatus { admin: Admin::Drain, .. } => return "DRAIN".to_owned(),
         ServerStatus { resolved, .. } if resolved.is_empty() => {
             return "MAINT (resolution)".to_owned();
         }
@@ -232,7 +234,7 @@ fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
         ("dreq", 0),
     ]);
     row.text("status", if usable().next().is_some() { "UP" } else { "DOWN" });
-    row.text("algo", "roundrobin");
+    row.text("algo", servers.first().map_or("roundrobin", |server| server.balance.as_str()));
     row.rate(snapshot.rates.of(&Subject::Backend(name.to_owned())));
     row
 }

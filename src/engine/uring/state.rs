@@ -52,6 +52,8 @@ pub(super) struct SessionState {
     pub(super) connecting: bool,
     /// See [`socket::port_to_doubt`].
     pub(super) port_to_doubt: Option<NonZeroU16>,
+    /// See [`Engine::introduce`](crate::engine::Engine::introduce).
+    pub(super) introduction: Option<Box<[u8]>>,
     pub(super) closing: Option<[CloseHow; 2]>,
     pub(super) sides: [Peer; 2],
     pub(super) flows: [Direction; 2],

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use fanin::backend::Member;
 use fanin::backend::board::Board;
+use fanin::backend::choose::Algorithm;
 use fanin::engine::epoll::Epoll;
 use fanin::engine::uring::{self, Uring};
 use fanin::engine::{Engine, EngineLimits};
@@ -103,6 +104,7 @@ impl Options {
             weight: 1,
             backup: false,
             maxconn: None,
+            introduce: None,
         };
         Plan {
             routes: vec![Route {
@@ -114,6 +116,7 @@ impl Options {
             }],
             backends: vec![Backend {
                 members: self.servers.iter().enumerate().map(member).collect(),
+                algorithm: Algorithm::default(),
                 redispatch: true,
                 source: Source::default(),
             }],

@@ -1,0 +1,75 @@
+//! Servers are taken out of service and brought back by the commands that scripts have for HAProxy.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+
+use crate::support::relay::Relay;
+use crate::support::{Folder, peers};
+
+/// What the control socket answers to a line.
+fn ask(socket: &str, line: &str) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    writeln!(stream, "{line}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn visits(relay: &Relay, count: usize) -> Vec<String> {
+    let visit = |_| {
+        let mut name = String::new();
+        TcpStream::connect(relay.address()).unwrap().read_to_string(&mut name).unwrap();
+        name
+    };
+    (0..count).map(visit).collect()
+}
+
+/// The status of a server as collectors of statistics see it.
+fn status(socket: &str, server: &str) -> String {
+    let csv = ask(socket, "show stat");
+    let row = csv.lines().find(|row| row.starts_with(&format!("b,{server},"))).expect("a row");
+    row.split(',').nth(17).expect("a status").to_owned()
+}
+
+#[test]
+fn a_server_is_drained_kept_out_over_a_reload_and_brought_back() {
+    let (one, other) = (peers::name("one"), peers::name("other"));
+    for engine in ["epoll", "io_uring"] {
+        let folder = Folder::new(&format!("administration-{engine}"));
+        let file = format!(
+            "[global]\nengine = \"{engine}\"\nworkers = 2\n\
+             [[listener]]\nbind = [\"127.0.0.1:0\"]\n[backend.b]\n\
+             [[backend.b.server]]\nname = \"one\"\naddress = \"{}\"\n\
+             [[backend.b.server]]\nname = \"other\"\naddress = \"{}\"\nweight = 4\n",
+            one.address, other.address
+        );
+        let relay = Relay::start(&["-c", folder.write("f.toml", &file).to_str().unwrap()]);
+        let socket = relay.control().to_str().unwrap().to_owned();
+        let is_alone = |names: Vec<String>, name| names.iter().all(|visited| visited == name);
+
+        assert_eq!(ask(&socket, "set server b/other state drain"), "\n");
+        assert!(is_alone(visits(&relay, 8), "one"));
+        assert_eq!(status(&socket, "other"), "DRAIN");
+        assert_eq!(ask(&socket, "disable server b/other"), "\n");
+        assert_eq!(status(&socket, "other"), "MAINT");
+        assert!(ask(&socket, "show servers state b").contains(" other 127.0.0.1 0 1 "));
+        assert!(relay.ask("reload").status.success());
+        assert!(is_alone(visits(&relay, 8), "one"), "kept over a reload");
+        assert_eq!(ask(&socket, "enable server b/other"), "\n");
+        assert!(visits(&relay, 20).iter().any(|name| name == "other"));
+
+        assert_eq!(ask(&socket, "get weight b/other"), "4 (initial 4)\n\n");
+        assert_eq!(ask(&socket, "set weight b/other 0%"), "\n");
+        assert_eq!(ask(&socket, "get weight b/other"), "0 (initial 4)\n\n");
+        assert!(is_alone(visits(&relay, 8), "one"));
+        assert_eq!(
+            ask(&socket, "set server b/other weight 100%; get weight b/other"),
+            "\n4 (initial 4)\n\n"
+        );
+
+        assert_eq!(ask(&socket, "disable server b/nobody"), "No such server.\n\n");
+        assert!(ask(&socket, "set weight b/other 999").contains("allowed: 0 to 256"));
+        assert_eq!(ask(&socket, "show cli level"), "admin\n\n");
+    }
+}
