@@ -151,6 +151,10 @@ pub enum Command {
     Plan(Plan),
     /// Show what a running relay does: workers, sessions, bytes, servers
     Status(Status),
+    /// Show a running relay second by second
+    Top(Top),
+    /// Show how the latest sessions of a running relay ended, and why
+    Ends(Ends),
     /// Have a running relay read its file again, without touching a connection
     Reload(Target),
     /// Have a running relay go over to another binary: the listeners stay, sessions end in peace
@@ -340,6 +344,39 @@ pub struct Status {
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Top {
+    #[command(flatten)]
+    pub target: Target,
+    /// So many looks, a second each, and then the end
+    #[arg(long, value_name = "N")]
+    pub times: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct Ends {
+    #[command(flatten)]
+    pub target: Target,
+    /// Those of one reason, such as server_reset; docs/OPERATIONS.md has all
+    #[arg(long, value_name = "REASON")]
+    pub reason: Option<String>,
+    /// At most so many, the latest
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub last: u32,
+    /// JSON instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Ends {
+    /// The command for the control socket.
+    pub fn command(&self) -> String {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let json = if self.json { "json" } else { "" };
+        format!("ends {reason} {} {json}", self.last)
+    }
 }
 
 /// Which running relay is meant. Without either flag it is the only one that runs.

@@ -1,14 +1,15 @@
 //! The fanin command: what was typed is carried out, and the result is the exit code.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 
 use fanin::cli::{
     self, Check, Cli, Command, Doctor, ExitCode, Import, Plan, Profile, Target, Upgrade,
 };
 use fanin::config::{Config, ConfigError, Origin};
-use fanin::control::{client, directory};
+use fanin::control::client::ClientError;
+use fanin::control::{client, directory, top};
 use fanin::doctor::{self, Measured};
 use fanin::handover::Handover;
 use fanin::parent;
@@ -25,6 +26,10 @@ fn main() -> process::ExitCode {
             Command::Plan(arguments) => plan(&arguments),
             Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
             Command::Status(arguments) => ask(&arguments.target, "status"),
+            Command::Top(arguments) => with_socket(&arguments.target, |path| {
+                top::top(path, arguments.times).map(|()| String::new())
+            }),
+            Command::Ends(arguments) => ask(&arguments.target, &arguments.command()),
             Command::Reload(target) => ask(&target, "reload"),
             Command::Upgrade(arguments) => upgrade(&arguments),
             Command::Drain(target) => ask(&target, "drain"),
@@ -83,7 +88,7 @@ fn import(arguments: &Import) -> ExitCode {
 }
 
 fn examine(arguments: &Doctor) -> ExitCode {
-    let config = match arguments.origin(std::path::Path::exists).load() {
+    let config = match arguments.origin(Path::exists).load() {
         Ok(config) => config,
         Err(error) => return complain(&error),
     };
@@ -121,11 +126,19 @@ fn plan(arguments: &Plan) -> ExitCode {
 }
 
 fn ask(target: &Target, command: &str) -> ExitCode {
+    with_socket(target, |path| client::ask(path, command))
+}
+
+/// Does something with the control socket that is meant, and prints what comes of it.
+fn with_socket(
+    target: &Target,
+    act: impl FnOnce(&Path) -> Result<String, ClientError>,
+) -> ExitCode {
     let socket = match socket(target) {
         Ok(socket) => socket,
         Err(error) => return complain(&error),
     };
-    match socket.map_or_else(client::find, Ok).and_then(|path| client::ask(&path, command)) {
+    match socket.map_or_else(client::find, Ok).and_then(|path| act(&path)) {
         Ok(answer) => print(&answer),
         Err(error) => {
             eprintln!("fanin: {error}");

@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
+use super::ends::Ends;
 use crate::config::{Log, LogFormat};
 use crate::metrics::SessionRecord;
 
@@ -158,22 +159,24 @@ impl Logger {
         self.event(Level::Error, message);
     }
 
-    /// Takes what is in the workers' rings and writes a line for each, if that is wanted.
+    /// Takes what is in the workers' rings, writes a line for each, if that is wanted, and passes it on.
     /// `listeners` are the names by number.
     pub(super) fn sessions(
         &self,
         rings: &mut [rtrb::Consumer<SessionRecord>],
         listeners: &[String],
+        ends: &mut Ends,
     ) {
-        let mut lines = Lines::new(self.settings.format, SystemTime::now());
+        let now = SystemTime::now();
+        let mut lines = Lines::new(self.settings.format, now);
         for ring in rings {
             // Those that come in meanwhile are for the next time: this ends.
             for _ in 0..ring.slots() {
                 let Ok(record) = ring.pop() else { break };
-                if !self.settings.sessions {
-                    continue;
+                if self.settings.sessions {
+                    lines.session(&record, listeners);
                 }
-                lines.session(&record, listeners);
+                ends.note(now, record);
                 if lines.text.len() >= BATCH_BYTES {
                     let next = lines.next();
                     self.send(std::mem::replace(&mut lines, next));
@@ -458,7 +461,7 @@ mod tests {
             producer.push(record).expect("there is room");
         }
         let mut rings = [consumer];
-        logger.sessions(&mut rings, &["agents".to_owned()]);
+        logger.sessions(&mut rings, &["agents".to_owned()], &mut Ends::new());
         assert!(rings[0].is_empty());
         drop(logger);
         let mut text = String::new();

@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod directory;
+mod ends;
 mod haproxy;
 mod http;
 mod link;
@@ -30,6 +31,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod text;
+pub mod top;
 mod upkeep;
 
 use std::future::pending;
@@ -48,6 +50,7 @@ use crate::config::{Config, Origin};
 use crate::handover::{Order, Report};
 use crate::metrics::SessionRecord;
 
+use ends::Ends;
 use http::Questions;
 use lookups::Lookups;
 use observer::Observer;
@@ -231,6 +234,7 @@ struct Loop<R> {
     phase: Phase,
     log: Logger,
     records: Vec<rtrb::Consumer<SessionRecord>>,
+    ends: Ends,
     /// Names by number, for the log.
     listeners: Vec<String>,
     workers_left: usize,
@@ -271,6 +275,7 @@ impl<R: Relay> Loop<R> {
             phase: Phase::Serving,
             log: setup.log,
             records: setup.records,
+            ends: Ends::new(),
             workers_left: workers,
             socket: setup.socket,
             pages: setup.pages,
@@ -323,7 +328,7 @@ impl<R: Relay> Loop<R> {
                 () = deadline(self.phase) => self.on_deadline(),
             }
         }
-        self.log.sessions(&mut self.records, &self.listeners);
+        self.log.sessions(&mut self.records, &self.listeners, &mut self.ends);
         self.log.info("ended");
         self.failure.map_or(Ok(()), Err)
     }
@@ -332,7 +337,7 @@ impl<R: Relay> Loop<R> {
         for exit in self.relay.ended() {
             self.on_exit(&exit);
         }
-        self.log.sessions(&mut self.records, &self.listeners);
+        self.log.sessions(&mut self.records, &self.listeners, &mut self.ends);
         if self.phase == Phase::Serving {
             self.lookups.on_tick(&self.config, &self.relay);
         }
@@ -395,6 +400,7 @@ impl<R: Relay> Loop<R> {
             Command::StatusJson => serde_json::to_string(&self.status())
                 .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
             Command::Show(show) => show.answer(&self.snapshot()),
+            Command::Ends(question) => self.ends.answer(&question, &self.listeners),
             Command::Change(change) => self.change(&change),
             Command::Drain if self.phase == Phase::Serving => {
                 self.report(Report::End { at_once: false });

@@ -27,6 +27,7 @@ use tokio::time::{sleep, timeout};
 use crate::sys::process;
 
 use super::directory;
+use super::ends::Question;
 use super::haproxy::{Change, Show};
 
 /// Clients served at one time; others are told to come back.
@@ -54,6 +55,7 @@ const HELP: &str = "\
 commands, one a connection:
   status        what the relay does, for people
   status json   the same for programs
+  ends [REASON] [N] [json]   how the latest sessions ended
   reload        read the configuration file again, without touching a connection
   upgrade PATH  have another binary take over; without PATH the one that is installed now
   drain         accept no more, let sessions end, then exit
@@ -76,6 +78,8 @@ pub enum Command {
     /// To this binary, or to the one that now has the name of the one that runs.
     Upgrade(Option<PathBuf>),
     Drain,
+    /// How the latest sessions ended.
+    Ends(Question),
     /// A question of HAProxy's CLI.
     Show(Show),
     /// A command of HAProxy's CLI about a server.
@@ -315,7 +319,7 @@ async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> 
         Err(refusal) => return format!("{REFUSAL}{refusal}"),
     };
     let changes = match &command {
-        Command::Status | Command::StatusJson | Command::Show(_) => false,
+        Command::Status | Command::StatusJson | Command::Ends(_) | Command::Show(_) => false,
         Command::Change(change) => change.changes(),
         _ => true,
     };
@@ -347,6 +351,7 @@ pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
     match words.as_slice() {
         ["status"] => Ok(Some(Command::Status)),
         ["status", "json"] => Ok(Some(Command::StatusJson)),
+        ["ends", rest @ ..] => Question::parse(rest).map(|asked| Some(Command::Ends(asked))),
         ["reload"] => Ok(Some(Command::Reload)),
         ["drain"] => Ok(Some(Command::Drain)),
         ["upgrade"] => Ok(Some(Command::Upgrade(None))),

@@ -4,8 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 
-use crate::support::relay::Relay;
-use crate::support::{Folder, peers};
+use crate::support::relay::{BINARY, Relay};
+use crate::support::{Folder, await_that, peers, run, text};
 
 /// What the control socket answers to a line.
 fn ask(socket: &str, line: &str) -> String {
@@ -71,5 +71,39 @@ fn a_server_is_drained_kept_out_over_a_reload_and_brought_back() {
         assert_eq!(ask(&socket, "disable server b/nobody"), "No such server.\n\n");
         assert!(ask(&socket, "set weight b/other 999").contains("allowed: 0 to 256"));
         assert_eq!(ask(&socket, "show cli level"), "admin\n\n");
+    }
+}
+
+#[test]
+fn why_a_session_ended_can_be_asked_afterwards_and_seen_second_by_second() {
+    for engine in ["epoll", "io_uring"] {
+        let folder = Folder::new(&format!("ends-{engine}"));
+        let file = format!(
+            "[global]\nengine = \"{engine}\"\n[log]\nsessions = false\n\
+             [[listener]]\nbind = [\"127.0.0.1:0\"]\n[backend.b]\nretries = 0\n\
+             [[backend.b.server]]\naddress = \"{}\"\n",
+            peers::nobody()
+        );
+        let relay = Relay::start(&["-c", folder.write("f.toml", &file).to_str().unwrap()]);
+        let client = {
+            let mut stream = TcpStream::connect(relay.address()).unwrap();
+            let client = stream.local_addr().unwrap().to_string();
+            let _ = stream.read(&mut [0; 1]);
+            client
+        };
+        let ends = |words: &str| ask(relay.control().to_str().unwrap(), &format!("ends {words}"));
+        await_that("the session's end is known", || ends("").contains(&client));
+        assert!(ends("connect_refused").contains(&client));
+        assert!(!ends("completed").contains(&client));
+        let only: serde_json::Value =
+            serde_json::from_str(&ends("connect_refused 1 json")).unwrap();
+        assert_eq!(only[0]["client"], client);
+        assert!(ends("nonsense").contains("allowed: completed"));
+        let control = relay.control().to_str().unwrap().to_owned();
+        let top = run(BINARY, &["top", "--times", "1", "--control", &control]);
+        let screen = text(&top.stdout);
+        assert!(top.status.success() && screen.contains("connect_refused"), "{screen}");
+        let ends = run(BINARY, &["ends", "--reason", "connect_refused", "--control", &control]);
+        assert!(text(&ends.stdout).contains(&client));
     }
 }
