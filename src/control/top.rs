@@ -179,7 +179,7 @@ mod tests {
         status.relay.servers[0].tally.bytes_to_server += 4096;
         status.relay.workers[0].counts.ended[0] += 77;
         let screen = screen(&before, &as_json(&status));
-        for part in ["1,234", "4.0 KiB", "completed", "77", "intake/a", "in use"] {
+        for part in ["1,234", "4.0 KiB", "completed", "77", "intake/a", " up "] {
             assert!(screen.contains(part), "no {part} in\n{screen}");
         }
     }
