@@ -192,6 +192,12 @@ impl Backends {
         server.sessions -= 1;
     }
 
+    /// The public record of a server that may have been taken away meanwhile.
+    pub fn known(&self, id: ServerId) -> Option<&Arc<Board>> {
+        let server = self.servers.get(usize::from(id.index))?;
+        (server.generation == id.generation).then_some(&server.member.board)
+    }
+
     /// The PROXY header that a server wants.
     pub fn introduction(&self, id: ServerId) -> Option<ProxyVersion> {
         self.servers[usize::from(id.index)].member.introduce

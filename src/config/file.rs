@@ -198,6 +198,9 @@ pub(super) struct ControlTable {
 pub(super) struct LogTable {
     pub(super) format: Option<Value>,
     pub(super) sessions: Option<Value>,
+    pub(super) syslog: Option<Value>,
+    pub(super) facility: Option<Value>,
+    pub(super) tag: Option<Value>,
 }
 
 pub(super) type Value = Spanned<Written>;

@@ -55,6 +55,8 @@ pub const RETIRE_DEFAULT: Duration = Duration::from_secs(600);
 /// Connections that the kernel keeps while they wait to be accepted: what Linux allows by default
 /// (`net.core.somaxconn` since 5.4).
 pub const BACKLOG_DEFAULT: u32 = 4096;
+/// local0
+pub const FACILITY_DEFAULT: u8 = 16;
 /// Bytes asked for each pipe: what an ordinary user may ask for (`fs.pipe-max-size`). Where relay and
 /// ends are on one machine, 20 streams cost 0.47 to 0.52 s of CPU a GB through pipes of 1 MiB and 0.59
 /// to 0.65 s through those of 256 KiB (docs/decisions/0004-pipes-of-a-mebibyte.md).
@@ -509,17 +511,46 @@ pub struct Control {
     pub socket: Option<PathBuf>,
 }
 
-/// What is written about what happened. Everything goes to standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is written about what happened: to standard error, and to a syslog server if there is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
     /// Whether each ended session gets a line.
     pub sessions: bool,
+    /// Who gets the lines of sessions, and a copy of all others.
+    pub syslog: Option<SyslogTarget>,
+    /// By its number (RFC 3164 section 4.1.1).
+    pub facility: u8,
+    /// What a line says that it is from.
+    pub tag: String,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::default(), sessions: true }
+        Self {
+            format: LogFormat::default(),
+            sessions: true,
+            syslog: None,
+            facility: FACILITY_DEFAULT,
+            tag: "fanin".to_owned(),
+        }
+    }
+}
+
+/// Where a syslog server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyslogTarget {
+    /// A datagram socket of this host, such as /dev/log.
+    Socket(PathBuf),
+    Udp(SocketAddr),
+}
+
+impl fmt::Display for SyslogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => path.display().fmt(f),
+            Self::Udp(address) => address.fmt(f),
+        }
     }
 }
 
@@ -529,6 +560,8 @@ pub enum LogFormat {
     #[default]
     Text,
     Json,
+    /// HAProxy's `option tcplog`.
+    Tcplog,
 }
 
 impl fmt::Display for LogFormat {

@@ -27,6 +27,12 @@ pub(super) fn config(config: &Config) -> String {
     out.table("[log]");
     out.text("format", config.log.format);
     out.key("sessions", config.log.sessions);
+    match &config.log.syslog {
+        Some(target) => out.text("syslog", target),
+        None => out.text("syslog", "off"),
+    }
+    out.text("facility", word(config.log.facility, value::FACILITIES));
+    out.text("tag", &config.log.tag);
     out.0
 }
 

@@ -1,6 +1,7 @@
 //! Single values, from the text in which people write them: durations, sizes, addresses, choices.
 //! The file and the flags share these, so that a value means the same in both.
 
+mod log;
 mod upkeep;
 
 use std::fmt;
@@ -8,9 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Balance, EngineChoice, LogFormat, Pin, Prefer, Rate, ServerAddress, SourcePorts};
+use super::{Balance, EngineChoice, Pin, Prefer, Rate, ServerAddress, SourcePorts};
 use crate::op::{ProxyVersion, SessionKey, SpliceMode};
 
+pub use log::*;
 pub use upkeep::*;
 
 /// The longest duration that can be asked for. Anything longer is meant as "never", and a
@@ -86,8 +88,6 @@ pub(super) const ENGINES: Words<EngineChoice> = &[
 ];
 pub(super) const SPLICES: Words<SpliceMode> =
     &[("auto", SpliceMode::Auto), ("always", SpliceMode::Always), ("never", SpliceMode::Never)];
-pub(super) const FORMATS: Words<LogFormat> =
-    &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 pub(super) const BALANCES: Words<Balance> = &[
     ("roundrobin", Balance::RoundRobin),
     ("leastconn", Balance::LeastConnections),

@@ -1,4 +1,4 @@
-//! What happened, a line each, on standard error.
+//! What happened, a line each, on standard error and to a syslog server.
 //!
 //! Nobody waits for a reader: lines go through a bounded queue to one thread that writes. When the
 //! queue is full they are dropped and counted, and the count is written once there is room again.
@@ -18,6 +18,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::ends::Ends;
+use super::syslog::{self, Syslog};
+use super::tcplog::Scene;
 use crate::config::{Log, LogFormat};
 use crate::metrics::SessionRecord;
 
@@ -43,6 +45,15 @@ pub enum Level {
 }
 
 impl Level {
+    /// In the numbers of syslog (RFC 3164 section 4.1.1).
+    const fn severity(self) -> u8 {
+        match self {
+            Self::Info => 6,
+            Self::Warn => 4,
+            Self::Error => 3,
+        }
+    }
+
     const fn label(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -56,11 +67,53 @@ impl Level {
 #[derive(Debug)]
 pub struct Logger {
     settings: Log,
+    /// Standard error, in life.
+    plain: Outlet,
+    syslog: Option<Outlet>,
+    counts: Arc<Dropped>,
+    recent: RefCell<VecDeque<Event>>,
+}
+
+/// The way to one writer.
+#[derive(Debug)]
+struct Outlet {
     queue: Option<SyncSender<Batch>>,
     counts: Arc<Dropped>,
     /// Closed by the writer when it has written everything.
     written: Receiver<()>,
-    recent: RefCell<VecDeque<Event>>,
+}
+
+impl Outlet {
+    fn new<W: Write + AsFd + Send + 'static>(writer: Writer<W>) -> io::Result<Self> {
+        let (queue, batches) = mpsc::sync_channel(BATCHES_MAX);
+        let (done, written) = mpsc::channel();
+        let counts = Arc::clone(&writer.counts);
+        thread::Builder::new().name("log".into()).spawn(move || {
+            writer.run(&batches);
+            drop(done);
+        })?;
+        Ok(Self { queue: Some(queue), counts, written })
+    }
+
+    fn send(&self, lines: Lines) {
+        if lines.count == 0 {
+            return;
+        }
+        let batch = Batch { text: lines.text, lines: lines.count };
+        if let Some(queue) = &self.queue
+            && let Err(error) = queue.try_send(batch)
+        {
+            let (mpsc::TrySendError::Full(batch) | mpsc::TrySendError::Disconnected(batch)) = error;
+            self.counts.add(batch.lines);
+        }
+    }
+
+    /// Waits for the last lines to be written, but not for ever.
+    fn flush(&mut self) {
+        self.queue = None;
+        // Whether the writer is done or nobody reads, there is nothing more to wait for.
+        let _: Result<(), RecvTimeoutError> = self.written.recv_timeout(FLUSH_PATIENCE);
+    }
 }
 
 /// Something that was logged and concerned the process.
@@ -92,27 +145,30 @@ impl Dropped {
 }
 
 impl Logger {
-    /// A logger to standard error.
-    pub fn stderr(settings: Log) -> io::Result<Self> {
-        Self::to(settings, io::stderr())
+    /// A logger to standard error, and to the syslog server that the settings name.
+    pub fn open(settings: Log) -> io::Result<Self> {
+        let syslog = settings.syslog.clone().map(Syslog::open).transpose()?;
+        let mut logger = Self::to(settings, io::stderr())?;
+        if let Some(sink) = syslog {
+            let counts = Arc::clone(&logger.counts);
+            let frame = Frame::of(&logger.settings);
+            let format = logger.settings.format;
+            logger.syslog = Some(Outlet::new(Writer { sink, counts, format, frame })?);
+        }
+        Ok(logger)
     }
 
     /// A logger to anything with a descriptor.
     pub fn to<W: Write + AsFd + Send + 'static>(settings: Log, sink: W) -> io::Result<Self> {
-        let (queue, batches) = mpsc::sync_channel(BATCHES_MAX);
-        let (done, written) = mpsc::channel();
         let counts = Arc::new(Dropped::default());
-        let writer = Writer { sink, counts: Arc::clone(&counts), format: settings.format };
-        thread::Builder::new().name("log".into()).spawn(move || {
-            writer.run(&batches);
-            drop(done);
-        })?;
+        let (format, frame) = (settings.format, None);
+        let plain = Outlet::new(Writer { sink, counts: Arc::clone(&counts), format, frame })?;
         let recent = RefCell::default();
-        Ok(Self { settings, queue: Some(queue), counts, written, recent })
+        Ok(Self { settings, plain, syslog: None, counts, recent })
     }
 
     /// What a reload says about the log.
-    pub const fn configure(&mut self, settings: Log) {
+    pub fn configure(&mut self, settings: Log) {
         self.settings = settings;
     }
 
@@ -130,16 +186,23 @@ impl Logger {
     pub fn event(&self, level: Level, message: impl Display) {
         let now = SystemTime::now();
         let message = message.to_string();
-        let mut lines = Lines::new(self.settings.format, now);
-        lines.begin(level.label());
-        lines.text("message", &message);
-        lines.end();
-        self.send(lines);
+        for outlet in std::iter::once(&self.plain).chain(&self.syslog) {
+            let frame = self.frame(outlet);
+            let mut lines = Lines::new(self.settings.format, frame, now);
+            lines.event(level, &message);
+            outlet.send(lines);
+        }
         let mut recent = self.recent.borrow_mut();
         if recent.len() == EVENTS_MAX {
             recent.pop_front();
         }
         recent.push_back(Event { time: rfc3339(now), level: level.label(), message });
+    }
+
+    /// What stands before the lines of an outlet.
+    fn frame(&self, outlet: &Outlet) -> Option<Frame> {
+        let framed = self.syslog.as_ref().is_some_and(|syslog| std::ptr::eq(syslog, outlet));
+        if framed { Frame::of(&self.settings) } else { None }
     }
 
     /// The latest events, the last at the end.
@@ -165,45 +228,39 @@ impl Logger {
         &self,
         rings: &mut [rtrb::Consumer<SessionRecord>],
         listeners: &[String],
+        scene: impl Fn() -> Scene,
         ends: &mut Ends,
     ) {
         let now = SystemTime::now();
-        let mut lines = Lines::new(self.settings.format, now);
+        let outlet = self.syslog.as_ref().unwrap_or(&self.plain);
+        let mut lines = Lines::new(self.settings.format, self.frame(outlet), now);
+        let mut seen: Option<Scene> = None;
         for ring in rings {
             // Those that come in meanwhile are for the next time: this ends.
             for _ in 0..ring.slots() {
                 let Ok(record) = ring.pop() else { break };
-                if self.settings.sessions {
+                if self.settings.sessions && self.settings.format == LogFormat::Tcplog {
+                    let scene = seen.get_or_insert_with(&scene);
+                    lines.line(Level::Info, &scene.line(&record, now));
+                } else if self.settings.sessions {
                     lines.session(&record, listeners);
                 }
                 ends.note(now, record);
                 if lines.text.len() >= BATCH_BYTES {
                     let next = lines.next();
-                    self.send(std::mem::replace(&mut lines, next));
+                    outlet.send(std::mem::replace(&mut lines, next));
                 }
             }
         }
-        self.send(lines);
-    }
-
-    fn send(&self, lines: Lines) {
-        if lines.count == 0 {
-            return;
-        }
-        let batch = Batch { text: lines.text, lines: lines.count };
-        if let Some(queue) = &self.queue
-            && let Err(error) = queue.try_send(batch)
-        {
-            let (mpsc::TrySendError::Full(batch) | mpsc::TrySendError::Disconnected(batch)) = error;
-            self.counts.add(batch.lines);
-        }
+        outlet.send(lines);
     }
 
     /// Ends the log: waits for the last lines to be written, but not for ever.
     fn flush(&mut self) {
-        self.queue = None;
-        // Whether the writer is done or nobody reads, there is nothing more to wait for.
-        let _: Result<(), RecvTimeoutError> = self.written.recv_timeout(FLUSH_PATIENCE);
+        self.plain.flush();
+        if let Some(syslog) = &mut self.syslog {
+            syslog.flush();
+        }
     }
 }
 
@@ -218,6 +275,21 @@ struct Writer<W> {
     sink: W,
     counts: Arc<Dropped>,
     format: LogFormat,
+    frame: Option<Frame>,
+}
+
+/// What a syslog server is told before each line.
+#[derive(Clone, Debug)]
+struct Frame {
+    facility: u8,
+    tag: String,
+}
+
+impl Frame {
+    fn of(settings: &Log) -> Option<Self> {
+        settings.syslog.as_ref()?;
+        Some(Self { facility: settings.facility, tag: settings.tag.clone() })
+    }
 }
 
 impl<W: Write + AsFd> Writer<W> {
@@ -229,11 +301,8 @@ impl<W: Write + AsFd> Writer<W> {
             }
             let unsaid = self.counts.unsaid.swap(0, Relaxed);
             if unsaid > 0 {
-                let mut lines = Lines::new(self.format, SystemTime::now());
-                lines.begin(Level::Warn.label());
-                lines.text("message", "log lines were dropped, because nobody read them in time");
-                lines.number("lines", unsaid);
-                lines.end();
+                let mut lines = Lines::new(self.format, self.frame.clone(), SystemTime::now());
+                lines.loss(unsaid);
                 // If even this finds no reader, it is said the next time.
                 if self.write(lines.text.as_bytes()).is_err() {
                     self.counts.unsaid.fetch_add(unsaid, Relaxed);
@@ -260,42 +329,86 @@ impl<W: Write + AsFd> Writer<W> {
     }
 }
 
-/// Lines in one of the two shapes, written into one text.
+/// Lines in one of the shapes, written into one text.
 struct Lines {
     format: LogFormat,
-    /// The moment of all of them, as it is written.
+    frame: Option<Frame>,
+    /// The moment of all of them.
+    now: SystemTime,
+    /// The same as it is written.
     time: String,
     text: String,
     count: u64,
 }
 
 impl Lines {
-    fn new(format: LogFormat, time: SystemTime) -> Self {
-        Self { format, time: rfc3339(time), text: String::new(), count: 0 }
+    fn new(format: LogFormat, frame: Option<Frame>, now: SystemTime) -> Self {
+        Self { format, frame, now, time: rfc3339(now), text: String::new(), count: 0 }
     }
 
     /// More of the same.
     fn next(&self) -> Self {
-        Self { format: self.format, time: self.time.clone(), text: String::new(), count: 0 }
+        Self::new(self.format, self.frame.clone(), self.now)
+    }
+
+    /// Something that concerns the process.
+    fn event(&mut self, level: Level, message: &str) {
+        if self.format == LogFormat::Tcplog {
+            return self.line(level, message);
+        }
+        self.begin(level, level.label());
+        self.text("message", message);
+        self.end();
+    }
+
+    /// Lines have been lost.
+    fn loss(&mut self, lines: u64) {
+        const LOST: &str = "log lines were dropped, because nobody read them in time";
+        if self.format == LogFormat::Tcplog {
+            return self.line(Level::Warn, &format!("{LOST} lines={lines}"));
+        }
+        self.begin(Level::Warn, Level::Warn.label());
+        self.text("message", LOST);
+        self.number("lines", lines);
+        self.end();
+    }
+
+    /// A line that is complete as it is; where no frame says when, as it is too.
+    fn line(&mut self, level: Level, line: &str) {
+        self.frame(level);
+        let _ = write!(OneLine(&mut self.text), "{line}");
+        self.text.push('\n');
+        self.count += 1;
+    }
+
+    fn frame(&mut self, level: Level) {
+        if let Some(Frame { facility, tag }) = &self.frame {
+            self.text += &syslog::prefix(*facility, level.severity(), tag, self.now);
+        }
     }
 
     /// `kind` is a word of ours.
-    fn begin(&mut self, kind: &str) {
+    fn begin(&mut self, level: Level, kind: &str) {
+        self.frame(level);
         let time = &self.time;
         // Writing to a String cannot fail; so everywhere below.
         let _ = match self.format {
-            LogFormat::Text => write!(self.text, "{time} {kind}"),
+            // The frame has the time already.
+            LogFormat::Text | LogFormat::Tcplog if self.frame.is_some() => {
+                write!(self.text, "{kind}")
+            }
+            LogFormat::Text | LogFormat::Tcplog => write!(self.text, "{time} {kind}"),
             LogFormat::Json => write!(self.text, "{{\"time\":\"{time}\",\"kind\":\"{kind}\""),
         };
     }
 
     fn text(&mut self, key: &str, value: impl Display) {
         match self.format {
-            LogFormat::Text if key == "message" => {
+            LogFormat::Text | LogFormat::Tcplog if key == "message" => {
                 self.text.push(' ');
                 let _ = write!(OneLine(&mut self.text), "{value}");
             }
-            LogFormat::Text => {
+            LogFormat::Text | LogFormat::Tcplog => {
                 let _ = write!(self.text, " {key}=");
                 let _ = write!(OneLine(&mut self.text), "{value}");
             }
@@ -309,7 +422,7 @@ impl Lines {
 
     fn number(&mut self, key: &str, value: impl Display) {
         let _ = match self.format {
-            LogFormat::Text => write!(self.text, " {key}={value}"),
+            LogFormat::Text | LogFormat::Tcplog => write!(self.text, " {key}={value}"),
             LogFormat::Json => write!(self.text, ",\"{key}\":{value}"),
         };
     }
@@ -321,7 +434,7 @@ impl Lines {
 
     fn end(&mut self) {
         self.text.push_str(match self.format {
-            LogFormat::Text => "\n",
+            LogFormat::Text | LogFormat::Tcplog => "\n",
             LogFormat::Json => "}\n",
         });
         self.count += 1;
@@ -329,7 +442,7 @@ impl Lines {
 
     fn session(&mut self, record: &SessionRecord, listeners: &[String]) {
         let report = &record.report;
-        self.begin("session");
+        self.begin(Level::Info, "session");
         match listeners.get(usize::from(record.listener.0)) {
             Some(name) => self.text("listener", name),
             None => self.text("listener", record.listener.0),
@@ -433,7 +546,7 @@ mod tests {
     }
 
     fn settings(format: LogFormat) -> Log {
-        Log { format, sessions: true }
+        Log { format, ..Log::default() }
     }
 
     fn record(server: Option<&str>) -> SessionRecord {
@@ -461,7 +574,7 @@ mod tests {
             producer.push(record).expect("there is room");
         }
         let mut rings = [consumer];
-        logger.sessions(&mut rings, &["agents".to_owned()], &mut Ends::new());
+        logger.sessions(&mut rings, &["agents".to_owned()], Scene::default, &mut Ends::new());
         assert!(rings[0].is_empty());
         drop(logger);
         let mut text = String::new();
@@ -495,7 +608,7 @@ mod tests {
 
     #[test]
     fn session_lines_can_be_switched_off() {
-        let quiet = Log { format: LogFormat::Text, sessions: false };
+        let quiet = Log { sessions: false, ..settings(LogFormat::Text) };
         assert_eq!(written(quiet, vec![record(None)]), "");
     }
 

@@ -28,6 +28,8 @@ mod resolver;
 mod snapshot;
 mod socket;
 mod status;
+mod syslog;
+mod tcplog;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -56,6 +58,7 @@ use lookups::Lookups;
 use observer::Observer;
 use prober::Prober;
 use snapshot::Snapshot;
+use tcplog::Scene;
 
 pub use haproxy::{Change, Show};
 pub use link::Parent;
@@ -328,16 +331,22 @@ impl<R: Relay> Loop<R> {
                 () = deadline(self.phase) => self.on_deadline(),
             }
         }
-        self.log.sessions(&mut self.records, &self.listeners, &mut self.ends);
+        self.tell_ends();
         self.log.info("ended");
         self.failure.map_or(Ok(()), Err)
+    }
+
+    /// Writes of the sessions that have ended.
+    fn tell_ends(&mut self) {
+        let scene = || Scene::new(&self.relay.status(), &self.listeners);
+        self.log.sessions(&mut self.records, &self.listeners, scene, &mut self.ends);
     }
 
     fn on_tick(&mut self) {
         for exit in self.relay.ended() {
             self.on_exit(&exit);
         }
-        self.log.sessions(&mut self.records, &self.listeners, &mut self.ends);
+        self.tell_ends();
         if self.phase == Phase::Serving {
             self.lookups.on_tick(&self.config, &self.relay);
         }
@@ -518,7 +527,7 @@ impl<R: Relay> Loop<R> {
                 }
                 Applied::Now(what) => {
                     self.report(Report::Applied { config: config.render() });
-                    self.log.configure(config.log);
+                    self.log.configure(config.log.clone());
                     self.listeners = listener_names(&config, &self.relay.doors());
                     self.lookups.names.renew(&config, names);
                     self.remember_names();

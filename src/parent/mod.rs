@@ -116,7 +116,7 @@ impl Parent {
         let host = |what| move |error| StartError::Host { what, error };
         Ok(Self {
             signals,
-            log: Logger::stderr(config.log).map_err(host("how to write the log"))?,
+            log: Logger::open(config.log.clone()).map_err(host("how to write the log"))?,
             config,
             names: Vec::new(),
             doors: Doors::default(),
@@ -209,7 +209,7 @@ impl Parent {
     /// Takes note of the configuration that is in force now.
     fn adopt(&mut self, config: Config) {
         if config.log != self.config.log
-            && let Ok(log) = Logger::stderr(config.log)
+            && let Ok(log) = Logger::open(config.log.clone())
         {
             self.log = log;
         }

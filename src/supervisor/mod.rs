@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 pub use error::StartError;
 
 use crate::backend::board::Admin;
-use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
+use crate::config::{Config, EngineChoice, Origin, Overrides, Pin, SyslogTarget};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Logger, Names, Parent, RECORDS_MAX, Relay,
     RelayStatus, WorkerExit,
@@ -116,7 +116,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
         .map_err(|lines| StartError::Resolve(lines.join("\n")))?;
     let addresses = names.addresses(&config);
     let mut supervisor = Supervisor::listen(config.clone(), &addresses, left.sockets)?;
-    let log = Logger::stderr(config.log).map_err(system)?;
+    let log = Logger::open(config.log.clone()).map_err(system)?;
     supervisor.serve()?;
     let setup = control::Setup {
         origin,
@@ -446,9 +446,14 @@ fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
         (old.stats != new.stats, "the addresses of the statistics ([stats] bind)"),
         (old.control != new.control, "the control socket ([control] socket)"),
         (old.log.format != new.log.format, "the log's format ([log] format)"),
+        (log_target(old) != log_target(new), "the syslog server ([log] syslog, facility, tag)"),
     ]
     .into_iter()
     .find_map(|(differs, what)| differs.then_some(what))
+}
+
+const fn log_target(config: &Config) -> (&Option<SyslogTarget>, u8, &String) {
+    (&config.log.syslog, config.log.facility, &config.log.tag)
 }
 
 /// The engine to run, and why that one.

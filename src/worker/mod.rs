@@ -440,13 +440,13 @@ impl<E: Engine> Worker<E> {
         self.dialer.release(relay.lease);
         self.rules(relay.listener).discount(relay.ticket);
         self.note_outage(relay.listener, report.reason);
-        let mut server = None;
         if let Some(id) = relay.server {
             let board = self.backends.board(id);
             board.carried(report.bytes, culprit(report.reason), report.total_time);
-            server = Some(Arc::clone(board));
             self.backends.release(id);
         }
+        // Who wants to know why a session ended wants to know where it failed.
+        let server = relay.server.or(relay.failed).and_then(|id| self.backends.known(id)).cloned();
         self.traffic(relay.listener).ended(report);
         self.admission.leave(relay.listener);
         self.counters.sessions.set(self.sessions.len() as u64);

@@ -29,6 +29,7 @@ mod injection;
 mod introduction;
 mod lifecycle;
 mod limits;
+mod logs;
 mod names;
 mod ports;
 mod refusals;

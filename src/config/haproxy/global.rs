@@ -7,13 +7,6 @@ use super::lexer::{self, Line};
 use super::report::NoteKind;
 use super::sections::Reader;
 
-/// The facilities of syslog.
-const FACILITIES: [&str; 24] = [
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "auth2",
-    "ftp", "ntp", "audit", "alert", "cron2", "local0", "local1", "local2", "local3", "local4",
-    "local5", "local6", "local7",
-];
-
 impl Reader {
     pub(super) fn nbthread(&mut self, line: &Line) {
         let workers = self.number(line, 1..=value::WORKERS_MAX);
@@ -140,23 +133,24 @@ impl Reader {
         }
     }
 
-    /// `log TARGET ... FACILITY`: what is written goes to standard error.
+    /// `log TARGET ... FACILITY`: lines of sessions go there, all others there and to standard error.
     pub(super) fn log(&mut self, line: &Line) {
         if self.negated {
             return;
         }
-        let reason = "log lines go to standard error, which systemd hands to its journal";
         let target = line.word(1);
         if target == "global" && line.words.len() == 2 {
-            return self.note(NoteKind::Ignored, line, "log global", reason);
+            let text = "one log for all: that of the global section";
+            return self.note(NoteKind::Ignored, line, "log global", text);
         }
-        let facility = line.rest(2).iter().any(|word| FACILITIES.contains(&word.text.as_str()));
-        if FACILITIES.contains(&target) && !target.contains(['.', '/', ':']) && !facility {
+        let number = |word: &str| value::facility(word).ok();
+        let facility = line.rest(2).iter().find_map(|word| number(&word.text));
+        if number(target).is_some() && facility.is_none() {
             let title = format!("`log {target}` lacks the address of the syslog server");
             let help = format!("write log HOST {target}, such as: log 127.0.0.1 {target}");
             return self.fault(line, 1, &title, "this is the facility", &help);
         }
-        if target.is_empty() || !facility {
+        let Some(facility) = facility.filter(|_| !target.is_empty()) else {
             let help = "write log HOST FACILITY, such as: log 127.0.0.1 local0";
             let last = line.words.len() - 1;
             return self.fault(
@@ -166,7 +160,40 @@ impl Reader {
                 "what follows?",
                 help,
             );
+        };
+        self.syslog(line, target, facility);
+    }
+
+    /// The first syslog server is taken; there is one.
+    fn syslog(&mut self, line: &Line, target: &str, facility: u8) {
+        let plain = ["udp@", "unix@", "ipv4@", "ipv6@"]
+            .iter()
+            .find_map(|kind| target.strip_prefix(kind))
+            .unwrap_or(target);
+        let journal = "log lines go to standard error, which systemd hands to its journal";
+        match value::syslog(plain) {
+            _ if self.sections.global.log.is_some() => {
+                let text = "there is one syslog server: the first that is named";
+                self.note(NoteKind::Ignored, line, line.said(99), text);
+            }
+            Ok(Some(server)) => {
+                self.sections.global.log = Some(Self::set(line, (server, facility)));
+            }
+            _ if matches!(plain, "stdout" | "stderr") => {
+                self.note(NoteKind::Ignored, line, line.said(99), journal);
+            }
+            _ => {
+                let text = format!("{journal}: write the address of the syslog server, not a name");
+                self.note(NoteKind::Danger, line, line.said(99), text);
+            }
         }
-        self.note(NoteKind::Ignored, line, line.said(99), reason);
+    }
+
+    pub(super) fn log_tag(&mut self, line: &Line) {
+        let Some(word) = self.argument(line, "write log-tag NAME") else { return };
+        match value::name(&word.text) {
+            Ok(tag) => self.sections.global.tag = Some(Self::set(line, tag)),
+            Err(refusal) => self.refuse_word(word, &refusal),
+        }
     }
 }

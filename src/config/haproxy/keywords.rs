@@ -74,7 +74,7 @@ const SECTION_3_1: &str = "the unit file of systemd says where and as whom fanin
 pub(super) const KEYWORDS: &[Keyword] = &[
     // 3.1 Process management and security.
     keyword("log", GLOBAL | PROXY, Take(Reader::log)),
-    keyword("log-tag", GLOBAL | PROXY, Ignore("lines are tagged with the program's name")),
+    keyword("log-tag", GLOBAL | PROXY, Take(Reader::log_tag)),
     keyword("log-send-hostname", GLOBAL, Ignore("the log target adds the host's name")),
     keyword("stats socket", GLOBAL, Take(Reader::stats_socket)),
     keyword("stats timeout", GLOBAL, Ignore("a client of the control socket has 5 s")),

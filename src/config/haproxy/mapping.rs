@@ -7,8 +7,8 @@ use crate::config::check::{self, Place, Spans};
 use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
-    Backend, Check, Config, Control, Global, IDLE_DEFAULT, Listener, Log, Network, Networks,
-    Overrides, Prefer, Server, Stats, Timeouts,
+    Backend, Check, Config, Control, Global, IDLE_DEFAULT, Listener, Log, LogFormat, Network,
+    Networks, Overrides, Prefer, Server, Stats, Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -38,6 +38,7 @@ pub(super) fn config(
         stats: Stats::default(),
     };
     let socket = mapping.socket(global.socket.as_ref());
+    let log = mapping.log(&global, overrides);
     let global = mapping.global(&global);
     for proxy in &proxies {
         mapping.backend(proxy);
@@ -62,7 +63,7 @@ pub(super) fn config(
         dns,
         stats,
         control: Control { socket: overrides.control.clone().or(socket) },
-        log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
+        log,
     };
     if faults.is_empty() {
         faults.extend(check::judge(&config, &spans));
@@ -100,6 +101,27 @@ impl Mapping {
             self.danger(set, text);
         }
         Some(set.value.clone())
+    }
+
+    /// With a syslog server, what HAProxy would send it; `option tcplog` or not, as that is the only line
+    /// of theirs that there is.
+    fn log(&mut self, written: &super::sections::Global, overrides: &Overrides) -> Log {
+        let mut log = Log::default();
+        if let Some(set) = &written.log {
+            let text = "[log] syslog, facility, format = \"tcplog\"; what is no session's goes to \
+                        standard error too";
+            self.mapped(set, text);
+            let (target, facility) = set.value.clone();
+            (log.syslog, log.facility, log.format) = (Some(target), facility, LogFormat::Tcplog);
+            // What collectors of their lines look for.
+            log.tag = "haproxy".to_owned();
+        }
+        if let Some(set) = &written.tag {
+            self.mapped(set, "[log] tag");
+            log.tag.clone_from(&set.value);
+        }
+        log.format = overrides.log_format.unwrap_or(log.format);
+        log
     }
 
     fn global(&mut self, written: &super::sections::Global) -> Global {

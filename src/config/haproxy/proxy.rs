@@ -84,7 +84,7 @@ impl Reader {
             NoteKind::Ignored,
             line,
             line.said(2),
-            "each session has a line in fanin's own form",
+            "with a syslog server each session has this line, else one in fanin's own form",
         );
     }
 

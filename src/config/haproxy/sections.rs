@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::error::Fault;
 use crate::config::value;
-use crate::config::{Balance, HttpCheck, Source};
+use crate::config::{Balance, HttpCheck, Source, SyslogTarget};
 
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
@@ -146,6 +146,9 @@ pub(super) struct Global {
     pub(super) nosplice: Option<Set<()>>,
     pub(super) drain: Option<Set<Duration>>,
     pub(super) socket: Option<Set<std::path::PathBuf>>,
+    /// The syslog server and the number of the facility.
+    pub(super) log: Option<Set<(SyslogTarget, u8)>>,
+    pub(super) tag: Option<Set<String>>,
 }
 
 /// A whole text.

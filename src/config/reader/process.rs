@@ -10,11 +10,19 @@ use super::{Reader, auto_or, boolean, integer, list, maxconn, pin, text_of};
 impl Reader {
     pub(super) fn log(&mut self, table: Option<&LogTable>) -> Log {
         let defaults = Log::default();
-        let format = table.and_then(|table| table.format.as_ref());
-        let sessions = table.and_then(|table| table.sessions.as_ref());
+        let Some(table) = table else { return defaults };
+        let LogTable { format, sessions, syslog, facility, tag } = table;
         Log {
-            format: self.take("format", format, defaults.format, text_of(str::parse)),
-            sessions: self.take("sessions", sessions, defaults.sessions, boolean),
+            format: self.take("format", format.as_ref(), defaults.format, text_of(str::parse)),
+            sessions: self.take("sessions", sessions.as_ref(), defaults.sessions, boolean),
+            syslog: self.take("syslog", syslog.as_ref(), None, text_of(value::syslog)),
+            facility: self.take(
+                "facility",
+                facility.as_ref(),
+                defaults.facility,
+                text_of(value::facility),
+            ),
+            tag: self.take("tag", tag.as_ref(), defaults.tag, text_of(value::name)),
         }
     }
 

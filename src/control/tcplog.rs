@@ -1,0 +1,138 @@
+//! The line of an ended session as HAProxy's `option tcplog` writes it (configuration manual, section
+//! 8.2.2): `%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`.
+
+use std::time::SystemTime;
+
+use crate::metrics::{CloseReason, SessionRecord};
+
+use super::status::RelayStatus;
+use super::syslog::local;
+
+/// What a line needs to know besides its session.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scene {
+    /// By the listener's number: its name, its backend, its sessions, its backend's.
+    listeners: Vec<(String, String, u64, u64)>,
+    /// Sessions of the process.
+    sessions: u64,
+}
+
+impl Scene {
+    /// The relay as it is now; `listeners` are the names by number.
+    pub(super) fn new(relay: &RelayStatus, listeners: &[String]) -> Self {
+        let listeners = listeners.iter().map(|name| {
+            let listener = relay.listeners.iter().find(|listener| listener.name == *name);
+            let backend = listener.map_or("-", |listener| listener.backend.as_str());
+            let servers = relay.servers.iter().filter(|server| server.backend == backend);
+            let busy = servers.map(|server| server.tally.sessions).sum();
+            (name.clone(), backend.to_owned(), listener.map_or(0, |of| of.sessions), busy)
+        });
+        let sessions = relay.workers.iter().map(|worker| worker.counts.sessions).sum();
+        Self { listeners: listeners.collect(), sessions }
+    }
+
+    /// The line of a session that ended at `now`.
+    pub(super) fn line(&self, record: &SessionRecord, now: SystemTime) -> String {
+        let SessionRecord { listener, client, server, report } = record;
+        let unknown = ("-".to_owned(), "-".to_owned(), 0, 0);
+        let (frontend, backend, in_frontend, in_backend) =
+            self.listeners.get(usize::from(listener.0)).unwrap_or(&unknown);
+        let accepted = now.checked_sub(report.total_time).unwrap_or(now);
+        let time = local(accepted).strftime("%d/%b/%Y:%H:%M:%S%.3f").to_string();
+        let server_name = match server {
+            Some(server) => server.name().to_owned(),
+            None => format!("{backend}/<NOSRV>"),
+        };
+        // A phase that was never reached is -1; sessions wait in the kernel's queue, not in ours.
+        let waited = if report.attempts > 0 { "0" } else { "-1" };
+        let connect = report
+            .connect_time
+            .map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
+        format!(
+            "{}:{} [{time}] {frontend} {server_name} {waited}/{connect}/{} {} {} {}/{}/{in_backend}/{}/{} 0/0",
+            client.ip().to_canonical(),
+            client.port(),
+            report.total_time.as_millis(),
+            report.bytes[1],
+            code(report.reason),
+            // The session itself still counts in these two, and no longer in the two that follow.
+            self.sessions + 1,
+            in_frontend + 1,
+            server.as_ref().map_or(0, |server| server.sessions()),
+            report.attempts.saturating_sub(1),
+        )
+    }
+}
+
+/// The two letters of how a session ended (configuration manual, section 8.5): who ended it, capital
+/// where an end or an error was seen and small where time ran out; and in which phase.
+pub(super) const fn code(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Completed => "--",
+        CloseReason::ClientReset | CloseReason::ClientGone | CloseReason::ClientFailed => "CD",
+        CloseReason::ServerReset | CloseReason::ServerGone | CloseReason::ServerFailed => "SD",
+        CloseReason::ClientIdle | CloseReason::HalfClosed => "cD",
+        CloseReason::ServerIdle => "sD",
+        CloseReason::ConnectTimeout => "sC",
+        CloseReason::ConnectRefused | CloseReason::ConnectFailed | CloseReason::NoServer => "SC",
+        CloseReason::NoPort | CloseReason::NoResources => "RC",
+        CloseReason::BadGreeting | CloseReason::GreetingTimeout | CloseReason::SourceLimit => "PR",
+        CloseReason::Drained | CloseReason::Stopped => "KD",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::backend::board::Board;
+    use crate::control::status::tests::relay_status;
+    use crate::metrics::Report;
+    use crate::op::ListenerId;
+
+    #[test]
+    fn a_line_is_that_of_the_manual() {
+        let names = ["agents".to_owned()];
+        let relay = relay_status();
+        let scene = Scene::new(&relay, &names);
+        let mut record = SessionRecord {
+            listener: ListenerId(0),
+            client: "10.0.1.2:33313".parse().unwrap(),
+            server: Some(Arc::new(Board::new("intake/a".to_owned()))),
+            report: Report {
+                reason: CloseReason::Completed,
+                bytes: [4096, 212],
+                bytes_discarded: [0; 2],
+                attempts: 4,
+                connect_time: Some(Duration::from_millis(3)),
+                total_time: Duration::from_millis(5007),
+            },
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_millis(5_007 + 86_400_443);
+        let line = scene.line(&record, now);
+        let fields: Vec<_> = line.split(' ').collect();
+        assert_eq!(fields[0], "10.0.1.2:33313");
+        let (date, time) = fields[1].split_once(':').unwrap();
+        assert!(date.starts_with('[') && date.ends_with("/Jan/1970"), "{line}");
+        assert!(time.ends_with(".443]") && time.len() == "00:00:00.443]".len(), "{line}");
+        let sessions: u64 = relay.workers.iter().map(|worker| worker.counts.sessions).sum();
+        let counts = format!("{}/{}/{}/0/3", sessions + 1, relay.listeners[0].sessions + 1, 34);
+        assert_eq!(fields[2..], ["agents", "intake/a", "0/3/5007", "212", "--", &counts, "0/0"]);
+        record.server = None;
+        record.report.reason = CloseReason::NoServer;
+        record.report.attempts = 0;
+        record.report.connect_time = None;
+        let line = scene.line(&record, now);
+        assert!(line.contains(" agents intake/<NOSRV> -1/-1/5007 212 SC "), "{line}");
+    }
+
+    #[test]
+    fn every_end_has_a_code_of_theirs() {
+        for reason in CloseReason::ALL {
+            let [one, other] = code(reason).as_bytes() else { panic!("{reason}") };
+            assert!(b"-LcCsSPRIDKU".contains(one) && b"-RCHDLQT".contains(other), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What collectors of HAProxy's log read goes on: the same lines to the same syslog server.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+
+use crate::haproxy::Haproxy;
+use crate::support::relay::{BINARY, Relay};
+use crate::support::{Folder, PATIENCE, await_that, peers, run, text};
+
+/// A syslog server.
+fn collector() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+/// The next line about a session.
+fn session_line(socket: &UdpSocket) -> String {
+    let mut buffer = [0; 2048];
+    loop {
+        let length = socket.recv(&mut buffer).unwrap();
+        let line = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        if line.contains("/s1") || line.contains("<NOSRV>") {
+            return line.trim_end().to_owned();
+        }
+    }
+}
+
+fn file(
+    folder: &Folder,
+    name: &str,
+    at: SocketAddr,
+    log: SocketAddr,
+    server: SocketAddr,
+) -> String {
+    let text = format!(
+        "global\n    log {log} local1\ndefaults\n    mode tcp\n    log global\n    option tcplog\n    \
+         retries 1\n    timeout connect 2s\n    timeout client 20s\n    timeout server 20s\n\
+         listen agents\n    bind {at}\n    server s1 {server}\n"
+    );
+    folder.write(&format!("{name}.cfg"), &text).to_str().unwrap().to_owned()
+}
+
+/// The parts of a line that do not depend on the moment: what stands before the time, frontend, server,
+/// bytes, code, counts and queues.
+fn lasting(line: &str) -> Vec<String> {
+    let (head, rest) = line.split_once("]: ").unwrap_or_else(|| panic!("no tag: {line}"));
+    let priority = head.split_once('>').unwrap().0.to_owned();
+    let tag = head.rsplit(' ').next().unwrap().split('[').next().unwrap().to_owned();
+    let fields: Vec<_> = rest.split(' ').collect();
+    assert_eq!(fields.len(), 9, "{line}");
+    let client = fields[0].rsplit_once(':').unwrap().0.to_owned();
+    let time_is_whole = fields[1].len() == "[26/Nov/2026:23:00:00.000]".len();
+    assert!(time_is_whole, "{line}");
+    let timers = fields[4].split('/').count().to_string();
+    let lasting = [2, 3, 5, 6, 7, 8].map(|at| fields[at].to_owned());
+    [&[priority, tag, client, timers][..], &lasting].concat()
+}
+
+#[test]
+fn sessions_have_the_line_that_haproxy_gives_them() {
+    let server = peers::http();
+    for engine in ["epoll", "io_uring"] {
+        for (name, server) in [("served", server.address), ("refused", peers::nobody())] {
+            let folder = Folder::new(&format!("tcplog-{name}-{engine}"));
+            let (theirs, ours) = (collector(), collector());
+            let (at, beside) = (peers::nobody(), peers::nobody());
+            let log = |socket: &UdpSocket| socket.local_addr().unwrap();
+            let _haproxy = Haproxy::start(&file(&folder, "theirs", beside, log(&theirs), server));
+            let file = file(&folder, "ours", at, log(&ours), server);
+            let relay = Relay::start(&["-c", &file, "--engine", engine]);
+            await_that("HAProxy listens", || std::net::TcpStream::connect(beside).is_ok());
+            // The look at it is a session of its own.
+            session_line(&theirs);
+            for address in [beside, relay.address()] {
+                let path = format!("http://{address}/bytes/1000");
+                run("curl", &["-sS", "--max-time", "20", "-o", "/dev/null", &path]);
+            }
+            let (said, says) = (session_line(&theirs), session_line(&ours));
+            assert_eq!(lasting(&says), lasting(&said), "{name}\n{said}\n{says}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_of_this_host_gets_lines_too_and_standard_error_those_of_no_session() {
+    let folder = Folder::new("syslog-socket");
+    let path = folder.path("log");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let server = peers::http();
+    let text = format!(
+        "[log]\nsyslog = \"{}\"\nfacility = \"daemon\"\ntag = \"relay\"\n\
+         [[listener]]\nbind = [\"127.0.0.1:0\"]\n[[backend.b.server]]\naddress = \"{}\"\n",
+        path.display(),
+        server.address
+    );
+    let mut relay = Relay::start(&["-c", folder.write("f.toml", &text).to_str().unwrap()]);
+    run("curl", &["-sS", "--max-time", "20", &format!("http://{}/", relay.address())]);
+    let mut buffer = [0; 2048];
+    let line = loop {
+        let length = socket.recv(&mut buffer).unwrap();
+        let line = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        if line.contains("session listener=") {
+            break line;
+        }
+    };
+    // daemon.info is 3 * 8 + 6.
+    assert!(line.starts_with("<30>") && line.contains(" relay["), "{line}");
+    assert!(line.contains("]: session listener=") && line.contains("reason=completed"), "{line}");
+    assert!(relay.log().contains("listening on") && !relay.log().contains("reason=completed"));
+}
+
+#[test]
+fn the_place_of_a_syslog_server_is_checked() {
+    let folder = Folder::new("syslog-wrong");
+    let file = "[log]\nsyslog = \"logs.example.com\"\n[[listener]]\nbind = [\":3834\"]\n\
+                [[backend.b.server]]\naddress = \"192.0.2.1:443\"\n";
+    let output = run(BINARY, &["check", "-c", folder.write("f.toml", file).to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output.stderr).contains("\"/dev/log\""), "{}", text(&output.stderr));
+}
