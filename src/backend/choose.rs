@@ -2,6 +2,7 @@
 //!
 //! Each is told who may be chosen; none ever chooses a server of weight 0.
 
+use std::fmt;
 use std::net::IpAddr;
 
 /// How a server is chosen (HAProxy's `balance`, configuration manual section 4.2).
@@ -18,6 +19,24 @@ pub enum Algorithm {
     First,
     /// The less loaded of two drawn by lot, by weight.
     Random,
+}
+
+impl Algorithm {
+    /// Every one, by the word for it.
+    pub const WORDS: &'static [(&'static str, Self)] = &[
+        ("roundrobin", Self::RoundRobin),
+        ("leastconn", Self::LeastConnections),
+        ("source", Self::Source),
+        ("first", Self::First),
+        ("random", Self::Random),
+    ];
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = Self::WORDS.iter().find(|(_, algorithm)| algorithm == self);
+        f.write_str(word.map_or("", |(word, _)| word))
+    }
 }
 
 /// A server as an algorithm sees it.
@@ -75,17 +94,18 @@ pub fn random(
     sessions: impl Fn(usize) -> u32,
     lot: u32,
 ) -> Option<usize> {
-    let weight = |index: usize| if may(index) { u32::from(turns[index].weight) } else { 0 };
-    let sum: u32 = (0..turns.len()).map(weight).sum();
-    let drawn = |lot: u32| {
-        let mut left = lot.checked_rem(sum)?;
+    let weight = |index: usize| if may(index) { u64::from(turns[index].weight) } else { 0 };
+    let sum: u64 = (0..turns.len()).map(weight).sum();
+    // A part of the sum, from as many bits of chance as there are.
+    let drawn = |lot: u64| {
+        let mut left = ((lot & u64::from(u32::MAX)) * sum) >> 32;
         (0..turns.len()).find(|&index| {
             let (weight, before) = (weight(index), left);
             left = left.saturating_sub(weight);
             before < weight
         })
     };
-    let (one, other) = (drawn(lot & 0xffff)?, drawn(lot >> 16)?);
+    let (one, other) = (drawn(lot.into())?, drawn(mix(lot.into()))?);
     let load = |index| Load::of(turns, &sessions, index);
     Some(if load(other).is_less(load(one)) { other } else { one })
 }
@@ -230,6 +250,11 @@ mod tests {
         let chosen = (0..1000).filter(|_| random(&turns, |_| true, busy, lot()) == Some(0)).count();
         assert!(chosen < 120, "only where both lots are its own: {chosen}");
         assert_eq!(random(&turns, |_| false, |_| 0, lot()), None);
+        // However many there are, each has its turn.
+        let many = vec![Turn { weight: 256, credit: 0 }; 1000];
+        let drawn: std::collections::HashSet<_> =
+            (0..20_000).filter_map(|_| random(&many, |_| true, |_| 0, lot())).collect();
+        assert_eq!(drawn.len(), 1000);
     }
 
     #[test]

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::backend::choose::Algorithm;
 use crate::op::{ProxyVersion, SpliceMode};
 
 pub use error::ConfigError;
@@ -337,7 +338,7 @@ impl Listener {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
     pub name: String,
-    pub balance: Balance,
+    pub balance: Algorithm,
     pub timeouts: Timeouts,
     /// Further attempts after the first that failed, while no byte has been sent.
     pub retries: u16,
@@ -353,35 +354,13 @@ impl Backend {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
-            balance: Balance::default(),
+            balance: Algorithm::default(),
             timeouts: Timeouts::default(),
             retries: RETRIES_DEFAULT,
             redispatch: true,
             source: Source::default(),
             servers: Vec::new(),
         }
-    }
-}
-
-/// How a server is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
-    /// In turn, by weight; each worker takes its own turns.
-    #[default]
-    RoundRobin,
-    /// The one with the fewest sessions for its weight.
-    LeastConnections,
-    /// By the client's address: always the same one, while it is there.
-    Source,
-    /// The first in the list that has room.
-    First,
-    /// The less loaded of two drawn by lot, by weight.
-    Random,
-}
-
-impl fmt::Display for Balance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(value::word(*self, value::BALANCES))
     }
 }
 

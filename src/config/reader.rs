@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use toml::Spanned;
 
+use crate::backend::choose::Algorithm;
+
 use super::check::{self, Place, Spans};
 use super::error::Fault;
 use super::file::{
@@ -286,7 +288,7 @@ impl Reader {
                 "balance",
                 balance,
                 defaults.balance,
-                text_of(|word| value::choice(word, value::BALANCES)),
+                text_of(|word| value::choice(word, Algorithm::WORDS)),
             ),
             timeouts: self.timeouts(table),
             retries: self.take("retries", table.retries.as_ref(), defaults.retries, |written| {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Balance, EngineChoice, Pin, Prefer, Rate, ServerAddress, SourcePorts};
+use super::{EngineChoice, Pin, Prefer, Rate, ServerAddress, SourcePorts};
 use crate::op::{ProxyVersion, SessionKey, SpliceMode};
 
 pub use log::*;
@@ -88,13 +88,6 @@ pub(super) const ENGINES: Words<EngineChoice> = &[
 ];
 pub(super) const SPLICES: Words<SpliceMode> =
     &[("auto", SpliceMode::Auto), ("always", SpliceMode::Always), ("never", SpliceMode::Never)];
-pub(super) const BALANCES: Words<Balance> = &[
-    ("roundrobin", Balance::RoundRobin),
-    ("leastconn", Balance::LeastConnections),
-    ("source", Balance::Source),
-    ("first", Balance::First),
-    ("random", Balance::Random),
-];
 pub(super) const PREFERENCES: Words<Prefer> =
     &[("ipv4", Prefer::Ipv4), ("ipv6", Prefer::Ipv6), ("both", Prefer::Both)];
 /// What a listener may be. The other modes of the plan are named so that the error can say that

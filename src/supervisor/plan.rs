@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use crate::backend::Member;
 use crate::backend::board::Board;
-use crate::backend::choose::Algorithm;
-use crate::config::{self, Balance, Config, Listener, Networks, PerSource, Server};
+use crate::config::{self, Config, Listener, Networks, PerSource, Server};
 use crate::control::Addresses;
 use crate::metrics::Traffic;
 use crate::session::SessionLimits;
@@ -64,7 +63,7 @@ impl Registry {
                     self.member(&backend.name, server, addresses.of(number, place))
                 })
                 .collect();
-            let algorithm = algorithm(backend.balance);
+            let algorithm = backend.balance;
             backends.push(Backend { members, algorithm, redispatch: backend.redispatch, source });
         }
         let mut routes = Vec::new();
@@ -144,16 +143,6 @@ impl Registry {
             self.quotas.push(Arc::new(Quota::new(limit)));
         }
         Arc::clone(&self.quotas[listener])
-    }
-}
-
-const fn algorithm(balance: Balance) -> Algorithm {
-    match balance {
-        Balance::RoundRobin => Algorithm::RoundRobin,
-        Balance::LeastConnections => Algorithm::LeastConnections,
-        Balance::Source => Algorithm::Source,
-        Balance::First => Algorithm::First,
-        Balance::Random => Algorithm::Random,
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::Balance;
+use crate::backend::choose::Algorithm;
 use crate::config::HttpCheck;
 use crate::config::error::Fault;
 use crate::config::value::{self, Refusal};
@@ -186,11 +186,11 @@ impl Reader {
         let Some(word) = self.argument(line, help) else { return };
         let name = word.text.split('(').next().unwrap_or_default();
         let balance = match name {
-            "roundrobin" | "static-rr" => Balance::RoundRobin,
-            "leastconn" => Balance::LeastConnections,
-            "source" => Balance::Source,
-            "first" => Balance::First,
-            "random" => Balance::Random,
+            "roundrobin" | "static-rr" => Algorithm::RoundRobin,
+            "leastconn" => Algorithm::LeastConnections,
+            "source" => Algorithm::Source,
+            "first" => Algorithm::First,
+            "random" => Algorithm::Random,
             "uri" | "url_param" | "hdr" | "hash" | "rdp-cookie" => {
                 let title = format!("balance `{name}` has no counterpart");
                 return self.fault(line, 1, &title, "cannot be taken over", help);

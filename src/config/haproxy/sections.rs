@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use crate::backend::choose::Algorithm;
 use crate::config::error::Fault;
 use crate::config::value;
-use crate::config::{Balance, HttpCheck, Source, SyslogTarget};
+use crate::config::{HttpCheck, Source, SyslogTarget};
 
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
@@ -105,7 +106,7 @@ pub(super) struct Settings {
     pub(super) timeouts: [Option<Set<Duration>>; 8],
     pub(super) retries: Option<Set<u16>>,
     pub(super) redispatch: Option<Set<bool>>,
-    pub(super) balance: Option<Set<Balance>>,
+    pub(super) balance: Option<Set<Algorithm>>,
     pub(super) maxconn: Option<Set<u32>>,
     pub(super) backlog: Option<Set<u32>>,
     pub(super) default_backend: Option<Set<String>>,
