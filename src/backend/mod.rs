@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::op::ProxyVersion;
-use board::{Admin, Board};
 
+use board::{Admin, Board};
 use choose::{Algorithm, Turn};
 use health::Health;
 
@@ -126,14 +126,14 @@ impl Backends {
             (false, false, true),
         ];
         let pool = self.pools.get_mut(backend)?;
+        pool.weigh(&self.servers);
         for (healthy, fresh, backup) in WISHES {
             let may = |servers: &[Server], id: ServerId| {
                 let server = &servers[usize::from(id.index)];
                 server.member.backup == backup
                     && !server.member.addresses.is_empty()
-                    // An administrator's word is no wish that could be given up.
-                    && server.member.board.admin() == Admin::Ready
-                    && (!healthy || (!server.member.board.is_down() && server.health.is_good(call.now)))
+                    && (!healthy
+                        || (!server.member.board.is_down() && server.health.is_good(call.now)))
                     && (!fresh || avoid != Some(id))
                     && server.member.board.has_room(server.member.maxconn)
             };
@@ -238,6 +238,15 @@ impl Backends {
 }
 
 impl Pool {
+    /// Takes over what an administrator wants. A server that is to get nothing has no weight: that is
+    /// no wish that could be given up.
+    fn weigh(&mut self, servers: &[Server]) {
+        for (id, turn) in self.servers.iter().zip(&mut self.turns) {
+            let Member { board, weight, .. } = &servers[usize::from(id.index)].member;
+            turn.weight = if board.admin() == Admin::Ready { board.weight(*weight) } else { 0 };
+        }
+    }
+
     /// One of those that may be chosen, as the call wants it.
     fn pick(
         &mut self,
@@ -248,10 +257,6 @@ impl Pool {
         let Self { servers: ids, turns, start } = self;
         let may = |index: usize| may(ids[index]);
         let server = |index: usize| &servers[usize::from(ids[index].index)];
-        for (index, turn) in turns.iter_mut().enumerate() {
-            let Member { board, weight, .. } = &server(index).member;
-            turn.weight = board.weight(*weight);
-        }
         let sessions = |index: usize| server(index).member.board.sessions();
         match call.algorithm {
             Algorithm::RoundRobin => choose::round_robin(turns, may),

@@ -109,6 +109,22 @@ impl Reader {
         list(value).iter().filter_map(one).collect()
     }
 
+    /// Says so if a list has more than `max` of `what`.
+    fn no_more_than(
+        &mut self,
+        max: usize,
+        key: &str,
+        value: Option<&Value>,
+        what: &str,
+        help: &str,
+    ) {
+        let values = list(value);
+        if values.len() > max {
+            let fault = Fault::new(format!("`{key}` has {} {what}", values.len()));
+            self.faults.push(fault.at(values[0].span(), "the list begins here").help(help));
+        }
+    }
+
     fn listeners(
         &mut self,
         tables: &[Spanned<ListenerTable>],
@@ -232,12 +248,8 @@ impl Reader {
 
     /// A list of networks, each judged by itself.
     fn networks(&mut self, key: &str, value: Option<&Value>) -> Vec<Network> {
-        let values = list(value);
-        if values.len() > value::NETWORKS_MAX {
-            let help = format!("at most {}; name larger networks", value::NETWORKS_MAX);
-            let fault = Fault::new(format!("`{key}` has {} networks", values.len()));
-            self.faults.push(fault.at(values[0].span(), "the list begins here").help(help));
-        }
+        let help = format!("at most {}; name larger networks", value::NETWORKS_MAX);
+        self.no_more_than(value::NETWORKS_MAX, key, value, "networks", &help);
         self.each(key, value, str::parse)
     }
 
@@ -316,12 +328,8 @@ impl Reader {
             });
             addresses.extend(read);
         }
-        if addresses.len() > value::SOURCE_ADDRESSES_MAX {
-            let fault = Fault::new(format!("`addresses` has {} addresses", addresses.len()));
-            let first = list(table.addresses.as_ref())[0].span();
-            let help = format!("at most {}", value::SOURCE_ADDRESSES_MAX);
-            self.faults.push(fault.at(first, "the list begins here").help(help));
-        }
+        let (max, written) = (value::SOURCE_ADDRESSES_MAX, table.addresses.as_ref());
+        self.no_more_than(max, "addresses", written, "addresses", &format!("at most {max}"));
         let ports = self.take("ports", ports, SourcePorts::Auto, text_of(value::source_ports));
         Source { addresses, ports }
     }

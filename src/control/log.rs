@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::ends::Ends;
-use super::syslog::{self, Syslog};
+use super::syslog::{Frame, Syslog};
 use super::tcplog::Scene;
 use crate::config::{Log, LogFormat};
 use crate::metrics::SessionRecord;
@@ -79,6 +79,8 @@ pub struct Logger {
 struct Outlet {
     queue: Option<SyncSender<Batch>>,
     counts: Arc<Dropped>,
+    /// What stands before its lines.
+    frame: Option<Arc<Frame>>,
     /// Closed by the writer when it has written everything.
     written: Receiver<()>,
 }
@@ -87,15 +89,20 @@ impl Outlet {
     fn new<W: Write + AsFd + Send + 'static>(writer: Writer<W>) -> io::Result<Self> {
         let (queue, batches) = mpsc::sync_channel(BATCHES_MAX);
         let (done, written) = mpsc::channel();
-        let counts = Arc::clone(&writer.counts);
+        let (counts, frame) = (Arc::clone(&writer.counts), writer.frame.clone());
         thread::Builder::new().name("log".into()).spawn(move || {
             writer.run(&batches);
             drop(done);
         })?;
-        Ok(Self { queue: Some(queue), counts, written })
+        Ok(Self { queue: Some(queue), counts, frame, written })
     }
 
-    fn send(&self, lines: Lines) {
+    /// The lines of one moment, yet to be written.
+    fn lines(&self, format: LogFormat, now: SystemTime) -> Lines<'_> {
+        Lines::new(format, self.frame.as_deref(), now)
+    }
+
+    fn send(&self, lines: Lines<'_>) {
         if lines.count == 0 {
             return;
         }
@@ -151,8 +158,9 @@ impl Logger {
         let mut logger = Self::to(settings, io::stderr())?;
         if let Some(sink) = syslog {
             let counts = Arc::clone(&logger.counts);
-            let frame = Frame::of(&logger.settings);
-            let format = logger.settings.format;
+            // Another server, facility or tag comes with another process, not with a reload.
+            let Log { format, facility, ref tag, .. } = logger.settings;
+            let frame = Some(Arc::new(Frame { facility, tag: tag.clone() }));
             logger.syslog = Some(Outlet::new(Writer { sink, counts, format, frame })?);
         }
         Ok(logger)
@@ -187,8 +195,7 @@ impl Logger {
         let now = SystemTime::now();
         let message = message.to_string();
         for outlet in std::iter::once(&self.plain).chain(&self.syslog) {
-            let frame = self.frame(outlet);
-            let mut lines = Lines::new(self.settings.format, frame, now);
+            let mut lines = outlet.lines(self.settings.format, now);
             lines.event(level, &message);
             outlet.send(lines);
         }
@@ -197,12 +204,6 @@ impl Logger {
             recent.pop_front();
         }
         recent.push_back(Event { time: rfc3339(now), level: level.label(), message });
-    }
-
-    /// What stands before the lines of an outlet.
-    fn frame(&self, outlet: &Outlet) -> Option<Frame> {
-        let framed = self.syslog.as_ref().is_some_and(|syslog| std::ptr::eq(syslog, outlet));
-        if framed { Frame::of(&self.settings) } else { None }
     }
 
     /// The latest events, the last at the end.
@@ -233,7 +234,7 @@ impl Logger {
     ) {
         let now = SystemTime::now();
         let outlet = self.syslog.as_ref().unwrap_or(&self.plain);
-        let mut lines = Lines::new(self.settings.format, self.frame(outlet), now);
+        let mut lines = outlet.lines(self.settings.format, now);
         let mut seen: Option<Scene> = None;
         for ring in rings {
             // Those that come in meanwhile are for the next time: this ends.
@@ -247,7 +248,7 @@ impl Logger {
                 }
                 ends.note(now, record);
                 if lines.text.len() >= BATCH_BYTES {
-                    let next = lines.next();
+                    let next = outlet.lines(self.settings.format, now);
                     outlet.send(std::mem::replace(&mut lines, next));
                 }
             }
@@ -275,21 +276,7 @@ struct Writer<W> {
     sink: W,
     counts: Arc<Dropped>,
     format: LogFormat,
-    frame: Option<Frame>,
-}
-
-/// What a syslog server is told before each line.
-#[derive(Clone, Debug)]
-struct Frame {
-    facility: u8,
-    tag: String,
-}
-
-impl Frame {
-    fn of(settings: &Log) -> Option<Self> {
-        settings.syslog.as_ref()?;
-        Some(Self { facility: settings.facility, tag: settings.tag.clone() })
-    }
+    frame: Option<Arc<Frame>>,
 }
 
 impl<W: Write + AsFd> Writer<W> {
@@ -301,7 +288,8 @@ impl<W: Write + AsFd> Writer<W> {
             }
             let unsaid = self.counts.unsaid.swap(0, Relaxed);
             if unsaid > 0 {
-                let mut lines = Lines::new(self.format, self.frame.clone(), SystemTime::now());
+                let frame = self.frame.clone();
+                let mut lines = Lines::new(self.format, frame.as_deref(), SystemTime::now());
                 lines.loss(unsaid);
                 // If even this finds no reader, it is said the next time.
                 if self.write(lines.text.as_bytes()).is_err() {
@@ -330,25 +318,20 @@ impl<W: Write + AsFd> Writer<W> {
 }
 
 /// Lines in one of the shapes, written into one text.
-struct Lines {
+struct Lines<'a> {
     format: LogFormat,
-    frame: Option<Frame>,
+    /// What stands before each, and its part that is the same on all of them.
+    frame: Option<(&'a Frame, String)>,
     /// The moment of all of them.
-    now: SystemTime,
-    /// The same as it is written.
     time: String,
     text: String,
     count: u64,
 }
 
-impl Lines {
-    fn new(format: LogFormat, frame: Option<Frame>, now: SystemTime) -> Self {
-        Self { format, frame, now, time: rfc3339(now), text: String::new(), count: 0 }
-    }
-
-    /// More of the same.
-    fn next(&self) -> Self {
-        Self::new(self.format, self.frame.clone(), self.now)
+impl<'a> Lines<'a> {
+    fn new(format: LogFormat, frame: Option<&'a Frame>, now: SystemTime) -> Self {
+        let frame = frame.map(|frame| (frame, frame.stamp(now)));
+        Self { format, frame, time: rfc3339(now), text: String::new(), count: 0 }
     }
 
     /// Something that concerns the process.
@@ -382,8 +365,9 @@ impl Lines {
     }
 
     fn frame(&mut self, level: Level) {
-        if let Some(Frame { facility, tag }) = &self.frame {
-            self.text += &syslog::prefix(*facility, level.severity(), tag, self.now);
+        if let Some((frame, stamp)) = &self.frame {
+            self.text += &frame.priority(level.severity());
+            self.text += stamp;
         }
     }
 

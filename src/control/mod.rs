@@ -65,7 +65,7 @@ pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
 pub use prober::Health;
-pub use socket::{Command, ControlSocket, SocketError, parse as parse_command};
+pub use socket::{Asked, Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
     ConfigurationStatus, ListenerState, ListenerStatus, NameStatus, PhaseName, RelayStatus,
     ReloadStatus, ServerStatus, Status, WorkerStatus,

@@ -86,6 +86,17 @@ pub enum Command {
     Change(Change),
 }
 
+/// What a line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// What there is to ask for.
+    Help,
+    /// How much the client may do, in HAProxy's word for it.
+    Level,
+    /// Something of the relay.
+    Relay(Command),
+}
+
 /// A command on its way to the control loop, and where the answer goes.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -310,12 +321,10 @@ async fn answer_all(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) ->
 
 async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> String {
     let may_change = user == 0 || user == geteuid().as_raw();
-    if line.trim_ascii() == b"show cli level" {
-        return format!("{}\n\n", if may_change { "admin" } else { "user" });
-    }
     let command = match parse(line) {
-        Ok(Some(command)) => command,
-        Ok(None) => return HELP.to_owned(),
+        Ok(Asked::Relay(command)) => command,
+        Ok(Asked::Level) => return format!("{}\n\n", if may_change { "admin" } else { "user" }),
+        Ok(Asked::Help) => return HELP.to_owned(),
         Err(refusal) => return format!("{REFUSAL}{refusal}"),
     };
     let changes = match &command {
@@ -337,38 +346,42 @@ async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> 
     }
 }
 
-/// The command in a line as a client sent it; `None` is `help`.
+/// The command in a line as a client sent it.
 ///
 /// # Errors
 /// What is wrong with it, for the client.
-pub fn parse(line: &[u8]) -> Result<Option<Command>, String> {
+pub fn parse(line: &[u8]) -> Result<Asked, String> {
     let complete = line.ends_with(b"\n") || (line.len() as u64) < COMMAND_BYTES_MAX;
-    if !complete {
-        return Err(format!("a command has at most {COMMAND_BYTES_MAX} bytes; see: help"));
-    }
-    let text = String::from_utf8_lossy(line);
+    let asked = if complete {
+        command(&String::from_utf8_lossy(line))
+    } else {
+        Err(format!("a command has at most {COMMAND_BYTES_MAX} bytes"))
+    };
+    asked.map_err(|refusal| format!("{refusal}; see: help"))
+}
+
+fn command(text: &str) -> Result<Asked, String> {
     let words: Vec<&str> = text.split_whitespace().collect();
-    match words.as_slice() {
-        ["status"] => Ok(Some(Command::Status)),
-        ["status", "json"] => Ok(Some(Command::StatusJson)),
-        ["ends", rest @ ..] => Question::parse(rest).map(|asked| Some(Command::Ends(asked))),
-        ["reload"] => Ok(Some(Command::Reload)),
-        ["drain"] => Ok(Some(Command::Drain)),
-        ["upgrade"] => Ok(Some(Command::Upgrade(None))),
-        ["upgrade", ..] => binary(text.trim().trim_start_matches("upgrade").trim())
-            .map(|path| Some(Command::Upgrade(Some(path)))),
-        ["help"] => Ok(None),
-        ["show", ..] => match Show::parse(&words)? {
-            Some(show) => Ok(Some(Command::Show(show))),
-            None => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
-        },
-        ["set" | "get" | "enable" | "disable", ..] => match Change::parse(&words)? {
-            Some(change) => Ok(Some(Command::Change(change))),
-            None => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
-        },
-        [] => Err("an empty command; see: help".to_owned()),
-        _ => Err(format!("unknown command \"{}\"; see: help", text.trim().escape_debug())),
-    }
+    let command = match words.as_slice() {
+        ["help"] => return Ok(Asked::Help),
+        ["show", "cli", "level"] => return Ok(Asked::Level),
+        ["status"] => Some(Command::Status),
+        ["status", "json"] => Some(Command::StatusJson),
+        ["ends", rest @ ..] => Some(Command::Ends(Question::parse(rest)?)),
+        ["reload"] => Some(Command::Reload),
+        ["drain"] => Some(Command::Drain),
+        ["upgrade"] => Some(Command::Upgrade(None)),
+        ["upgrade", ..] => {
+            let path = text.trim().trim_start_matches("upgrade").trim();
+            Some(Command::Upgrade(Some(binary(path)?)))
+        }
+        ["show", ..] => Show::parse(&words)?.map(Command::Show),
+        ["set" | "get" | "enable" | "disable", ..] => Change::parse(&words)?.map(Command::Change),
+        [] => return Err("an empty command".to_owned()),
+        _ => None,
+    };
+    let unknown = || format!("unknown command \"{}\"", text.trim().escape_debug());
+    command.map(Asked::Relay).ok_or_else(unknown)
 }
 
 /// The relay has a working directory of its own, so only a whole path will do.

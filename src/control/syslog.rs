@@ -13,14 +13,24 @@ use crate::config::SyslogTarget;
 /// section 4.1), and most take eight times that.
 const LINE_BYTES_MAX: usize = 8192;
 
-/// What stands before every line of one moment.
-pub(super) fn prefix(facility: u8, severity: u8, tag: &str, now: SystemTime) -> String {
-    let time = local(now).strftime("%b %e %H:%M:%S").to_string();
-    format!(
-        "<{}>{time} {tag}[{}]: ",
-        u16::from(facility) * 8 + u16::from(severity),
-        std::process::id()
-    )
+/// What a server is told before each line.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) facility: u8,
+    pub(super) tag: String,
+}
+
+impl Frame {
+    /// How much a line matters, and to whom: `<PRI>`.
+    pub(super) fn priority(&self, severity: u8) -> String {
+        format!("<{}>", u16::from(self.facility) * 8 + u16::from(severity))
+    }
+
+    /// What follows that on all lines of one moment.
+    pub(super) fn stamp(&self, now: SystemTime) -> String {
+        let time = local(now).strftime("%b %e %H:%M:%S");
+        format!("{time} {}[{}]: ", self.tag, std::process::id())
+    }
 }
 
 /// A moment by the clock on this host's wall.
@@ -109,7 +119,8 @@ mod tests {
     #[test]
     fn a_prefix_is_that_of_the_rfc() {
         // local0.info is 134.
-        let prefix = prefix(16, 6, "haproxy", SystemTime::UNIX_EPOCH);
+        let frame = Frame { facility: 16, tag: "haproxy".to_owned() };
+        let prefix = frame.priority(6) + &frame.stamp(SystemTime::UNIX_EPOCH);
         let (before, after) = prefix.split_once("haproxy[").unwrap();
         assert!(
             before.starts_with("<134>") && before.len() == "<134>Jan  1 00:00:00 ".len(),

@@ -1,7 +1,7 @@
 //! How a session comes to a server: the choice, the source port, what a failure means for whom.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -85,20 +85,19 @@ impl Dialer {
         let place = |address| candidates.clone().position(|candidate| candidate == address);
         let first = match after.and_then(|lease| place(lease.address())) {
             Some(place) => place + 1,
-            None => self.random() as usize % count.max(1),
+            None => self.random() as usize % count,
         };
         let in_turn = candidates.cycle().skip(first).take(count);
         if own_ports && let Some(range) = self.slice(upstream, source) {
-            let any = Some(unspecified(upstream)).filter(|_| count == 0);
-            for source in in_turn.clone().chain(any) {
-                let budget = Budget { upstream, source, first: *range.start(), last: *range.end() };
+            for source in in_turn.clone() {
+                let budget = Budget::new(upstream, source, &range);
                 let ports = self.budgets.entry(budget).or_insert_with(|| budget.ports());
                 if let Some(port) = ports.acquire() {
                     return Some(Lease::Port { budget, port });
                 }
             }
         }
-        in_turn.map(Lease::Address).next()
+        in_turn.filter(|address| !address.is_unspecified()).map(Lease::Address).next()
     }
 
     pub(super) fn release(&mut self, lease: Option<Lease>) {
@@ -123,13 +122,8 @@ impl Dialer {
         for backend in &plan.backends {
             for &upstream in backend.members.iter().flat_map(|member| &member.addresses) {
                 let Some(range) = self.slice(upstream, &backend.source) else { continue };
-                let addresses = backend.source.addresses_for(upstream);
-                named.extend(addresses.chain([unspecified(upstream)]).map(|source| Budget {
-                    upstream,
-                    source,
-                    first: *range.start(),
-                    last: *range.end(),
-                }));
+                let sources = backend.source.addresses_for(upstream);
+                named.extend(sources.map(|source| Budget::new(upstream, source, &range)));
             }
         }
         self.budgets.retain(|budget, ports| !ports.is_idle() || named.contains(budget));
@@ -143,15 +137,11 @@ impl Dialer {
     }
 }
 
-/// Whichever address the route takes.
-fn unspecified(upstream: SocketAddr) -> IpAddr {
-    match upstream {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
-}
-
 impl Budget {
+    const fn new(upstream: SocketAddr, source: IpAddr, range: &RangeInclusive<u16>) -> Self {
+        Self { upstream, source, first: *range.start(), last: *range.end() }
+    }
+
     const fn ports(self) -> Ports {
         Ports::new(self.first..=self.last)
     }

@@ -1,6 +1,6 @@
 //! What a worker is told: at its start, and again at each reload. Data only.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -55,9 +55,16 @@ pub struct Source {
 }
 
 impl Source {
-    /// The addresses from which `upstream` can be connected to.
+    /// The addresses from which `upstream` can be connected to: the unspecified one alone where the
+    /// route decides.
     pub fn addresses_for(&self, upstream: SocketAddr) -> impl Iterator<Item = IpAddr> + Clone {
         let fits = move |address: &IpAddr| address.is_ipv4() == upstream.is_ipv4();
-        self.addresses.iter().copied().filter(fits)
+        let ours = self.addresses.iter().copied().filter(fits);
+        let any: IpAddr = match upstream {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let none = ours.clone().next().is_none();
+        ours.chain(none.then_some(any))
     }
 }

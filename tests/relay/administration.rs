@@ -1,20 +1,11 @@
 //! Servers are taken out of service and brought back by the commands that scripts have for HAProxy.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use crate::support::relay::{BINARY, Relay};
-use crate::support::{Folder, await_that, peers, run, text};
-
-/// What the control socket answers to a line.
-fn ask(socket: &str, line: &str) -> String {
-    let mut stream = UnixStream::connect(socket).unwrap();
-    writeln!(stream, "{line}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
+use crate::support::{Folder, await_that, cells, cli, peers, run, text};
 
 fn visits(relay: &Relay, count: usize) -> Vec<String> {
     let visit = |_| {
@@ -26,10 +17,8 @@ fn visits(relay: &Relay, count: usize) -> Vec<String> {
 }
 
 /// The status of a server as collectors of statistics see it.
-fn status(socket: &str, server: &str) -> String {
-    let csv = ask(socket, "show stat");
-    let row = csv.lines().find(|row| row.starts_with(&format!("b,{server},"))).expect("a row");
-    row.split(',').nth(17).expect("a status").to_owned()
+fn status(socket: &Path, server: &str) -> String {
+    cells(&cli(socket, "show stat"))[&format!("b/{server} status")].clone()
 }
 
 #[test]
@@ -45,32 +34,32 @@ fn a_server_is_drained_kept_out_over_a_reload_and_brought_back() {
             one.address, other.address
         );
         let relay = Relay::start(&["-c", folder.write("f.toml", &file).to_str().unwrap()]);
-        let socket = relay.control().to_str().unwrap().to_owned();
+        let socket = relay.control();
         let is_alone = |names: Vec<String>, name| names.iter().all(|visited| visited == name);
 
-        assert_eq!(ask(&socket, "set server b/other state drain"), "\n");
+        assert_eq!(cli(socket, "set server b/other state drain"), "\n");
         assert!(is_alone(visits(&relay, 8), "one"));
-        assert_eq!(status(&socket, "other"), "DRAIN");
-        assert_eq!(ask(&socket, "disable server b/other"), "\n");
-        assert_eq!(status(&socket, "other"), "MAINT");
-        assert!(ask(&socket, "show servers state b").contains(" other 127.0.0.1 0 1 "));
+        assert_eq!(status(socket, "other"), "DRAIN");
+        assert_eq!(cli(socket, "disable server b/other"), "\n");
+        assert_eq!(status(socket, "other"), "MAINT");
+        assert!(cli(socket, "show servers state b").contains(" other 127.0.0.1 0 1 "));
         assert!(relay.ask("reload").status.success());
         assert!(is_alone(visits(&relay, 8), "one"), "kept over a reload");
-        assert_eq!(ask(&socket, "enable server b/other"), "\n");
+        assert_eq!(cli(socket, "enable server b/other"), "\n");
         assert!(visits(&relay, 20).iter().any(|name| name == "other"));
 
-        assert_eq!(ask(&socket, "get weight b/other"), "4 (initial 4)\n\n");
-        assert_eq!(ask(&socket, "set weight b/other 0%"), "\n");
-        assert_eq!(ask(&socket, "get weight b/other"), "0 (initial 4)\n\n");
+        assert_eq!(cli(socket, "get weight b/other"), "4 (initial 4)\n\n");
+        assert_eq!(cli(socket, "set weight b/other 0%"), "\n");
+        assert_eq!(cli(socket, "get weight b/other"), "0 (initial 4)\n\n");
         assert!(is_alone(visits(&relay, 8), "one"));
         assert_eq!(
-            ask(&socket, "set server b/other weight 100%; get weight b/other"),
+            cli(socket, "set server b/other weight 100%; get weight b/other"),
             "\n4 (initial 4)\n\n"
         );
 
-        assert_eq!(ask(&socket, "disable server b/nobody"), "No such server.\n\n");
-        assert!(ask(&socket, "set weight b/other 999").contains("allowed: 0 to 256"));
-        assert_eq!(ask(&socket, "show cli level"), "admin\n\n");
+        assert_eq!(cli(socket, "disable server b/nobody"), "No such server.\n\n");
+        assert!(cli(socket, "set weight b/other 999").contains("allowed: 0 to 256"));
+        assert_eq!(cli(socket, "show cli level"), "admin\n\n");
     }
 }
 
@@ -91,7 +80,7 @@ fn why_a_session_ended_can_be_asked_afterwards_and_seen_second_by_second() {
             let _ = stream.read(&mut [0; 1]);
             client
         };
-        let ends = |words: &str| ask(relay.control().to_str().unwrap(), &format!("ends {words}"));
+        let ends = |words: &str| cli(relay.control(), &format!("ends {words}"));
         await_that("the session's end is known", || ends("").contains(&client));
         assert!(ends("connect_refused").contains(&client));
         assert!(!ends("completed").contains(&client));

@@ -1,26 +1,16 @@
 //! HAProxy's CLI on our control socket, with HAProxy beside it.
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
+use std::io::Write as _;
 use std::path::Path;
 
 use crate::haproxy::{Haproxy, file};
 use crate::support::relay::Relay;
-use crate::support::{Folder, PATIENCE, await_some, await_that, cells, peers};
+use crate::support::{Folder, await_some, await_that, cells, cli, peers};
 
 /// The value of a line `name: value`.
 fn info(text: &str, name: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
     line.unwrap_or_else(|| panic!("no {name} in\n{text}")).to_owned()
-}
-
-fn cli(socket: &Path, commands: &[u8]) -> String {
-    let mut client = UnixStream::connect(socket).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.write_all(commands).unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 /// What both count of the same traffic. `iid` and what depends on checks is not in it.
@@ -62,12 +52,12 @@ const ALIKE: &[&str] = &[
 fn shapes_agree(theirs: &Path, ours: &Path) {
     // Both headers agree as far as ours goes.
     let header = |socket: &Path| {
-        let stat = cli(socket, b"show stat\n");
+        let stat = cli(socket, "show stat");
         stat.lines().next().unwrap().split(',').map(str::to_owned).collect::<Vec<_>>()
     };
     let (theirs_header, ours_header) = (header(theirs), header(ours));
     assert_eq!(ours_header[..93], theirs_header[..93]);
-    let (said, says) = (cli(theirs, b"show info\n"), cli(ours, b"show info\n"));
+    let (said, says) = (cli(theirs, "show info"), cli(ours, "show info"));
     for name in ["Name", "Nbproc", "Process_num", "Maxconn", "CurrConns"] {
         assert_eq!(info(&says, name), info(&said, name), "{name}");
     }
@@ -89,7 +79,7 @@ fn shapes_agree(theirs: &Path, ours: &Path) {
         assert!(known.contains(&name), "{name} is not theirs: {known:?}");
     }
     let fields = |socket: &Path| -> Vec<String> {
-        let state = cli(socket, b"show servers state\n");
+        let state = cli(socket, "show servers state");
         state.lines().nth(1).unwrap().split(' ').map(str::to_owned).collect()
     };
     assert_eq!(fields(ours), fields(theirs));
@@ -113,7 +103,7 @@ fn the_cli_says_of_the_same_traffic_what_haproxy_says() {
     }
     let theirs = folder.path("theirs.sock");
     let ended = |socket: &Path| {
-        let csv = cells(&cli(socket, b"show stat\n"));
+        let csv = cells(&cli(socket, "show stat"));
         (csv["stackstate/mothership bin"] == "4501").then_some(csv)
     };
     let counted = await_some("HAProxy has counted", || ended(&theirs));
@@ -129,13 +119,13 @@ fn the_cli_says_of_the_same_traffic_what_haproxy_says() {
 fn a_client_with_a_prompt_is_answered_line_after_line_and_several_commands_go_in_one() {
     let server = peers::echo();
     let relay = Relay::between(&[server.address], &[]);
-    let both = cli(relay.control(), b"show info;show stat\r\n");
+    let both = cli(relay.control(), "show info;show stat\r");
     let parts: Vec<&str> = both.trim_end().split("\n\n").collect();
     assert_eq!(parts.len(), 2, "Datadog's check splits at the empty line:\n{both}");
     assert!(parts[0].starts_with("Name: ") && parts[1].starts_with("# pxname,"), "{both}");
     let session = cli(
         relay.control(),
-        b"prompt\nset timeout cli 60\nshow version\nshow nonsense\nshow stat -1 2 -1\nquit\n",
+        "prompt\nset timeout cli 60\nshow version\nshow nonsense\nshow stat -1 2 -1\nquit",
     );
     let answers: Vec<&str> = session.split("> ").collect();
     assert_eq!(answers.len(), 6, "{session}");

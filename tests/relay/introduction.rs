@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
+use crate::support::Folder;
 use crate::support::peers::{self, Server};
 use crate::support::relay::Relay;
-use crate::support::{Folder, PATIENCE};
 
 const ENGINES: [&str; 2] = ["epoll", "io_uring"];
 
@@ -20,12 +20,6 @@ fn relay(name: &str, engine: &str, backend: &str, servers: &[(SocketAddr, &str)]
     }
     let folder = Folder::new(&format!("{name}-{engine}"));
     Relay::start(&["-c", folder.write("f.toml", &file).to_str().unwrap()])
-}
-
-fn visit(relay: &Relay) -> TcpStream {
-    let stream = TcpStream::connect(relay.address()).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream
 }
 
 /// What version 1 says to a server of a client of a relay.
@@ -62,7 +56,7 @@ fn the_header_comes_first_and_once_whoever_speaks_first() {
                 _ => binary(client, &relay),
             };
             for speaks in [true, false] {
-                let mut client = visit(&relay);
+                let mut client = peers::connect(relay.address());
                 let mut expected = header(&client);
                 if speaks {
                     client.write_all(b"early bytes").unwrap();
@@ -87,7 +81,7 @@ fn a_server_that_wants_none_gets_none_after_one_that_did() {
         let servers = [(peers::nobody(), "send_proxy = \"v2\""), (server.address, "")];
         let relay = relay("introduction-none", engine, "retries = 3", &servers);
         for _ in 0..4 {
-            let mut client = visit(&relay);
+            let mut client = peers::connect(relay.address());
             client.write_all(b"plain").unwrap();
             expect(&mut client, b"plain");
         }
@@ -109,7 +103,7 @@ fn one_relay_introduces_clients_to_another() {
             Relay::start(&["-c", folder.write("f.toml", &inner_file).to_str().unwrap()]);
         let wants = "send_proxy = \"v2\"\ncheck = { interval = \"50ms\" }";
         let outer = relay("outer", engine, "", &[(inner.address(), wants)]);
-        let mut client = visit(&outer);
+        let mut client = peers::connect(outer.address());
         client.write_all(b"ping").unwrap();
         expect(&mut client, b"ping");
         let known = client.local_addr().unwrap().to_string();
@@ -130,7 +124,7 @@ fn each_algorithm_shares_sessions_out_in_its_own_way() {
             let relay = relay(&format!("balance-{balance}"), engine, &lines, &servers);
             let names = (0..12).map(|_| {
                 let mut name = String::new();
-                visit(&relay).read_to_string(&mut name).unwrap();
+                peers::connect(relay.address()).read_to_string(&mut name).unwrap();
                 name
             });
             names.collect::<Vec<_>>()
@@ -157,7 +151,7 @@ fn sessions_that_stay_are_evened_out_by_the_least_connections() {
         let before = (one.accepted(), other.accepted());
         let clients: Vec<_> = (0..40)
             .map(|_| {
-                let mut client = visit(&relay);
+                let mut client = peers::connect(relay.address());
                 client.write_all(b"ping").unwrap();
                 expect(&mut client, b"ping");
                 client

@@ -289,7 +289,7 @@ impl Mapping {
             weight: options.weight.unwrap_or(crate::config::WEIGHT_DEFAULT),
             backup: options.backup.unwrap_or_default(),
             maxconn: options.maxconn,
-            send_proxy: options.send_proxy.flatten(),
+            send_proxy: options.send_proxy,
             address: line.address.value.clone(),
             check,
         }

@@ -185,22 +185,17 @@ impl Reader {
         let help = "write balance roundrobin, leastconn, source, first or random";
         let Some(word) = self.argument(line, help) else { return };
         let name = word.text.split('(').next().unwrap_or_default();
-        let balance = match name {
-            "roundrobin" | "static-rr" => Algorithm::RoundRobin,
-            "leastconn" => Algorithm::LeastConnections,
-            "source" => Algorithm::Source,
-            "first" => Algorithm::First,
-            "random" => Algorithm::Random,
-            "uri" | "url_param" | "hdr" | "hash" | "rdp-cookie" => {
-                let title = format!("balance `{name}` has no counterpart");
-                return self.fault(line, 1, &title, "cannot be taken over", help);
-            }
-            other => {
-                let title = format!("there is no balance `{}`", other.escape_debug());
-                return self.fault(line, 1, &title, "not an algorithm", help);
-            }
-        };
-        self.settings().balance = Some(Self::set(line, balance));
+        // Turns by weights that cannot be set while it runs: here they are the same turns.
+        let ours = if name == "static-rr" { "roundrobin" } else { name };
+        if let Some((_, balance)) = Algorithm::WORDS.iter().find(|(known, _)| *known == ours) {
+            self.settings().balance = Some(Self::set(line, *balance));
+        } else if matches!(name, "uri" | "url_param" | "hdr" | "hash" | "rdp-cookie") {
+            let title = format!("balance `{name}` has no counterpart");
+            self.fault(line, 1, &title, "cannot be taken over", help);
+        } else {
+            let title = format!("there is no balance `{}`", name.escape_debug());
+            self.fault(line, 1, &title, "not an algorithm", help);
+        }
     }
 
     pub(super) fn timeout(&mut self, line: &Line) {

@@ -34,8 +34,7 @@ pub(super) struct ServerOptions {
     pub(super) rise: Option<u16>,
     pub(super) fall: Option<u16>,
     pub(super) source: Option<Source>,
-    /// What was said of it, if anything.
-    pub(super) send_proxy: Option<Option<ProxyVersion>>,
+    pub(super) send_proxy: Option<ProxyVersion>,
 }
 
 /// What becomes of an option.
@@ -155,13 +154,10 @@ const OPTIONS: &[(&str, Treatment)] = &[
     ),
     ("usesrc", Refuse("remove it: clients' own addresses cannot be taken")),
     ("interface", Refuse("remove it: the routes choose the interface")),
-    ("send-proxy", Take(0, |_, options, _, _| options.send_proxy = Some(Some(ProxyVersion::V1)))),
-    (
-        "send-proxy-v2",
-        Take(0, |_, options, _, _| options.send_proxy = Some(Some(ProxyVersion::V2))),
-    ),
-    ("no-send-proxy", Take(0, |_, options, _, _| options.send_proxy = Some(None))),
-    ("no-send-proxy-v2", Take(0, |_, options, _, _| options.send_proxy = Some(None))),
+    ("send-proxy", Take(0, |_, options, _, _| options.send_proxy = Some(ProxyVersion::V1))),
+    ("send-proxy-v2", Take(0, |_, options, _, _| options.send_proxy = Some(ProxyVersion::V2))),
+    ("no-send-proxy", Take(0, |_, options, _, _| options.send_proxy = None)),
+    ("no-send-proxy-v2", Take(0, |_, options, _, _| options.send_proxy = None)),
     (
         "send-proxy-v2-ssl",
         Refuse("write send-proxy-v2: TLS passes through, and nothing is known of it"),

@@ -2,10 +2,8 @@
 
 use crate::backend::board::Admin;
 use crate::config::Config;
+use crate::config::value::WEIGHT_MAX;
 use crate::control::{Loop, Relay, ServerStatus};
-
-/// Largest weight (configuration manual, 5.2).
-const WEIGHT_MAX: u32 = 256;
 
 /// A command about one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +37,7 @@ impl Weight {
             Self::Absolute(weight) => weight,
             Self::Share(share) => {
                 let weight = u32::from(configured) * u32::from(share) / 100;
-                u16::try_from(weight.min(WEIGHT_MAX)).unwrap_or(u16::MAX)
+                u16::try_from(weight).unwrap_or(WEIGHT_MAX).min(WEIGHT_MAX)
             }
         }
     }
@@ -57,7 +55,7 @@ impl Weight {
         };
         match digits.parse::<u16>() {
             Ok(share_of) if share && share_of <= 10_000 => Ok(Self::Share(share_of)),
-            Ok(weight) if !share && u32::from(weight) <= WEIGHT_MAX => Ok(Self::Absolute(weight)),
+            Ok(weight) if !share && weight <= WEIGHT_MAX => Ok(Self::Absolute(weight)),
             _ => Err(refuse()),
         }
     }

@@ -8,7 +8,9 @@ pub mod strace;
 pub mod witness;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
@@ -87,6 +89,16 @@ pub fn run_well(program: &str, arguments: &[&str]) -> String {
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a control socket answers to what is typed there: a line, or several.
+pub fn cli(socket: &Path, typed: &str) -> String {
+    let mut client = UnixStream::connect(socket).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(format!("{typed}\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// The cells of HAProxy's statistics as CSV, by `proxy/name column`.
