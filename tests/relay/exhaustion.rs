@@ -273,7 +273,8 @@ fn starve(hosts: &Hosts) {
         assert!(begun.elapsed() < Duration::from_secs(10), "{load:?}: {:?}", begun.elapsed());
     }
     assert!(relay.total("buffers_used") > 900, "they were still held");
-    assert_eq!(relay.sessions(), 300, "none was closed");
+    // Never again, had one of them been closed.
+    await_that("the others have ended", || relay.sessions() == 300);
     // Those that read again have lost nothing.
     for (client, key) in &stalled[..30] {
         assert_eq!(witness::finish(client, *key, load), Ok(End::Whole));
