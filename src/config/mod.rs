@@ -1,11 +1,12 @@
 //! The configuration, complete and checked: nothing left to interpret, nothing missing.
 //!
 //! `file` is the TOML as written, `value` one value as written, `reader` the way from both to here,
-//! `haproxy` the way from HAProxy's format, `origin` where it all comes from, `networks` sets of
+//! `haproxy` the way from HAProxy's format, `backend` the servers, `origin` where it all comes from, `networks` sets of
 //! addresses, `check` what makes the whole impossible, `error` what a person sees then, `render` the way back to TOML. The rest of the
 //! program knows only the types here, and [`Origin::load`], which makes them. Names of servers are not resolved here (that takes the
 //! network); everything else that can be judged from the text alone has been judged.
 
+mod backend;
 mod check;
 mod error;
 mod file;
@@ -20,14 +21,17 @@ mod upkeep;
 pub mod value;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::backend::choose::Algorithm;
-use crate::op::{ProxyVersion, SpliceMode};
+use crate::op::SpliceMode;
 
+pub use backend::{
+    Backend, CONNECT_DEFAULT, HALF_CLOSED_DEFAULT, RETRIES_DEFAULT, Server, ServerAddress, Source,
+    SourcePorts, Timeouts, WEIGHT_DEFAULT,
+};
 pub use error::ConfigError;
 pub use haproxy::{Note, NoteKind, Report};
 pub use networks::{Network, Networks};
@@ -38,16 +42,9 @@ pub use value::Refusal;
 /// Where the configuration is when nobody says otherwise.
 pub const FILE_DEFAULT: &str = "/etc/fanin/fanin.toml";
 
-/// How long one connect to a server may take. A SYN is repeated after 1 s and 3 s
-/// (`net.ipv4.tcp_syn_retries`): two losses in a row are survived.
-pub const CONNECT_DEFAULT: Duration = Duration::from_secs(5);
-/// Further attempts after a failed connect, as in HAProxy.
-pub const RETRIES_DEFAULT: u16 = 3;
 /// How long nothing may move. The agents written in Go keep an idle connection for 90 s and must be
 /// the ones that end it: a relay that ends it first makes their next request fail.
 pub const IDLE_DEFAULT: Duration = Duration::from_secs(120);
-/// How long the rest of a session may stay silent after one direction has ended.
-pub const HALF_CLOSED_DEFAULT: Duration = Duration::from_secs(30);
 /// How long sessions may go on after SIGTERM.
 pub const DRAIN_DEFAULT: Duration = Duration::from_secs(30);
 /// How long sessions may go on in a relay process whose place another has taken. Agents end their
@@ -62,8 +59,6 @@ pub const FACILITY_DEFAULT: u8 = 16;
 /// ends are on one machine, 20 streams cost 0.47 to 0.52 s of CPU a GB through pipes of 1 MiB and 0.59
 /// to 0.65 s through those of 256 KiB (docs/decisions/0004-pipes-of-a-mebibyte.md).
 pub const PIPE_BYTES_DEFAULT: u32 = 1024 * 1024;
-/// A server's weight when none is given.
-pub const WEIGHT_DEFAULT: u16 = 1;
 
 const _: () = assert!(
     PIPE_BYTES_DEFAULT >= value::PIPE_BYTES_MIN && PIPE_BYTES_DEFAULT <= value::PIPE_BYTES_MAX
@@ -331,148 +326,6 @@ impl Listener {
             allow => set(allow),
         };
         Some(allowed.without(&set(&self.deny)))
-    }
-}
-
-/// Servers among which sessions are shared out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    pub name: String,
-    pub balance: Algorithm,
-    pub timeouts: Timeouts,
-    /// Further attempts after the first that failed, while no byte has been sent.
-    pub retries: u16,
-    /// Whether a further attempt goes to another server where there is one.
-    pub redispatch: bool,
-    pub source: Source,
-    /// At least one.
-    pub servers: Vec<Server>,
-}
-
-impl Backend {
-    /// A backend with every default and no servers yet.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            balance: Algorithm::default(),
-            timeouts: Timeouts::default(),
-            retries: RETRIES_DEFAULT,
-            redispatch: true,
-            source: Source::default(),
-            servers: Vec::new(),
-        }
-    }
-}
-
-/// How long a session may stay in each of its waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For one connect to a server.
-    pub connect: Duration,
-    /// A server connection on which nothing moves for this long is ended.
-    pub server_idle: Duration,
-    /// After one direction has ended, a session on which nothing moves for this long is ended.
-    pub half_closed: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: CONNECT_DEFAULT,
-            server_idle: IDLE_DEFAULT,
-            half_closed: HALF_CLOSED_DEFAULT,
-        }
-    }
-}
-
-/// Where connections to the servers come from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Source {
-    /// Addresses of this host, in turn; empty leaves the choice to the kernel's routes.
-    pub addresses: Vec<IpAddr>,
-    pub ports: SourcePorts,
-}
-
-/// Who chooses the source port of a connection to a server.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SourcePorts {
-    /// We do, from a range outside `ip_local_port_range`, where the server is not on loopback and
-    /// such a range is free; else the kernel.
-    #[default]
-    Auto,
-    /// The kernel, always.
-    Kernel,
-    /// We do, from this range (both ends included).
-    Range { first: u16, last: u16 },
-}
-
-impl fmt::Display for SourcePorts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Kernel => f.write_str("kernel"),
-            Self::Range { first, last } => write!(f, "{first}-{last}"),
-        }
-    }
-}
-
-/// One upstream server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Server {
-    pub name: String,
-    pub address: ServerAddress,
-    /// Share of the sessions relative to the others' weights; zero takes none.
-    pub weight: u16,
-    /// Used only when no server without this mark can be.
-    pub backup: bool,
-    /// Sessions at one time in the process; `None` is no limit.
-    pub maxconn: Option<u32>,
-    /// The PROXY header with which it is told whose a connection is; `None` is not at all.
-    pub send_proxy: Option<ProxyVersion>,
-    /// How it is checked; `None` is by the connects of sessions alone.
-    pub check: Option<Check>,
-}
-
-impl Server {
-    /// A server named after its address, with every default.
-    pub fn new(address: ServerAddress) -> Self {
-        Self {
-            name: address.to_string(),
-            address,
-            weight: WEIGHT_DEFAULT,
-            backup: false,
-            maxconn: None,
-            send_proxy: None,
-            check: None,
-        }
-    }
-}
-
-/// Where a server is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerAddress {
-    Ip(SocketAddr),
-    /// To be looked up when the relay starts and again for as long as it runs: see [`Dns`].
-    Name {
-        host: String,
-        port: u16,
-    },
-}
-
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Name { host, port } => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-impl FromStr for ServerAddress {
-    type Err = Refusal;
-
-    fn from_str(text: &str) -> Result<Self, Refusal> {
-        value::server_address(text)
     }
 }
 

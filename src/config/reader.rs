@@ -1,33 +1,24 @@
 //! The way from the tables of a file to the [`Config`]: each value judged, each default filled in,
 //! each fault noted with its place.
 
+mod backend;
 mod checks;
 mod process;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 
 use toml::Spanned;
 
-use crate::backend::choose::Algorithm;
-
 use super::check::{self, Place, Spans};
 use super::error::Fault;
-use super::file::{
-    BackendTable, ListenerTable, PerSourceTable, SMALLEST, ServerTable, SourceTable, Tables, Value,
-    Written, structure,
-};
+use super::file::{ListenerTable, PerSourceTable, SMALLEST, Tables, Value, Written, structure};
 use super::value::{self, Refusal};
-use super::{
-    Backend, Check, Config, Control, Listener, Log, Network, Overrides, PerSource, Server, Source,
-    SourcePorts, Timeouts,
-};
+use super::{Backend, Config, Control, Listener, Log, Network, Overrides, PerSource};
 
 /// Listening addresses in all: each is a socket in every worker.
 const BINDS_MAX: usize = 1024;
-/// Servers of one backend: each has counters in every worker.
-const SERVERS_MAX: usize = 4096;
 
 /// The configuration in a text, or everything that is wrong with it.
 pub(super) fn read(text: &str, overrides: &Overrides) -> Result<Config, Vec<Fault>> {
@@ -284,132 +275,6 @@ impl Reader {
                 }
             })(written)
         })
-    }
-
-    fn backend(&mut self, index: usize, name: &Spanned<String>, table: &BackendTable) -> Backend {
-        self.spans.insert(Place::Backend(index), name.span());
-        if let Err(refusal) = value::name(name.get_ref()) {
-            let title = format!("a backend cannot be called `{}`", name.get_ref().escape_debug());
-            let fault = Fault::new(title).at(name.span(), refusal.why);
-            self.faults.push(fault.help(refusal.help));
-        }
-        let defaults = Backend::new(name.get_ref().as_str());
-        let balance = table.balance.as_ref();
-        Backend {
-            balance: self.take(
-                "balance",
-                balance,
-                defaults.balance,
-                text_of(|word| value::choice(word, Algorithm::WORDS)),
-            ),
-            timeouts: self.timeouts(table),
-            retries: self.take("retries", table.retries.as_ref(), defaults.retries, |written| {
-                integer(written, 0, value::RETRIES_MAX)
-            }),
-            redispatch: self.take(
-                "redispatch",
-                table.redispatch.as_ref(),
-                defaults.redispatch,
-                boolean,
-            ),
-            source: table.source.as_ref().map(|source| self.source(source)).unwrap_or_default(),
-            servers: self.servers(index, name, table),
-            name: defaults.name,
-        }
-    }
-
-    fn source(&mut self, table: &SourceTable) -> Source {
-        let ports = table.ports.as_ref();
-        let mut addresses = Vec::new();
-        for value in list(table.addresses.as_ref()) {
-            let unread: Option<IpAddr> = None;
-            let read = self.take("addresses", Some(value), unread, |written| {
-                text_of(|text| value::source_address(text, &addresses).map(Some))(written)
-            });
-            addresses.extend(read);
-        }
-        let (max, written) = (value::SOURCE_ADDRESSES_MAX, table.addresses.as_ref());
-        self.no_more_than(max, "addresses", written, "addresses", &format!("at most {max}"));
-        let ports = self.take("ports", ports, SourcePorts::Auto, text_of(value::source_ports));
-        Source { addresses, ports }
-    }
-
-    fn timeouts(&mut self, table: &BackendTable) -> Timeouts {
-        let defaults = Timeouts::default();
-        let mut timeout =
-            |key, value, default| self.take(key, value, default, text_of(value::timeout));
-        Timeouts {
-            connect: timeout("connect", table.connect.as_ref(), defaults.connect),
-            server_idle: timeout("server_idle", table.server_idle.as_ref(), defaults.server_idle),
-            half_closed: timeout("half_closed", table.half_closed.as_ref(), defaults.half_closed),
-        }
-    }
-
-    fn servers(
-        &mut self,
-        backend: usize,
-        name: &Spanned<String>,
-        table: &BackendTable,
-    ) -> Vec<Server> {
-        let tables = table.server.as_deref().unwrap_or_default();
-        let check = table.check.as_ref().map(|check| self.check(check, Check::default()));
-        let count = tables.len();
-        if count == 0 || count > SERVERS_MAX {
-            let title = format!("backend `{}` has {count} servers", name.get_ref().escape_debug());
-            let help = format!(
-                "write 1 to {SERVERS_MAX} of [[backend.{}.server]] with address = \"HOST:PORT\"",
-                name.get_ref().escape_debug()
-            );
-            let why = "its sessions would have nowhere to go";
-            let why = if count == 0 { why } else { "too many" };
-            self.faults.push(Fault::new(title).at(name.span(), why).help(help));
-        }
-        let mut servers = Vec::new();
-        for spanned in tables.iter().take(SERVERS_MAX) {
-            let place = Place::Server(backend, servers.len());
-            servers.extend(self.server(place, spanned, check.as_ref()));
-        }
-        servers
-    }
-
-    fn server(
-        &mut self,
-        place: Place,
-        spanned: &Spanned<ServerTable>,
-        check: Option<&Check>,
-    ) -> Option<Server> {
-        let table = spanned.get_ref();
-        if table.address.is_none() {
-            self.faults.push(
-                Fault::new("a server without `address`")
-                    .at(spanned.span(), "where is it?")
-                    .help("write address = \"HOST:PORT\", such as \"intake.example.com:443\""),
-            );
-        }
-        let address = table.address.as_ref();
-        let parsed = self.take("address", address, None, |written| {
-            text_of(value::server_address)(written).map(Some)
-        });
-        let named = parsed.clone().map(Server::new);
-        let default = named.as_ref().map_or(String::new(), |server| server.name.clone());
-        let name = self.take("name", table.name.as_ref(), default, text_of(value::name));
-        let weight = table.weight.as_ref();
-        let weight = self.take("weight", weight, super::WEIGHT_DEFAULT, |written| {
-            integer(written, 0, value::WEIGHT_MAX)
-        });
-        let backup = self.take("backup", table.backup.as_ref(), false, boolean);
-        let maxconn = self.take("maxconn", table.maxconn.as_ref(), None, maxconn);
-        let send_proxy = table.send_proxy.as_ref();
-        let send_proxy = self.take("send_proxy", send_proxy, None, text_of(value::send_proxy));
-        if let (Place::Server(backend, server), Some(_)) = (place, &parsed) {
-            self.place(place, table.name.as_ref().or(address));
-            self.place(Place::Address(backend, server), address);
-        }
-        let check = match &table.check {
-            Some(table) => Some(self.check(table, check.cloned().unwrap_or_default())),
-            None => check.cloned(),
-        };
-        Some(Server { name, address: parsed?, weight, backup, maxconn, send_proxy, check })
     }
 
     /// The value of a key: what is written, or the default if nothing is or if it cannot be taken,

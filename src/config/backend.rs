@@ -1,0 +1,165 @@
+//! Backends: servers among which sessions are shared out, and how they are reached.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::backend::choose::Algorithm;
+use crate::op::ProxyVersion;
+
+use super::IDLE_DEFAULT;
+use super::upkeep::Check;
+use super::value::{self, Refusal};
+
+/// How long one connect to a server may take. A SYN is repeated after 1 s and 3 s
+/// (`net.ipv4.tcp_syn_retries`): two losses in a row are survived.
+pub const CONNECT_DEFAULT: Duration = Duration::from_secs(5);
+/// Further attempts after a failed connect, as in HAProxy.
+pub const RETRIES_DEFAULT: u16 = 3;
+/// How long the rest of a session may stay silent after one direction has ended.
+pub const HALF_CLOSED_DEFAULT: Duration = Duration::from_secs(30);
+/// A server's weight when none is given.
+pub const WEIGHT_DEFAULT: u16 = 1;
+
+/// Servers among which sessions are shared out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    pub name: String,
+    pub balance: Algorithm,
+    pub timeouts: Timeouts,
+    /// Further attempts after the first that failed, while no byte has been sent.
+    pub retries: u16,
+    /// Whether a further attempt goes to another server where there is one.
+    pub redispatch: bool,
+    pub source: Source,
+    /// At least one.
+    pub servers: Vec<Server>,
+}
+
+impl Backend {
+    /// A backend with every default and no servers yet.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            balance: Algorithm::default(),
+            timeouts: Timeouts::default(),
+            retries: RETRIES_DEFAULT,
+            redispatch: true,
+            source: Source::default(),
+            servers: Vec::new(),
+        }
+    }
+}
+
+/// How long a session may stay in each of its waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For one connect to a server.
+    pub connect: Duration,
+    /// A server connection on which nothing moves for this long is ended.
+    pub server_idle: Duration,
+    /// After one direction has ended, a session on which nothing moves for this long is ended.
+    pub half_closed: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: CONNECT_DEFAULT,
+            server_idle: IDLE_DEFAULT,
+            half_closed: HALF_CLOSED_DEFAULT,
+        }
+    }
+}
+
+/// Where connections to the servers come from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// Addresses of this host, in turn; empty leaves the choice to the kernel's routes.
+    pub addresses: Vec<IpAddr>,
+    pub ports: SourcePorts,
+}
+
+/// Who chooses the source port of a connection to a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SourcePorts {
+    /// We do, from a range outside `ip_local_port_range`, where the server is not on loopback and
+    /// such a range is free; else the kernel.
+    #[default]
+    Auto,
+    /// The kernel, always.
+    Kernel,
+    /// We do, from this range (both ends included).
+    Range { first: u16, last: u16 },
+}
+
+impl fmt::Display for SourcePorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Kernel => f.write_str("kernel"),
+            Self::Range { first, last } => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+/// One upstream server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    pub name: String,
+    pub address: ServerAddress,
+    /// Share of the sessions relative to the others' weights; zero takes none.
+    pub weight: u16,
+    /// Used only when no server without this mark can be.
+    pub backup: bool,
+    /// Sessions at one time in the process; `None` is no limit.
+    pub maxconn: Option<u32>,
+    /// The PROXY header with which it is told whose a connection is; `None` is not at all.
+    pub send_proxy: Option<ProxyVersion>,
+    /// How it is checked; `None` is by the connects of sessions alone.
+    pub check: Option<Check>,
+}
+
+impl Server {
+    /// A server named after its address, with every default.
+    pub fn new(address: ServerAddress) -> Self {
+        Self {
+            name: address.to_string(),
+            address,
+            weight: WEIGHT_DEFAULT,
+            backup: false,
+            maxconn: None,
+            send_proxy: None,
+            check: None,
+        }
+    }
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    Ip(SocketAddr),
+    /// To be looked up when the relay starts and again for as long as it runs: see [`Dns`].
+    Name {
+        host: String,
+        port: u16,
+    },
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl FromStr for ServerAddress {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::server_address(text)
+    }
+}
