@@ -18,11 +18,15 @@ pub struct Board {
     name: String,
     /// Checks have found it down.
     down: AtomicBool,
+    /// When it last came back into service, in microseconds on the clock of all threads; 0 is never.
+    returned: AtomicU64,
     /// An [`Admin`], as a number.
     admin: AtomicU8,
     /// A weight that somebody has set, or [`AS_CONFIGURED`].
     weight: AtomicU16,
     sessions: AtomicU32,
+    /// Of these, those that are being connected.
+    connecting: AtomicU32,
     sessions_max: AtomicU32,
     sessions_total: AtomicU64,
     connect_failures: AtomicU64,
@@ -60,6 +64,18 @@ pub struct Tally {
     pub connects: Times,
     /// How long sessions lasted, from the accept to the end.
     pub durations: Times,
+}
+
+/// The whole of a server's share: see [`Board::ramp`].
+pub const RAMP_FULL: u32 = 256;
+
+/// How many sessions a server takes at one time; `None` is as many as come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Being connected or established.
+    pub sessions: Option<u32>,
+    /// Being connected.
+    pub connecting: Option<u32>,
 }
 
 /// No weight but that of the configuration.
@@ -104,9 +120,11 @@ impl Board {
         Self {
             name,
             down: AtomicBool::new(false),
+            returned: AtomicU64::new(0),
             admin: AtomicU8::new(0),
             weight: AtomicU16::new(AS_CONFIGURED),
             sessions: AtomicU32::new(0),
+            connecting: AtomicU32::new(0),
             sessions_max: AtomicU32::new(0),
             sessions_total: AtomicU64::new(0),
             connect_failures: AtomicU64::new(0),
@@ -126,9 +144,12 @@ impl Board {
         &self.name
     }
 
-    /// What checks have found.
-    pub fn judge(&self, up: bool) {
-        self.down.store(!up, Relaxed);
+    /// What checks have found at `now`, in microseconds on the clock of all threads.
+    pub fn judge(&self, up: bool, now: u64) {
+        let was_down = self.down.swap(!up, Relaxed);
+        if was_down && up {
+            self.returned.store(now, Relaxed);
+        }
     }
 
     /// Whether checks have found it down; one that is not checked is not.
@@ -136,9 +157,26 @@ impl Board {
         self.down.load(Relaxed)
     }
 
-    /// What an administrator wants of it; kept over reloads.
-    pub fn administer(&self, admin: Admin) {
-        self.admin.store(admin as u8, Relaxed);
+    /// What an administrator wants of it from `now` on, in microseconds on the clock of all threads;
+    /// kept over reloads.
+    pub fn administer(&self, admin: Admin, now: u64) {
+        let before = self.admin.swap(admin as u8, Relaxed);
+        if before == Admin::Maint as u8 && admin == Admin::Ready {
+            self.returned.store(now, Relaxed);
+        }
+    }
+
+    /// How much of its share a server that came back is to get at `now`, in [`RAMP_FULL`]ths: it grows
+    /// evenly over `slow_start` and is never nothing.
+    pub fn ramp(&self, slow_start: Duration, now: u64) -> u32 {
+        let returned = self.returned.load(Relaxed);
+        let whole = u64::try_from(slow_start.as_micros()).unwrap_or(u64::MAX);
+        let since = now.saturating_sub(returned);
+        if whole == 0 || returned == 0 || since >= whole {
+            return RAMP_FULL;
+        }
+        let part = u128::from(since) * u128::from(RAMP_FULL) / u128::from(whole);
+        u32::try_from(part).unwrap_or(RAMP_FULL).max(1)
     }
 
     /// What an administrator wants of it.
@@ -163,36 +201,50 @@ impl Board {
         }
     }
 
-    /// Whether it has fewer than `maxconn` sessions.
-    pub fn has_room(&self, maxconn: Option<u32>) -> bool {
-        maxconn.is_none_or(|limit| self.sessions() < limit)
+    /// Whether it takes another session.
+    pub fn has_room(&self, room: Room) -> bool {
+        room.sessions.is_none_or(|limit| self.sessions() < limit)
+            && room.connecting.is_none_or(|limit| self.connecting.load(Relaxed) < limit)
     }
 
-    /// Takes a place at this server unless it has `maxconn` sessions already.
-    pub fn acquire(&self, maxconn: Option<u32>) -> bool {
-        let limit = maxconn.unwrap_or(u32::MAX);
-        let more = |sessions: u32| (sessions < limit).then_some(sessions + 1);
-        let Ok(before) = self.sessions.fetch_update(Relaxed, Relaxed, more) else { return false };
+    /// Takes a place at this server for a session that is to be connected, unless it is full.
+    pub fn acquire(&self, room: Room) -> bool {
+        if !one_more(&self.connecting, room.connecting) {
+            return false;
+        }
+        if !one_more(&self.sessions, room.sessions) {
+            self.connecting.fetch_sub(1, Relaxed);
+            return false;
+        }
         // Read first: a record is rare, and a read keeps the line shared.
-        if self.sessions_max.load(Relaxed) <= before {
-            self.sessions_max.fetch_max(before + 1, Relaxed);
+        let sessions = self.sessions();
+        if self.sessions_max.load(Relaxed) < sessions {
+            self.sessions_max.fetch_max(sessions, Relaxed);
         }
         true
     }
 
-    /// Gives back the place of a session that was never established.
+    /// Gives back the place of a session whose connect failed.
     pub fn release_failed(&self) {
         self.connect_failures.fetch_add(1, Relaxed);
-        self.sessions.fetch_sub(1, Relaxed);
+        self.release_unconnected();
     }
 
-    /// Gives back a place for a reason that is not the server's.
+    /// Gives back the place of a session that was not connected, for a reason that is not the
+    /// server's.
+    pub fn release_unconnected(&self) {
+        self.connecting.fetch_sub(1, Relaxed);
+        self.release();
+    }
+
+    /// Gives back the place of a session that was established.
     pub fn release(&self) {
         self.sessions.fetch_sub(1, Relaxed);
     }
 
     /// A session was established, after a connect that took so long.
     pub fn established(&self, took: Duration) {
+        self.connecting.fetch_sub(1, Relaxed);
         self.sessions_total.fetch_add(1, Relaxed);
         self.connects.note(took);
     }
@@ -248,19 +300,53 @@ impl Board {
     }
 }
 
+/// Counts one more, unless there are `limit` already.
+fn one_more(count: &AtomicU32, limit: Option<u32>) -> bool {
+    let Some(limit) = limit else {
+        count.fetch_add(1, Relaxed);
+        return true;
+    };
+    let more = |count: u32| (count < limit).then_some(count + 1);
+    count.fetch_update(Relaxed, Relaxed, more).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn maxconn_holds_and_places_come_back() {
+    fn each_limit_holds_and_places_come_back() {
         let board = Board::new("b/s".into());
-        assert!(board.acquire(Some(2)) && board.acquire(Some(2)));
-        assert!(!board.acquire(Some(2)));
+        let room = Room { sessions: Some(3), connecting: Some(2) };
+        assert!(board.acquire(room) && board.acquire(room));
+        assert!(!board.has_room(room) && !board.acquire(room), "two are being connected");
+        board.established(Duration::ZERO);
+        assert!(board.acquire(room));
         board.release_failed();
-        assert!(board.acquire(Some(2)));
-        board.release();
+        board.release_unconnected();
+        assert!(board.acquire(room) && board.acquire(room));
+        assert!(!board.has_room(room) && !board.acquire(room), "there are three");
         let tally = board.read();
-        assert_eq!((tally.sessions, tally.sessions_max, tally.connect_failures), (1, 2, 1));
+        assert_eq!((tally.sessions, tally.sessions_max, tally.connect_failures), (3, 3, 1));
+        board.release();
+        assert!(!board.acquire(room), "two are being connected still");
+    }
+
+    #[test]
+    fn a_server_that_comes_back_grows_into_its_share() {
+        const SECOND: u64 = 1_000_000;
+        let board = Board::new("b/s".into());
+        let ramp = |now| board.ramp(Duration::from_secs(60), now);
+        board.judge(true, 5 * SECOND);
+        assert_eq!(ramp(5 * SECOND), RAMP_FULL, "it was never away");
+        board.judge(false, 6 * SECOND);
+        board.judge(true, 10 * SECOND);
+        assert_eq!([ramp(10 * SECOND), ramp(40 * SECOND), ramp(70 * SECOND)], [1, 128, 256]);
+        board.judge(true, 80 * SECOND);
+        assert_eq!(ramp(81 * SECOND), RAMP_FULL, "found up again is not come back");
+        board.administer(Admin::Maint, 90 * SECOND);
+        board.administer(Admin::Ready, 100 * SECOND);
+        assert_eq!(ramp(130 * SECOND), 128);
+        assert_eq!(board.ramp(Duration::ZERO, 100 * SECOND), RAMP_FULL);
     }
 }

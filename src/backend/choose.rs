@@ -43,7 +43,7 @@ impl fmt::Display for Algorithm {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
     /// Share relative to the others; zero never has its turn.
-    pub weight: u16,
+    pub weight: u32,
     /// Credit gathered: grows by the weight each time, falls by the sum when chosen.
     pub credit: i64,
 }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn turns(weights: &[u16]) -> Vec<Turn> {
-        weights.iter().map(|&weight| Turn { weight, credit: 0 }).collect()
+        weights.iter().map(|&weight| Turn { weight: u32::from(weight), credit: 0 }).collect()
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::op::ProxyVersion;
 
-use board::{Admin, Board};
+use board::{Admin, Board, RAMP_FULL, Room};
 use choose::{Algorithm, Turn};
 use health::Health;
 
@@ -30,8 +30,10 @@ pub struct Member {
     pub addresses: Vec<SocketAddr>,
     pub weight: u16,
     pub backup: bool,
-    /// Sessions at one time in the process.
-    pub maxconn: Option<u32>,
+    /// Sessions that it takes from the process.
+    pub room: Room,
+    /// How long it takes to grow into its share after it came back; zero has it at once.
+    pub slow_start: Duration,
     /// The PROXY header with which it is told whose a connection is.
     pub introduce: Option<ProxyVersion>,
 }
@@ -101,7 +103,7 @@ impl Backends {
                 let id = self.place(member, backends);
                 let credit = before.iter().find_map(|old| old.credit(id)).unwrap_or(0);
                 pool.servers.push(id);
-                pool.turns.push(Turn { weight: member.weight, credit });
+                pool.turns.push(Turn { weight: u32::from(member.weight) * RAMP_FULL, credit });
             }
             self.pools.push(pool);
         }
@@ -126,7 +128,7 @@ impl Backends {
             (false, false, true),
         ];
         let pool = self.pools.get_mut(backend)?;
-        pool.weigh(&self.servers);
+        pool.weigh(&self.servers, call.now);
         for (healthy, fresh, backup) in WISHES {
             let may = |servers: &[Server], id: ServerId| {
                 let server = &servers[usize::from(id.index)];
@@ -135,7 +137,7 @@ impl Backends {
                     && (!healthy
                         || (!server.member.board.is_down() && server.health.is_good(call.now)))
                     && (!fresh || avoid != Some(id))
-                    && server.member.board.has_room(server.member.maxconn)
+                    && server.has_room()
             };
             // Another worker may take the last place between the look and the grasp.
             for _ in 0..pool.servers.len() {
@@ -143,7 +145,7 @@ impl Backends {
                 let Some(index) = pool.pick(&self.servers, eligible, call) else { break };
                 let id = pool.servers[index];
                 let server = &mut self.servers[usize::from(id.index)];
-                if server.member.board.acquire(server.member.maxconn) {
+                if server.member.board.acquire(server.member.room) {
                     server.sessions += 1;
                     server.health.on_trial(call.now);
                     return Some(Choice { server: id, address: server.next_address() });
@@ -162,7 +164,7 @@ impl Backends {
             return self.choose(backend, None, call);
         }
         let server = self.server(id);
-        let entered = server.member.board.acquire(server.member.maxconn);
+        let entered = server.member.board.acquire(server.member.room);
         entered.then(|| {
             server.sessions += 1;
             Choice { server: id, address: server.next_address() }
@@ -184,12 +186,39 @@ impl Backends {
         server.sessions -= 1;
     }
 
-    /// The session ended, or never came to the server for a reason that is not the server's; its
-    /// place is given back.
+    /// The session never came to the server, for a reason that is not the server's; its place is
+    /// given back.
+    pub fn release_unconnected(&mut self, id: ServerId) {
+        let server = self.server(id);
+        server.member.board.release_unconnected();
+        server.sessions -= 1;
+    }
+
+    /// The session was connected, and has ended; its place is given back.
     pub fn release(&mut self, id: ServerId) {
         let server = self.server(id);
         server.member.board.release();
         server.sessions -= 1;
+    }
+
+    /// Whether a server of a backend takes sessions, if it has room.
+    pub fn takes_sessions(&self, backend: usize) -> bool {
+        let Some(pool) = self.pools.get(backend) else { return false };
+        pool.servers.iter().any(|id| {
+            let server = &self.servers[usize::from(id.index)];
+            let Member { board, addresses, weight, .. } = &server.member;
+            let serves = board.admin() == Admin::Ready && board.weight(*weight) > 0;
+            serves && !addresses.is_empty()
+        })
+    }
+
+    /// Where a server is; nowhere, if it was taken away meanwhile.
+    pub fn addresses(&self, id: ServerId) -> &[SocketAddr] {
+        let server = self.servers.get(usize::from(id.index));
+        match server.filter(|server| server.generation == id.generation) {
+            Some(server) => &server.member.addresses,
+            None => &[],
+        }
     }
 
     /// The public record of a server that may have been taken away meanwhile.
@@ -240,10 +269,13 @@ impl Backends {
 impl Pool {
     /// Takes over what an administrator wants. A server that is to get nothing has no weight: that is
     /// no wish that could be given up.
-    fn weigh(&mut self, servers: &[Server]) {
+    fn weigh(&mut self, servers: &[Server], now: u64) {
         for (id, turn) in self.servers.iter().zip(&mut self.turns) {
-            let Member { board, weight, .. } = &servers[usize::from(id.index)].member;
-            turn.weight = if board.admin() == Admin::Ready { board.weight(*weight) } else { 0 };
+            let Member { board, weight, slow_start, .. } = &servers[usize::from(id.index)].member;
+            turn.weight = match board.admin() {
+                Admin::Ready => u32::from(board.weight(*weight)) * board.ramp(*slow_start, now),
+                Admin::Drain | Admin::Maint => 0,
+            };
         }
     }
 
@@ -281,6 +313,10 @@ impl Server {
         Self { member, generation: 0, health, next_address: 0, identity, sessions: 0 }
     }
 
+    fn has_room(&self) -> bool {
+        self.member.board.has_room(self.member.room)
+    }
+
     fn next_address(&mut self) -> SocketAddr {
         let address = self.member.addresses[self.next_address % self.member.addresses.len()];
         self.next_address = self.next_address.wrapping_add(1);
@@ -305,7 +341,8 @@ mod tests {
             addresses: vec!["192.0.2.1:443".parse().unwrap()],
             weight: 1,
             backup: false,
-            maxconn: None,
+            room: Room::default(),
+            slow_start: Duration::ZERO,
             introduce: None,
         }
     }
@@ -322,7 +359,7 @@ mod tests {
         for _ in 0..n {
             let Some(choice) = backends.choose(0, None, &CALL) else { break };
             names.push(backends.board(choice.server).name().to_owned());
-            backends.release(choice.server);
+            backends.release_unconnected(choice.server);
         }
         names
     }
@@ -355,13 +392,13 @@ mod tests {
     fn a_server_that_checks_have_found_down_is_the_last_resort() {
         let (a, b) = (member("a"), member("b"));
         let mut backends = backends(&[&a, &b]);
-        a.board.judge(false);
+        a.board.judge(false, 0);
         assert_eq!(order(&mut backends, 3), ["b", "b", "b"]);
-        b.board.judge(false);
+        b.board.judge(false, 0);
         let mut both = order(&mut backends, 2);
         both.sort_unstable();
         assert_eq!(both, ["a", "b"], "a check may be wrong");
-        a.board.judge(true);
+        a.board.judge(true, 0);
         assert_eq!(order(&mut backends, 2), ["a", "a"]);
     }
 
@@ -381,12 +418,12 @@ mod tests {
     #[test]
     fn a_server_at_its_maxconn_is_passed_over_and_all_full_is_no_choice() {
         let (mut a, mut b) = (member("a"), member("b"));
-        (a.maxconn, b.maxconn) = (Some(1), Some(2));
+        (a.room.sessions, b.room.sessions) = (Some(1), Some(2));
         let mut backends = backends(&[&a, &b]);
         let taken: Vec<_> = (0..3).filter_map(|_| backends.choose(0, None, &CALL)).collect();
         assert_eq!((a.board.sessions(), b.board.sessions()), (1, 2));
         assert_eq!(backends.choose(0, None, &CALL), None);
-        backends.release(taken[0].server);
+        backends.release_unconnected(taken[0].server);
         assert!(backends.choose(0, None, &CALL).is_some());
     }
 
@@ -411,7 +448,7 @@ mod tests {
         backends.replace(&[vec![b.clone(), c.clone()]]);
         assert_eq!(backends.board(on_a.server).name(), "a");
         assert_eq!(backends.servers.len(), 3);
-        backends.release(on_a.server);
+        backends.release_unconnected(on_a.server);
         let names = order(&mut backends, 4);
         assert!(names.iter().all(|name| name == "b" || name == "c"), "{names:?}");
         let d = member("d");
@@ -420,7 +457,7 @@ mod tests {
         for _ in 0..3 {
             let again = backends.choose_again(0, on_a.server, &CALL).unwrap();
             assert_ne!(again.server, on_a.server, "a is not taken for the one in its place");
-            backends.release(again.server);
+            backends.release_unconnected(again.server);
         }
     }
 
@@ -446,9 +483,9 @@ mod tests {
         ] {
             let (down, mut full, mut backup, good) =
                 (member("down"), member("full"), member("backup"), member("good"));
-            down.board.judge(false);
-            full.maxconn = Some(1);
-            assert!(full.board.acquire(full.maxconn));
+            down.board.judge(false, 0);
+            full.room.sessions = Some(1);
+            assert!(full.board.acquire(full.room));
             backup.backup = true;
             let mut backends = backends(&[&down, &full, &backup, &good]);
             for lot in 0..20 {
@@ -457,8 +494,8 @@ mod tests {
                 assert_eq!(backends.board(choice.server).name(), "good", "{algorithm:?}");
                 let other = backends.choose(0, Some(choice.server), &call).unwrap();
                 assert_eq!(backends.board(other.server).name(), "backup", "{algorithm:?}");
-                backends.release(choice.server);
-                backends.release(other.server);
+                backends.release_unconnected(choice.server);
+                backends.release_unconnected(other.server);
             }
         }
     }
@@ -468,7 +505,7 @@ mod tests {
         let (a, b) = (member("a"), member("b"));
         let mut backends = backends(&[&a, &b]);
         for _ in 0..5 {
-            assert!(a.board.acquire(None), "another worker's");
+            assert!(a.board.acquire(Room::default()), "another worker's");
         }
         let call = Call { algorithm: Algorithm::LeastConnections, ..CALL };
         for _ in 0..5 {
@@ -482,13 +519,13 @@ mod tests {
         let (a, b) = (member("a"), member("b"));
         let mut backends = backends(&[&a, &b]);
         for admin in [Admin::Drain, Admin::Maint] {
-            a.board.administer(admin);
+            a.board.administer(admin, 0);
             assert_eq!(order(&mut backends, 4), ["b"; 4]);
         }
-        b.board.administer(Admin::Drain);
+        b.board.administer(Admin::Drain, 0);
         assert_eq!(backends.choose(0, None, &CALL), None, "not even as the last resort");
-        a.board.administer(Admin::Ready);
-        b.board.administer(Admin::Ready);
+        a.board.administer(Admin::Ready, 0);
+        b.board.administer(Admin::Ready, 0);
         a.board.reweigh(Some(3));
         let names = order(&mut backends, 8);
         assert_eq!(names.iter().filter(|name| *name == "a").count(), 6, "{names:?}");

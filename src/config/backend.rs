@@ -19,6 +19,10 @@ pub const CONNECT_DEFAULT: Duration = Duration::from_secs(5);
 pub const RETRIES_DEFAULT: u16 = 3;
 /// How long the rest of a session may stay silent after one direction has ended.
 pub const HALF_CLOSED_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a session may wait for a place at a server: as long as for its connect, as in HAProxy.
+const QUEUE_DEFAULT: Duration = CONNECT_DEFAULT;
+/// How many may wait: as many as in the kernel's queue by default.
+const QUEUE_PLACES_DEFAULT: u32 = 4096;
 /// A server's weight when none is given.
 pub const WEIGHT_DEFAULT: u16 = 1;
 
@@ -32,6 +36,17 @@ pub struct Backend {
     pub retries: u16,
     /// Whether a further attempt goes to another server where there is one.
     pub redispatch: bool,
+    pub queue: Queue,
+    /// Sessions that each server is being connected for at one time, in the process; `None` is no limit.
+    pub connecting_max: Option<u32>,
+    /// How long a server that came back takes to grow into its share; zero has it at once.
+    pub slow_start: Duration,
+    /// Whether the sessions of a server are ended when checks find it down.
+    pub ends_on_down: bool,
+    /// Whether sessions leave an address that their server no longer has, when they are at rest.
+    pub leaves_on_move: bool,
+    /// Whether sessions leave a server that has more than its share, when they are at rest.
+    pub rebalance: bool,
     pub source: Source,
     /// At least one.
     pub servers: Vec<Server>,
@@ -46,9 +61,30 @@ impl Backend {
             timeouts: Timeouts::default(),
             retries: RETRIES_DEFAULT,
             redispatch: true,
+            queue: Queue::default(),
+            connecting_max: None,
+            slow_start: Duration::ZERO,
+            ends_on_down: false,
+            leaves_on_move: false,
+            rebalance: false,
             source: Source::default(),
             servers: Vec::new(),
         }
+    }
+}
+
+/// Where sessions wait while every server is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// How long each may; zero is not at all.
+    pub patience: Duration,
+    /// How many may at one time, in the process.
+    pub places: u32,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { patience: QUEUE_DEFAULT, places: QUEUE_PLACES_DEFAULT }
     }
 }
 

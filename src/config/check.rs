@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::error::Fault;
 use super::{Backend, Config, Listener, Pin, ServerAddress};
+use crate::backend::choose::Algorithm;
 use crate::op::SpliceMode;
 
 /// A part of a configuration.
@@ -146,6 +147,17 @@ impl Judge<'_> {
                     "give each server a name of its own; one that carries more takes a weight",
                 );
             }
+        }
+        if backend.rebalance && matches!(backend.balance, Algorithm::Source | Algorithm::First) {
+            self.fault(
+                Place::Backend(index),
+                format!(
+                    "`rebalance` cannot work with balance \"{}\" in backend `{}`",
+                    backend.balance, backend.name
+                ),
+                "its servers are not to have even shares",
+                "remove it, or write balance = \"roundrobin\", \"leastconn\" or \"random\"",
+            );
         }
         if !backend.servers.is_empty() && backend.servers.iter().all(|server| server.weight == 0) {
             self.fault(

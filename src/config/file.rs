@@ -129,6 +129,13 @@ pub(super) struct BackendTable {
     pub(super) half_closed: Option<Value>,
     pub(super) retries: Option<Value>,
     pub(super) redispatch: Option<Value>,
+    pub(super) queue: Option<Value>,
+    pub(super) queue_max: Option<Value>,
+    pub(super) connecting_max: Option<Value>,
+    pub(super) slow_start: Option<Value>,
+    pub(super) on_down: Option<Value>,
+    pub(super) on_move: Option<Value>,
+    pub(super) rebalance: Option<Value>,
     pub(super) source: Option<SourceTable>,
     /// For each of its servers that has none of its own.
     pub(super) check: Option<CheckTable>,

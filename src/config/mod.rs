@@ -29,8 +29,8 @@ use std::time::Duration;
 use crate::op::SpliceMode;
 
 pub use backend::{
-    Backend, CONNECT_DEFAULT, HALF_CLOSED_DEFAULT, RETRIES_DEFAULT, Server, ServerAddress, Source,
-    SourcePorts, Timeouts, WEIGHT_DEFAULT,
+    Backend, CONNECT_DEFAULT, HALF_CLOSED_DEFAULT, Queue, RETRIES_DEFAULT, Server, ServerAddress,
+    Source, SourcePorts, Timeouts, WEIGHT_DEFAULT,
 };
 pub use error::ConfigError;
 pub use haproxy::{Note, NoteKind, Report};

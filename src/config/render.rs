@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::fmt::Write as _;
 
-use super::value::{self, display_duration, display_latency_budget, display_size, word};
+use super::value::{
+    self, display_duration, display_latency_budget, display_or_off, display_size, word,
+};
 use super::{Backend, Check, Config, Dns, Global, Listener, Pin, Server};
 
 /// The complete configuration as TOML.
@@ -94,6 +96,14 @@ fn backend(out: &mut Lines, backend: &Backend) {
     out.text("half_closed", display_duration(backend.timeouts.half_closed));
     out.key("retries", backend.retries);
     out.key("redispatch", backend.redispatch);
+    out.text("queue", display_or_off(backend.queue.patience));
+    out.key("queue_max", backend.queue.places);
+    let connecting = backend.connecting_max.map(|limit| limit.to_string());
+    out.key("connecting_max", connecting.unwrap_or_else(|| quoted("off")));
+    out.text("slow_start", display_or_off(backend.slow_start));
+    out.text("on_down", word(backend.ends_on_down, value::ON_DOWN));
+    out.text("on_move", word(backend.leaves_on_move, value::ON_MOVE));
+    out.key("rebalance", backend.rebalance);
     let ports = quoted(backend.source.ports);
     let addresses: Vec<_> = backend.source.addresses.iter().map(quoted).collect();
     let addresses = addresses.join(", ");

@@ -1,6 +1,7 @@
 //! Single values, from the text in which people write them: durations, sizes, addresses, choices.
 //! The file and the flags share these, so that a value means the same in both.
 
+mod backend;
 mod log;
 mod upkeep;
 
@@ -9,9 +10,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{EngineChoice, Pin, Prefer, Rate, ServerAddress, SourcePorts};
-use crate::op::{ProxyVersion, SessionKey, SpliceMode};
+use super::{EngineChoice, Pin, Prefer, Rate, ServerAddress};
+use crate::op::{SessionKey, SpliceMode};
 
+pub use backend::*;
 pub use log::*;
 pub use upkeep::*;
 
@@ -22,10 +24,6 @@ pub const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 pub const WORKERS_MAX: u16 = 1024;
 /// Sessions that can be asked for: what a session key can count in one worker.
 pub const MAXCONN_MAX: u32 = SessionKey::INDEX_LIMIT;
-/// The largest weight of a server, as in HAProxy.
-pub const WEIGHT_MAX: u16 = 256;
-/// Further attempts that can be asked for.
-pub const RETRIES_MAX: u16 = 100;
 /// The longest accept queue: the kernel counted it in 16 bits until Linux 4.1, and cuts it to
 /// `net.core.somaxconn` in silence.
 pub const BACKLOG_MAX: u32 = 65_535;
@@ -35,13 +33,6 @@ pub const PIPE_BYTES_MIN: u32 = 64 * 1024;
 pub const PIPE_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Pipes that can be asked for.
 pub const PIPES_MAX: u32 = 1 << 20;
-/// Addresses that one backend's connections come from: each has 22,528 ports towards each server.
-pub const SOURCE_ADDRESSES_MAX: usize = 64;
-/// Whether a server is told whose a connection is.
-pub(super) const SEND_PROXY: Words<Option<ProxyVersion>> =
-    &[("off", None), ("v1", Some(ProxyVersion::V1)), ("v2", Some(ProxyVersion::V2))];
-/// Source ports below this need a capability (`net.ipv4.ip_unprivileged_port_start`).
-pub const SOURCE_PORT_MIN: u16 = 1024;
 /// The longest name of a listener, backend or server: what a host name may have (RFC 1035).
 pub const NAME_BYTES_MAX: usize = 253;
 /// The longest period of a rate.
@@ -471,49 +462,6 @@ pub(super) fn name(text: &str) -> Result<String, Refusal> {
         ));
     }
     Ok(text.to_owned())
-}
-
-/// The PROXY header with which a server is told whose a connection is.
-pub fn send_proxy(text: &str) -> Result<Option<ProxyVersion>, Refusal> {
-    choice(text, SEND_PROXY)
-}
-
-/// An address of this host that connections can come from; `others` are those already named.
-pub fn source_address(text: &str, others: &[IpAddr]) -> Result<IpAddr, Refusal> {
-    const ALLOWED: &str = "allowed: addresses of this host, such as \"192.0.2.10\", without a port";
-    let Ok(address) = text.parse::<IpAddr>() else {
-        return Err(Refusal::new("not an address", ALLOWED));
-    };
-    if address.is_unspecified() || address.is_multicast() {
-        return Err(Refusal::new("no connection can come from this address", ALLOWED));
-    }
-    if others.contains(&address) {
-        return Err(Refusal::new("this address is named twice", "name each once"));
-    }
-    Ok(address)
-}
-
-/// Who chooses source ports: `auto`, `kernel` or a range such as `10240-32767`.
-pub fn source_ports(text: &str) -> Result<SourcePorts, Refusal> {
-    const EXAMPLES: &str = "allowed: \"auto\", \"kernel\", or a range such as \"10240-32767\"";
-    match text {
-        "auto" => return Ok(SourcePorts::Auto),
-        "kernel" => return Ok(SourcePorts::Kernel),
-        _ => {}
-    }
-    let range = text
-        .split_once('-')
-        .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
-    let Some((first, last)): Option<(u16, u16)> = range else {
-        return Err(Refusal::new("not a range of ports", EXAMPLES));
-    };
-    if first > last || first < SOURCE_PORT_MIN {
-        return Err(Refusal::new(
-            "not a usable range of ports",
-            format!("the first is at least {SOURCE_PORT_MIN} and not above the last"),
-        ));
-    }
-    Ok(SourcePorts::Range { first, last })
 }
 
 /// Where workers run: `auto`, `off`, or CPUs such as `0,2` or `0-3,8`.

@@ -36,6 +36,7 @@ struct Told<'a> {
     client: String,
     server: Option<&'a str>,
     reason: &'static str,
+    queued_ms: u128,
     attempts: u16,
     connect_ms: Option<u128>,
     total_ms: u128,
@@ -112,13 +113,14 @@ impl Ends {
 
 impl End {
     fn told<'a>(&'a self, listeners: &'a [String]) -> Told<'a> {
-        let SessionRecord { listener, client, server, report } = &self.record;
+        let SessionRecord { listener, client, server, queued, report } = &self.record;
         Told {
             time: rfc3339(self.at),
             listener: listeners.get(usize::from(listener.0)).map_or("-", String::as_str),
             client: client.to_string(),
             server: server.as_ref().map(|server| server.name()),
             reason: report.reason.label(),
+            queued_ms: queued.time.as_millis(),
             attempts: report.attempts,
             connect_ms: report.connect_time.map(|time| time.as_millis()),
             total_ms: report.total_time.as_millis(),
@@ -135,6 +137,7 @@ fn table(told: &[Told<'_>]) -> String {
         "LISTENER",
         "CLIENT",
         "SERVER",
+        ">QUEUED",
         ">TRIES",
         ">CONNECT",
         ">TOTAL",
@@ -148,6 +151,7 @@ fn table(told: &[Told<'_>]) -> String {
             end.listener.to_owned(),
             end.client.clone(),
             end.server.unwrap_or("-").to_owned(),
+            format!("{} ms", end.queued_ms),
             end.attempts.to_string(),
             end.connect_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
             format!("{} ms", end.total_ms),
@@ -163,7 +167,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::Report;
+    use crate::metrics::{Queued, Report};
     use crate::op::ListenerId;
 
     fn record(port: u16, reason: CloseReason) -> SessionRecord {
@@ -171,6 +175,7 @@ mod tests {
             listener: ListenerId(0),
             client: ([192, 0, 2, 9], port).into(),
             server: None,
+            queued: Queued::default(),
             report: Report {
                 reason,
                 bytes: [2048, 7],

@@ -436,6 +436,9 @@ impl<'a> Lines<'a> {
             self.text("server", server.name());
         }
         self.text("reason", report.reason);
+        if !record.queued.time.is_zero() {
+            self.millis("queued_ms", record.queued.time);
+        }
         self.number("attempts", report.attempts);
         if let Some(connect_time) = report.connect_time {
             self.millis("connect_ms", connect_time);
@@ -521,6 +524,7 @@ mod tests {
 
     use super::*;
     use crate::backend::board::Board;
+    use crate::metrics::Queued;
     use crate::metrics::{CloseReason, Report};
     use crate::op::ListenerId;
 
@@ -538,6 +542,7 @@ mod tests {
             listener: ListenerId(0),
             client: SocketAddr::from(([192, 0, 2, 9], 40122)),
             server: server.map(|name| Arc::new(Board::new(name.to_owned()))),
+            queued: Queued::default(),
             report: Report {
                 reason: CloseReason::Completed,
                 bytes: [4096, 200],

@@ -105,7 +105,7 @@ impl Lookups {
     fn look_at_failures(&mut self, config: &Config, relay: &impl Relay, now: Instant) {
         let mut failures: HashMap<String, u64> = HashMap::new();
         for (backend, server, host, _) in config.named() {
-            let count = relay.connect_failures(backend, server);
+            let count = relay.board(backend, server).connect_failures();
             match failures.get_mut(host) {
                 Some(sum) => *sum += count,
                 None => drop(failures.insert(host.to_owned(), count)),

@@ -24,6 +24,8 @@ mod lookups;
 mod names;
 mod observer;
 mod prober;
+mod rebalance;
+mod relay;
 mod resolver;
 mod snapshot;
 mod socket;
@@ -47,7 +49,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::backend::board::Admin;
 use crate::config::{Config, Origin};
 use crate::handover::{Order, Report};
 use crate::metrics::SessionRecord;
@@ -57,6 +58,7 @@ use http::Questions;
 use lookups::Lookups;
 use observer::Observer;
 use prober::Prober;
+use rebalance::Rebalance;
 use snapshot::Snapshot;
 use tcplog::Scene;
 
@@ -65,71 +67,16 @@ pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
 pub use prober::Health;
+pub use relay::{Applied, Relay, WorkerExit};
 pub use socket::{Asked, Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
-    ConfigurationStatus, ListenerState, ListenerStatus, NameStatus, PhaseName, RelayStatus,
-    ReloadStatus, ServerStatus, Status, WorkerStatus,
+    ConfigurationStatus, ListenerState, ListenerStatus, NameStatus, PhaseName, QueueStatus,
+    RelayStatus, ReloadStatus, ServerStatus, Status, WorkerStatus,
 };
 
 /// How long after they were told to end at once workers may take, before the process ends without
 /// them: they give themselves two seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-
-/// What is controlled. Nothing here may block: signals and the log wait meanwhile.
-pub trait Relay {
-    /// What it does now.
-    fn status(&self) -> RelayStatus;
-
-    /// Goes over to another configuration, whole or not at all: an error says why not, and that
-    /// the one before is still in force.
-    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<Applied, String>;
-
-    /// The listener, by its place in the configuration, that each
-    /// [`ListenerId`](crate::op::ListenerId) belongs to.
-    fn doors(&self) -> Vec<usize>;
-
-    /// Failed connects to a server so far, by its index and that of its backend.
-    fn connect_failures(&self, backend: usize, server: usize) -> u64;
-
-    /// What checks have found of a server.
-    fn judge(&self, backend: usize, server: usize, up: bool);
-
-    /// What an administrator wants of a server.
-    fn administer(&self, backend: usize, server: usize, admin: Admin);
-
-    /// Another weight for a server than the configured one; `None` is that again.
-    fn reweigh(&self, backend: usize, server: usize, weight: Option<u16>);
-
-    /// Whether every worker has turned since this was last asked.
-    fn is_turning(&mut self) -> bool;
-
-    /// Accepts no more; sessions may go on for `grace`.
-    fn drain(&mut self, grace: Duration);
-
-    /// Ends everything at once.
-    fn stop(&mut self);
-
-    /// Workers that have ended since this was last asked. It is asked every [`log::TICK`], since
-    /// they must not say so themselves: waking this thread means writing to a descriptor, and a
-    /// worker's descriptor table is not this thread's.
-    fn ended(&mut self) -> Vec<WorkerExit>;
-}
-
-/// What became of another configuration.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Applied {
-    /// It is in force. The text says what that means.
-    Now(String),
-    /// Only another generation can have it, because of this.
-    Needs(&'static str),
-}
-
-/// A worker has ended, as it was told to or because it could not go on.
-#[derive(Debug)]
-pub struct WorkerExit {
-    pub index: u16,
-    pub result: io::Result<()>,
-}
 
 /// What the loop is given beside the relay.
 #[derive(Debug)]
@@ -230,6 +177,7 @@ struct Loop<R> {
     config: Config,
     lookups: Lookups,
     prober: Prober,
+    rebalance: Rebalance,
     loaded: SystemTime,
     last_reload: Option<ReloadStatus>,
     started: Instant,
@@ -271,6 +219,7 @@ impl<R: Relay> Loop<R> {
             config: setup.config,
             lookups: Lookups::new(setup.names),
             prober: Prober::new(),
+            rebalance: Rebalance::new(),
             loaded: SystemTime::now(),
             last_reload: None,
             started: Instant::now(),
@@ -348,7 +297,7 @@ impl<R: Relay> Loop<R> {
         }
         self.tell_ends();
         if self.phase == Phase::Serving {
-            self.lookups.on_tick(&self.config, &self.relay);
+            self.mind_servers();
         }
         if self.observed.elapsed() >= OBSERVE_EVERY {
             self.observed += OBSERVE_EVERY;
@@ -532,6 +481,7 @@ impl<R: Relay> Loop<R> {
                     self.lookups.names.renew(&config, names);
                     self.remember_names();
                     self.config = config;
+                    self.weigh_as_written();
                     self.check_servers();
                     self.loaded = SystemTime::now();
                     Ok(Some(what))

@@ -376,7 +376,9 @@ fn command(text: &str) -> Result<Asked, String> {
             Some(Command::Upgrade(Some(binary(path)?)))
         }
         ["show", ..] => Show::parse(&words)?.map(Command::Show),
-        ["set" | "get" | "enable" | "disable", ..] => Change::parse(&words)?.map(Command::Change),
+        ["set" | "get" | "enable" | "disable" | "shutdown", ..] => {
+            Change::parse(&words)?.map(Command::Change)
+        }
         [] => return Err("an empty command".to_owned()),
         _ => None,
     };

@@ -1,15 +1,13 @@
-//! What a running relay says about itself: as data, and as text with the first things first.
+//! What a running relay says about itself: as data here, as text in `text`.
 
-use std::fmt::Write as _;
-use std::time::Duration;
+mod text;
 
 use serde::Serialize;
 
 use crate::backend::board::{Admin, Tally};
-use crate::metrics::{CloseReason, Counts, PathBytes, TrafficCounts};
+use crate::metrics::{Counts, TrafficCounts};
 
 use super::Health;
-use super::text::{Table, grouped, limit, percent, size, span};
 
 /// What `fanin status` shows.
 #[derive(Clone, Debug, Serialize)]
@@ -57,7 +55,7 @@ pub enum PhaseName {
 }
 
 impl PhaseName {
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Serving => "serving",
             Self::Draining => "draining: accepting no more, sessions may end",
@@ -96,6 +94,8 @@ pub struct RelayStatus {
     pub host: String,
     pub listeners: Vec<ListenerStatus>,
     pub servers: Vec<ServerStatus>,
+    /// Of each backend, in the order of the configuration.
+    pub queues: Vec<QueueStatus>,
     pub workers: Vec<WorkerStatus>,
 }
 
@@ -121,6 +121,17 @@ pub enum ListenerState {
     Ended,
 }
 
+/// Sessions that wait for a place at a server.
+#[derive(Clone, Debug, Serialize)]
+pub struct QueueStatus {
+    pub backend: String,
+    /// Now, and at most so far.
+    pub waiting: u64,
+    pub waiting_max: u64,
+    /// How many may at one time.
+    pub places: u64,
+}
+
 #[derive(Clone, Debug, Serialize)]
 pub struct ServerStatus {
     pub backend: String,
@@ -138,6 +149,8 @@ pub struct ServerStatus {
     /// How its backend chooses among its servers.
     pub balance: String,
     pub weight: u16,
+    /// How much of its share it gets, in hundredths, while it grows into it after it came back.
+    pub slow_start_percent: Option<u32>,
     pub backup: bool,
     pub maxconn: Option<u64>,
     #[serde(flatten)]
@@ -155,6 +168,11 @@ impl ServerStatus {
 }
 
 impl RelayStatus {
+    /// Where the sessions of a backend wait.
+    pub fn queue(&self, backend: &str) -> Option<&QueueStatus> {
+        self.queues.iter().find(|queue| queue.backend == backend)
+    }
+
     /// The servers of each backend, in the order of the configuration.
     pub fn backends(&self) -> impl Iterator<Item = &[ServerStatus]> {
         self.servers.chunk_by(|one, other| one.backend == other.backend)
@@ -179,230 +197,12 @@ impl Status {
     pub fn is_ready(&self) -> bool {
         self.phase == PhaseName::Serving && self.relay.servers.iter().any(ServerStatus::is_usable)
     }
-
-    /// As text: the answer to "is it well?" on top, then what it does, then with whom.
-    pub fn render(&self) -> String {
-        let mut out = String::new();
-        self.head(&mut out);
-        self.numbers(&mut out);
-        out.push_str(&self.listeners());
-        out.push_str(&self.servers());
-        out.push_str(&self.names());
-        out.push_str(&self.workers());
-        out.push_str(&self.endings());
-        out
-    }
-
-    // Writing to a String cannot fail; hence each `let _`.
-
-    fn head(&self, out: &mut String) {
-        let up = span(Duration::from_secs(self.uptime_seconds));
-        let phase = self.phase.label();
-        let _ = writeln!(out, "fanin {}, pid {}, up {up}, {phase}", self.version, self.pid);
-        let _ = writeln!(out, "relay process  {}, generation {}", self.relay_pid, self.generation);
-        if !self.retiring.is_empty() {
-            let processes: Vec<_> = self.retiring.iter().map(ToString::to_string).collect();
-            let _ = writeln!(out, "retiring       {}", processes.join(", "));
-        }
-        let configuration = &self.configuration;
-        let source = configuration.path.as_deref().unwrap_or("the command line");
-        let _ = writeln!(out, "configuration  {source}, loaded {}", configuration.loaded);
-        if let Some(reload) = &configuration.reload {
-            let outcome = if reload.ok { "" } else { "FAILED, what ran before runs on: " };
-            let _ = writeln!(out, "last reload    {}  {outcome}{}", reload.time, reload.message);
-        }
-        // All workers have the same reason, as they run on the same kernel.
-        let mut whys: Vec<&str> =
-            self.relay.workers.iter().filter_map(|worker| worker.engine_why.as_deref()).collect();
-        whys.dedup();
-        for why in whys {
-            let _ = writeln!(out, "engine         {why}");
-        }
-    }
-
-    fn numbers(&self, out: &mut String) {
-        let total = &self.total;
-        let _ = writeln!(
-            out,
-            "sessions       {} now, {} so far",
-            grouped(total.sessions),
-            grouped(total.sessions_total)
-        );
-        let (up, down) = (total.engine.bytes_to_backend, total.engine.bytes_to_client);
-        let both = total.engine.bytes();
-        let _ = writeln!(
-            out,
-            "bytes          {} copied, {} spliced",
-            share(both.copied, both),
-            share(both.spliced, both)
-        );
-        for (direction, bytes) in [("to servers", up), ("to clients", down)] {
-            let _ = writeln!(
-                out,
-                "  {direction}   {}: {} copied, {} spliced",
-                size(bytes.total()),
-                share(bytes.copied, bytes),
-                share(bytes.spliced, bytes)
-            );
-        }
-        let engine = &total.engine;
-        let _ = writeln!(
-            out,
-            "pipes          {} used of {} open; {} times none was free",
-            grouped(engine.pipes_used),
-            grouped(engine.pipes_open),
-            grouped(engine.pipes_missed)
-        );
-        let _ = writeln!(
-            out,
-            "connects       {} attempts, {} failed, {} retries, {} to another server",
-            grouped(total.connect_attempts),
-            grouped(total.connect_failures),
-            grouped(total.retries),
-            grouped(total.redispatches)
-        );
-        self.troubles(out);
-    }
-
-    /// What should be zero, where it is not.
-    fn troubles(&self, out: &mut String) {
-        let total = &self.total;
-        let troubles = [
-            (total.refused, "connections refused, because there was no place for them"),
-            (total.source_limited, "connections denied, because their source is at its limit"),
-            (total.denied, "connections denied, because of the address that they came from"),
-            (total.accept_failures, "times accepting failed for want of descriptors or memory"),
-            (total.listeners_paused, "listeners paused now, counted in each worker"),
-            (total.port_conflicts, "source ports that another program had"),
-            (total.engine.pipes_small, "pipes given up, because the kernel made them too small"),
-            (total.engine.buffers_missed, "times no copy buffer was free"),
-            (total.engine.bytes_discarded, "bytes discarded, because who they were for had gone"),
-            (total.engine.completions_stale, "completions that came for sessions long gone"),
-            (total.engine.queue_overflows, "times the completion queue overflowed"),
-            (self.log_lines_dropped, "log lines dropped, because nobody read them in time"),
-            (total.records_dropped, "sessions without a log line, because the log was behind"),
-        ];
-        for (count, what) in troubles.into_iter().filter(|(count, _)| *count > 0) {
-            let _ = writeln!(out, "note           {} {what}", grouped(count));
-        }
-    }
-
-    fn listeners(&self) -> String {
-        let mut table =
-            Table::new(&["LISTENER", "ADDRESS", "BACKEND", "STATE", ">SESSIONS", ">MAX"]);
-        for listener in &self.relay.listeners {
-            let state = match listener.state {
-                ListenerState::Accepting => "accepting",
-                ListenerState::Paused => "paused",
-                ListenerState::Ended => "ended",
-            };
-            table.row([
-                listener.name.clone(),
-                listener.addresses.join(" "),
-                listener.backend.clone(),
-                state.to_owned(),
-                grouped(listener.sessions),
-                limit(listener.maxconn),
-            ]);
-        }
-        table.render()
-    }
-
-    fn servers(&self) -> String {
-        let mut table = Table::new(&[
-            "BACKEND",
-            "SERVER",
-            "ADDRESS",
-            "STATE",
-            ">SESSIONS",
-            ">MAX",
-            ">TOTAL",
-            ">FAILED",
-            ">SENT",
-            ">RECEIVED",
-        ]);
-        for server in &self.relay.servers {
-            table.row([
-                server.backend.clone(),
-                server.name.clone(),
-                server.address.clone(),
-                server.state.clone(),
-                grouped(server.tally.sessions),
-                limit(server.maxconn),
-                grouped(server.tally.sessions_total),
-                grouped(server.tally.connect_failures),
-                size(server.tally.bytes_to_server),
-                size(server.tally.bytes_from_server),
-            ]);
-        }
-        table.render()
-    }
-
-    fn names(&self) -> String {
-        let mut table = Table::new(&["NAME", "ADDRESSES", ">ASKED", ">NEXT", "LAST ANSWER"]);
-        for name in &self.names {
-            let ago = |seconds| format!("{} ago", span(Duration::from_secs(seconds)));
-            table.row([
-                name.name.clone(),
-                if name.addresses.is_empty() { "-".to_owned() } else { name.addresses.join(" ") },
-                name.asked_seconds_ago.map_or_else(|| "-".to_owned(), ago),
-                format!("in {}", span(Duration::from_secs(name.next_in_seconds))),
-                name.failure.clone().unwrap_or_else(|| "good".to_owned()),
-            ]);
-        }
-        table.render()
-    }
-
-    fn workers(&self) -> String {
-        let mut table = Table::new(&[
-            ">WORKER",
-            "ENGINE",
-            ">CPU",
-            ">SESSIONS",
-            ">ACCEPTED",
-            ">COPIED",
-            ">SPLICED",
-            ">PIPES",
-        ]);
-        for worker in &self.relay.workers {
-            let (counts, bytes) = (&worker.counts, worker.counts.engine.bytes());
-            table.row([
-                worker.index.to_string(),
-                worker.engine.clone(),
-                worker.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string()),
-                grouped(counts.sessions),
-                grouped(counts.accepted),
-                size(bytes.copied),
-                size(bytes.spliced),
-                format!("{}/{}", counts.engine.pipes_used, counts.engine.pipes_open),
-            ]);
-        }
-        table.render()
-    }
-
-    /// How sessions ended; reasons that did not occur are left out.
-    fn endings(&self) -> String {
-        let sum: u64 = self.total.ended.iter().sum();
-        let mut table = Table::new(&["ENDED", ">SESSIONS", ">SHARE"]);
-        for reason in CloseReason::ALL {
-            let count = self.total.ended[reason.index()];
-            if count > 0 {
-                table.row([reason.label().to_owned(), grouped(count), percent(count, sum)]);
-            }
-        }
-        table.render()
-    }
-}
-
-/// `12.3 GiB (40.1 %)`
-fn share(part: u64, whole: PathBytes) -> String {
-    format!("{} ({})", size(part), percent(part, whole.total()))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::metrics::EngineCounts;
+    use crate::metrics::{CloseReason, EngineCounts, PathBytes};
 
     pub(in crate::control) fn relay_status() -> RelayStatus {
         let counts = |accepted| Counts {
@@ -449,6 +249,7 @@ pub(super) mod tests {
                 admin: Admin::Ready,
                 balance: "roundrobin".to_owned(),
                 weight: 1,
+                slow_start_percent: None,
                 backup: false,
                 maxconn: Some(10_000),
                 tally: Tally {
@@ -463,6 +264,12 @@ pub(super) mod tests {
                     bytes_from_server: 1023,
                     ..Tally::default()
                 },
+            }],
+            queues: vec![QueueStatus {
+                backend: "intake".to_owned(),
+                waiting: 5,
+                waiting_max: 1_005,
+                places: 4096,
             }],
             workers: vec![worker(0, 1_000_000), worker(1, 234_567)],
         }
@@ -520,6 +327,7 @@ bytes          3.0 KiB (0.0 %) copied, 6.0 MiB (99.9 %) spliced
   to clients   1.0 KiB: 1.0 KiB (100.0 %) copied, 0 B (0.0 %) spliced
 pipes          2 used of 8 open; 0 times none was free
 connects       0 attempts, 0 failed, 0 retries, 0 to another server
+queue          intake: 5 wait for a server, 1,005 at most so far, of 4,096
 
 LISTENER  ADDRESS       BACKEND  STATE      SESSIONS  MAX
 agents    0.0.0.0:3834  intake   accepting        34    -

@@ -33,7 +33,7 @@ impl Scene {
 
     /// The line of a session that ended at `now`.
     pub(super) fn line(&self, record: &SessionRecord, now: SystemTime) -> String {
-        let SessionRecord { listener, client, server, report } = record;
+        let SessionRecord { listener, client, server, queued, report } = record;
         let unknown = ("-".to_owned(), "-".to_owned(), 0, 0);
         let (frontend, backend, in_frontend, in_backend) =
             self.listeners.get(usize::from(listener.0)).unwrap_or(&unknown);
@@ -43,13 +43,14 @@ impl Scene {
             Some(server) => server.name().to_owned(),
             None => format!("{backend}/<NOSRV>"),
         };
-        // A phase that was never reached is -1; sessions wait in the kernel's queue, not in ours.
-        let waited = if report.attempts > 0 { "0" } else { "-1" };
+        // A phase that was never reached is -1.
+        let reached = report.attempts > 0 || !queued.time.is_zero();
+        let waited = if reached { queued.time.as_millis().to_string() } else { "-1".to_owned() };
         let connect = report
             .connect_time
             .map_or_else(|| "-1".to_owned(), |time| time.as_millis().to_string());
         format!(
-            "{}:{} [{time}] {frontend} {server_name} {waited}/{connect}/{} {} {} {}/{}/{in_backend}/{}/{} 0/0",
+            "{}:{} [{time}] {frontend} {server_name} {waited}/{connect}/{} {} {} {}/{}/{in_backend}/{}/{} 0/{}",
             client.ip().to_canonical(),
             client.port(),
             report.total_time.as_millis(),
@@ -60,6 +61,7 @@ impl Scene {
             in_frontend + 1,
             server.as_ref().map_or(0, |server| server.sessions()),
             report.attempts.saturating_sub(1),
+            queued.behind,
         )
     }
 }
@@ -75,9 +77,14 @@ pub(super) const fn code(reason: CloseReason) -> &'static str {
         CloseReason::ServerIdle => "sD",
         CloseReason::ConnectTimeout => "sC",
         CloseReason::ConnectRefused | CloseReason::ConnectFailed | CloseReason::NoServer => "SC",
+        CloseReason::QueueTimeout | CloseReason::QueueFull => "sQ",
         CloseReason::NoPort | CloseReason::NoResources => "RC",
         CloseReason::BadGreeting | CloseReason::GreetingTimeout | CloseReason::SourceLimit => "PR",
-        CloseReason::Drained | CloseReason::Stopped => "KD",
+        CloseReason::ServerDown => "DD",
+        CloseReason::Rebalanced
+        | CloseReason::ShutDown
+        | CloseReason::Drained
+        | CloseReason::Stopped => "KD",
     }
 }
 
@@ -89,7 +96,7 @@ mod tests {
     use super::*;
     use crate::backend::board::Board;
     use crate::control::status::tests::relay_status;
-    use crate::metrics::Report;
+    use crate::metrics::{Queued, Report};
     use crate::op::ListenerId;
 
     #[test]
@@ -101,6 +108,7 @@ mod tests {
             listener: ListenerId(0),
             client: "10.0.1.2:33313".parse().unwrap(),
             server: Some(Arc::new(Board::new("intake/a".to_owned()))),
+            queued: Queued { time: Duration::from_millis(17), behind: 2 },
             report: Report {
                 reason: CloseReason::Completed,
                 bytes: [4096, 212],
@@ -119,8 +127,9 @@ mod tests {
         assert!(time.ends_with(".443]") && time.len() == "00:00:00.443]".len(), "{line}");
         let sessions: u64 = relay.workers.iter().map(|worker| worker.counts.sessions).sum();
         let counts = format!("{}/{}/{}/0/3", sessions + 1, relay.listeners[0].sessions + 1, 34);
-        assert_eq!(fields[2..], ["agents", "intake/a", "0/3/5007", "212", "--", &counts, "0/0"]);
+        assert_eq!(fields[2..], ["agents", "intake/a", "17/3/5007", "212", "--", &counts, "0/2"]);
         record.server = None;
+        record.queued = Queued::default();
         record.report.reason = CloseReason::NoServer;
         record.report.attempts = 0;
         record.report.connect_time = None;

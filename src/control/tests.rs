@@ -6,8 +6,9 @@ use std::sync::mpsc as notes;
 use std::thread;
 
 use super::*;
-use crate::backend::board::Admin;
+use crate::backend::board::Board;
 use crate::config::{Log, Overrides};
+use crate::metrics::CloseReason;
 
 /// A directory of its own, removed at the end.
 pub(super) struct Scratch(PathBuf);
@@ -57,6 +58,7 @@ enum Told {
 /// Ends its one worker when it is told to stop, and on draining if `prompt`.
 struct Fake {
     notes: notes::Sender<Told>,
+    board: Arc<Board>,
     exits: notes::Sender<WorkerExit>,
     exited: notes::Receiver<WorkerExit>,
     prompt: bool,
@@ -85,15 +87,13 @@ impl Relay for Fake {
         Ok(Applied::Now(format!("1 server: {server}")))
     }
 
-    fn connect_failures(&self, _: usize, _: usize) -> u64 {
-        0
+    fn board(&self, _: usize, _: usize) -> &Arc<Board> {
+        &self.board
     }
 
-    fn judge(&self, _: usize, _: usize, _: bool) {}
+    fn expel(&self, _: usize, _: usize, _: CloseReason) {}
 
-    fn administer(&self, _: usize, _: usize, _: Admin) {}
-
-    fn reweigh(&self, _: usize, _: usize, _: Option<u16>) {}
+    fn shed(&self, _: usize, _: usize, _: u32) {}
 
     fn doors(&self) -> Vec<usize> {
         vec![0]
@@ -161,7 +161,8 @@ impl Fixture {
             parent: Parent { process: 4711, generation: 3, watched: false, link: None },
             records: Vec::new(),
         };
-        let fake = Fake { notes: note, exits: exits.clone(), exited, prompt };
+        let board = Arc::new(Board::new("default/server".to_owned()));
+        let fake = Fake { notes: note, board, exits: exits.clone(), exited, prompt };
         let (orders, heard) = mpsc::channel(16);
         let (tell, reports) = mpsc::unbounded_channel();
         let ended = thread::spawn(move || {
@@ -356,7 +357,7 @@ fn the_status_is_the_relays_and_the_processs_together() {
 
 #[test]
 fn ended_sessions_are_logged_up_to_the_last_one() {
-    use crate::metrics::{CloseReason, Report};
+    use crate::metrics::{Queued, Report};
     use crate::op::ListenerId;
 
     let scratch = Scratch::new("records");
@@ -373,6 +374,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         listener: ListenerId(0),
         client: "192.0.2.9:4".parse().expect("an address"),
         server: None,
+        queued: Queued::default(),
         report: Report {
             reason: CloseReason::NoServer,
             bytes: [0; 2],
@@ -394,7 +396,8 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         records: vec![records],
     };
     let (note, _told) = notes::channel();
-    let fake = Fake { notes: note, exits, exited, prompt: true };
+    let board = Arc::new(Board::new("default/server".to_owned()));
+    let fake = Fake { notes: note, board, exits, exited, prompt: true };
     // The worker has ended before the loop began: only the last look at the rings can find this.
     fake.end();
     let control = Control::new().expect("a runtime");

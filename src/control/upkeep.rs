@@ -1,6 +1,8 @@
 //! What the loop does about servers while no session asks for them: names that move, checks that fail.
 
 use crate::handover::Report;
+use crate::metrics::CloseReason;
+use crate::sys::process;
 
 use super::lookups::Heard;
 use super::prober::{self, Change, Verdict};
@@ -28,13 +30,32 @@ impl<R: Relay> Loop<R> {
         }
     }
 
+    /// What is done about servers from time to time.
+    pub(super) fn mind_servers(&mut self) {
+        self.lookups.on_tick(&self.config, &self.relay);
+        let addresses = self.lookups.names.addresses(&self.config);
+        self.rebalance.on_tick(&self.config, &addresses, &self.relay);
+    }
+
+    /// Weights that were set meanwhile give way to a file that was read anew; who is out of service
+    /// stays so.
+    pub(super) fn weigh_as_written(&self) {
+        for (backend, of) in self.config.backends.iter().enumerate() {
+            for server in 0..of.servers.len() {
+                self.relay.board(backend, server).reweigh(None);
+            }
+        }
+    }
+
     /// Has the servers checked where they are now.
     pub(super) fn check_servers(&mut self) {
         let addresses = self.lookups.names.addresses(&self.config);
         self.prober.attend(&self.config, &addresses);
         // Boards outlive a reload; a server that is no longer checked is not down.
         for place @ (backend, server) in prober::places(&self.config) {
-            self.relay.judge(backend, server, self.prober.is_up(&self.config, place));
+            self.relay
+                .board(backend, server)
+                .judge(self.prober.is_up(&self.config, place), process::monotonic_micros());
         }
     }
 
@@ -43,10 +64,17 @@ impl<R: Relay> Loop<R> {
         let (backend, server) = verdict.place;
         let of = &self.config.backends[backend];
         let name = format!("{}/{}", of.name, of.servers[server].name);
-        self.relay.judge(backend, server, change == Change::Up);
+        self.relay.board(backend, server).judge(change == Change::Up, process::monotonic_micros());
         match change {
             Change::Up => self.log.info(format_args!("server {name} is up")),
-            Change::Down(why) => self.log.warn(format_args!("server {name} is down: {why}")),
+            Change::Down(why) => {
+                let ends = of.ends_on_down;
+                let how = if ends { "; its sessions are ended" } else { "" };
+                self.log.warn(format_args!("server {name} is down: {why}{how}"));
+                if ends {
+                    self.relay.expel(backend, server, CloseReason::ServerDown);
+                }
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
@@ -47,7 +48,17 @@ pub struct SessionRecord {
     pub listener: ListenerId,
     pub client: SocketAddr,
     pub server: Option<Arc<Board>>,
+    pub queued: Queued,
     pub report: Report,
+}
+
+/// How a session waited for a place at a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// All its waits together; zero is not at all.
+    pub time: Duration,
+    /// How many were before it when it last began to wait.
+    pub behind: u32,
 }
 
 /// Declares the counts once: as a worker writes them, and as they are read.

@@ -39,8 +39,13 @@ pub enum CloseReason {
     ConnectFailed,
     /// No source port towards the server was free.
     NoPort,
-    /// No server could take the session: none has a weight, or all are at their maxconn.
+    /// No server could take the session: none has a weight or an address, or all are full and nobody
+    /// may wait.
     NoServer,
+    /// All servers were full, and no place came free within `queue`.
+    QueueTimeout,
+    /// All servers were full, and as many sessions waited already as may.
+    QueueFull,
     /// We lacked something for the server's socket: descriptors or memory.
     NoResources,
     /// The client did not begin with a PROXY header although it must.
@@ -49,6 +54,12 @@ pub enum CloseReason {
     GreetingTimeout,
     /// The source that the PROXY header names is at one of its limits.
     SourceLimit,
+    /// Checks found its server down, and `on_down` wants its sessions ended.
+    ServerDown,
+    /// It was at rest, and its server has moved (`on_move`) or more than its share (`rebalance`).
+    Rebalanced,
+    /// An administrator ended it.
+    ShutDown,
     /// The drain's deadline passed.
     Drained,
     /// The relay was told to end at once.
@@ -57,7 +68,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in index order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 26] = [
         Self::Completed,
         Self::ClientReset,
         Self::ServerReset,
@@ -73,10 +84,15 @@ impl CloseReason {
         Self::ConnectFailed,
         Self::NoPort,
         Self::NoServer,
+        Self::QueueTimeout,
+        Self::QueueFull,
         Self::NoResources,
         Self::BadGreeting,
         Self::GreetingTimeout,
         Self::SourceLimit,
+        Self::ServerDown,
+        Self::Rebalanced,
+        Self::ShutDown,
         Self::Drained,
         Self::Stopped,
     ];
@@ -107,10 +123,15 @@ impl CloseReason {
             Self::ConnectFailed => "connect_failed",
             Self::NoPort => "no_port",
             Self::NoServer => "no_server",
+            Self::QueueTimeout => "queue_timeout",
+            Self::QueueFull => "queue_full",
             Self::NoResources => "no_resources",
             Self::BadGreeting => "bad_greeting",
             Self::GreetingTimeout => "greeting_timeout",
             Self::SourceLimit => "source_limit",
+            Self::ServerDown => "server_down",
+            Self::Rebalanced => "rebalanced",
+            Self::ShutDown => "shut_down",
             Self::Drained => "drained",
             Self::Stopped => "stopped",
         }

@@ -88,6 +88,11 @@ impl FlowState {
         self.pushing
     }
 
+    /// Whether there are bytes that the sink has not taken.
+    pub(super) const fn holds(&self) -> bool {
+        self.held > 0
+    }
+
     /// Whether the source has ended its stream and all of it was passed on or thrown away.
     pub(super) const fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Ended)

@@ -116,6 +116,8 @@ pub struct Session {
     flows: [FlowState; 2],
     /// When a byte last moved.
     active: Time,
+    /// Where bytes were delivered last.
+    delivered: Option<Flow>,
     opened: Time,
     connected: Option<Time>,
     /// The first direction whose sink closed, if one has.
@@ -150,6 +152,7 @@ impl Session {
             reason: None,
             flows: Flow::ALL.map(FlowState::new),
             active: now,
+            delivered: None,
             opened: now,
             connected: None,
             cut: None,
@@ -317,6 +320,23 @@ impl Session {
         matches!(self.phase, Phase::Connecting { .. })
     }
 
+    /// Since when nothing is under way: nobody has ended, nothing is held, and what was delivered last,
+    /// if anything was, went to the client. Where one side asks and the other answers, as agents and
+    /// servers do, that is the time between an answer and the next request.
+    pub fn rests_since(&self) -> Option<Time> {
+        let still = |flow: &FlowState| flow.stage() == Stage::Open && !flow.holds();
+        let rests = self.phase == Phase::Relaying
+            && self.cut.is_none()
+            && self.delivered != Some(Flow::ToBackend)
+            && self.flows.iter().all(still);
+        rests.then_some(self.active)
+    }
+
+    /// Whether it is connected to its server, and not ending.
+    pub fn is_relaying(&self) -> bool {
+        self.phase == Phase::Relaying
+    }
+
     /// Whether the end has begun.
     pub const fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing { .. })
@@ -422,6 +442,7 @@ impl Session {
             Outcome::Moved(bytes) => {
                 state.on_pushed(bytes);
                 self.active = now;
+                self.delivered = Some(flow);
                 self.acknowledged[flow.sink().index()] = None;
             }
             // The sink closed in order and then answered our bytes with a reset: tcp_reset() turns

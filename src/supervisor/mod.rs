@@ -24,7 +24,7 @@ use nix::unistd::Pid;
 
 pub use error::StartError;
 
-use crate::backend::board::Admin;
+use crate::backend::board::Board;
 use crate::config::{Config, EngineChoice, Origin, Overrides, Pin, SyslogTarget};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Logger, Names, Parent, RECORDS_MAX, Relay,
@@ -32,7 +32,7 @@ use crate::control::{
 };
 use crate::engine::{EngineLimits, uring};
 use crate::handover::{self, FORMAT, Report, Shared, ToRelay};
-use crate::metrics::{Counters, SessionRecord};
+use crate::metrics::{CloseReason, Counters, SessionRecord};
 use crate::sys::{process, socket};
 use crate::worker::admission::Quota;
 use crate::worker::plan::Plan;
@@ -344,20 +344,22 @@ impl Relay for Supervisor {
         self.doors.iter().map(|door| door.listener).collect()
     }
 
-    fn connect_failures(&self, backend: usize, server: usize) -> u64 {
-        self.plan.backends[backend].members[server].board.connect_failures()
+    fn board(&self, backend: usize, server: usize) -> &Arc<Board> {
+        &self.plan.backends[backend].members[server].board
     }
 
-    fn judge(&self, backend: usize, server: usize, up: bool) {
-        self.plan.backends[backend].members[server].board.judge(up);
+    fn expel(&self, backend: usize, server: usize, reason: CloseReason) {
+        let server = self.board(backend, server);
+        self.tell(|_| Command::Expel { server: Arc::clone(server), reason });
     }
 
-    fn administer(&self, backend: usize, server: usize, admin: Admin) {
-        self.plan.backends[backend].members[server].board.administer(admin);
-    }
-
-    fn reweigh(&self, backend: usize, server: usize, weight: Option<u16>) {
-        self.plan.backends[backend].members[server].board.reweigh(weight);
+    fn shed(&self, backend: usize, server: usize, sessions: u32) {
+        let server = self.board(backend, server);
+        let workers = u32::from(self.budget.workers);
+        for (thread, index) in self.threads.iter().zip(0..) {
+            let sessions = (sessions + workers - 1 - index) / workers;
+            thread.tell(Command::Shed { server: Arc::clone(server), sessions });
+        }
     }
 
     fn is_turning(&mut self) -> bool {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::backend::Member;
-use crate::backend::board::Board;
+use crate::backend::board::{Board, Room};
 use crate::config::{self, Config, Listener, Networks, PerSource, Server};
 use crate::control::Addresses;
 use crate::metrics::Traffic;
@@ -14,6 +14,7 @@ use crate::session::SessionLimits;
 use crate::sys::socket;
 use crate::worker::admission::Quota;
 use crate::worker::plan::{Backend, Plan, Route, Source};
+use crate::worker::queue::Queue;
 use crate::worker::rules::{AddressSet, Rules};
 use crate::worker::sources::{SourceLimits, SourceRate, Sources};
 
@@ -28,6 +29,8 @@ const SOURCES_MIN: usize = 1 << 17;
 pub(super) struct Registry {
     boards: HashMap<(String, String, String), Arc<Board>>,
     quotas: Vec<Arc<Quota>>,
+    /// By the backend's name.
+    queues: HashMap<String, Arc<Queue>>,
     /// By the listener's name.
     traffic: HashMap<String, Arc<Traffic>>,
     /// Made when a listener first has limits for its sources, and then kept.
@@ -59,12 +62,16 @@ impl Registry {
                 .servers
                 .iter()
                 .enumerate()
-                .map(|(place, server)| {
-                    self.member(&backend.name, server, addresses.of(number, place))
-                })
+                .map(|(place, server)| self.member(backend, server, addresses.of(number, place)))
                 .collect();
-            let algorithm = backend.balance;
-            backends.push(Backend { members, algorithm, redispatch: backend.redispatch, source });
+            backends.push(Backend {
+                members,
+                algorithm: backend.balance,
+                redispatch: backend.redispatch,
+                queue: self.queue(backend),
+                drain_moved: backend.leaves_on_move,
+                source,
+            });
         }
         let mut routes = Vec::new();
         for (number, listener) in config.listeners.iter().enumerate() {
@@ -92,19 +99,35 @@ impl Registry {
         Ok(Plan { routes, backends })
     }
 
-    fn member(&mut self, backend: &str, server: &Server, addresses: &[SocketAddr]) -> Member {
-        let name = || Arc::new(Board::new(format!("{backend}/{}", server.name)));
-        let board = self.boards.entry(identity(backend, server)).or_insert_with(name);
-        // A weight that was set meanwhile gives way to the file; that a server is out of service stays.
-        board.reweigh(None);
+    fn member(
+        &mut self,
+        backend: &config::Backend,
+        server: &Server,
+        addresses: &[SocketAddr],
+    ) -> Member {
+        let name = || Arc::new(Board::new(format!("{}/{}", backend.name, server.name)));
+        let board = self.boards.entry(identity(&backend.name, server)).or_insert_with(name);
         Member {
             board: Arc::clone(board),
             addresses: addresses.to_vec(),
             weight: server.weight,
             backup: server.backup,
-            maxconn: server.maxconn,
+            room: Room { sessions: server.maxconn, connecting: backend.connecting_max },
+            slow_start: backend.slow_start,
             introduce: server.send_proxy,
         }
+    }
+
+    /// Where sessions of a backend wait. Another patience or size begins with a queue of its own; who
+    /// waits in the one before goes on by its rules.
+    fn queue(&mut self, backend: &config::Backend) -> Arc<Queue> {
+        let config::Queue { patience, places } = backend.queue;
+        let queue = self.queues.entry(backend.name.clone());
+        let queue = queue.or_insert_with(|| Arc::new(Queue::new(patience, places)));
+        if queue.patience != patience || queue.places.limit() != places {
+            *queue = Arc::new(Queue::new(patience, places));
+        }
+        Arc::clone(queue)
     }
 
     /// What a listener asks of those who come.

@@ -1,10 +1,13 @@
 //! What the relay says about itself.
 
 use crate::backend::Member;
-use crate::backend::board::Admin;
-use crate::config::Server;
-use crate::control::{ListenerState, ListenerStatus, RelayStatus, ServerStatus, WorkerStatus};
-use crate::worker::plan::Route;
+use crate::backend::board::{Admin, RAMP_FULL};
+use crate::config::{self, Server};
+use crate::control::{
+    ListenerState, ListenerStatus, QueueStatus, RelayStatus, ServerStatus, WorkerStatus,
+};
+use crate::sys::process;
+use crate::worker::plan::{self, Route};
 
 use super::Supervisor;
 use super::thread::Thread;
@@ -18,6 +21,7 @@ impl Supervisor {
             host: self.host.name.clone(),
             listeners: (0..self.config.listeners.len()).map(|n| self.listener(n)).collect(),
             servers: self.servers(),
+            queues: self.queues(),
             workers: self.threads.iter().map(|thread| self.worker(thread)).collect(),
         }
     }
@@ -62,6 +66,7 @@ impl Supervisor {
                     admin: member.board.admin(),
                     balance: backend.balance.to_string(),
                     weight: member.board.weight(server.weight),
+                    slow_start_percent: slow_start_percent(member),
                     backup: server.backup,
                     maxconn: server.maxconn.map(u64::from),
                     tally: member.board.read(),
@@ -69,6 +74,17 @@ impl Supervisor {
             }
         }
         statuses
+    }
+
+    fn queues(&self) -> Vec<QueueStatus> {
+        let backends = self.config.backends.iter().zip(&self.plan.backends);
+        let queue = |(backend, planned): (&config::Backend, &plan::Backend)| QueueStatus {
+            backend: backend.name.clone(),
+            waiting: planned.queue.places.taken().into(),
+            waiting_max: planned.queue.most().into(),
+            places: planned.queue.places.limit().into(),
+        };
+        backends.map(queue).collect()
     }
 
     fn worker(&self, thread: &Thread) -> WorkerStatus {
@@ -81,6 +97,11 @@ impl Supervisor {
             counts: thread.counters.read(),
         }
     }
+}
+
+fn slow_start_percent(member: &Member) -> Option<u32> {
+    let part = member.board.ramp(member.slow_start, process::monotonic_micros());
+    (part < RAMP_FULL).then_some(part * 100 / RAMP_FULL)
 }
 
 /// What its configuration and its administrator make of a server. Workers judge its health each for

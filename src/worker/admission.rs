@@ -50,13 +50,15 @@ impl Quota {
         self.taken() < self.limit()
     }
 
-    fn acquire(&self) -> bool {
+    /// Takes a place, if one is free.
+    pub(super) fn acquire(&self) -> bool {
         let limit = self.limit.load(Relaxed);
         let more = |taken: u32| (taken < limit).then_some(taken + 1);
         self.taken.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
-    fn release(&self) {
+    /// Gives a place back.
+    pub(super) fn release(&self) {
         self.taken.fetch_sub(1, Relaxed);
     }
 }

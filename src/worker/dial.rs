@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::backend::ports::{self, Ports};
-use crate::backend::{Call, Choice, backoff};
+use crate::backend::{Call, Choice, ServerId, backoff};
 use crate::engine::Engine;
 use crate::op::{Op, Outcome, SessionKey, Slot};
 use crate::session::greeting;
@@ -166,18 +166,28 @@ impl Lease {
 }
 
 impl<E: Engine> Worker<E> {
-    /// Finds a server for a session that has none.
+    /// Finds a server for a session that has none, behind those who wait for one already.
     pub(super) fn dial(&mut self, key: SessionKey) {
-        let random = self.dialer.random();
-        let Some(relay) = self.sessions.of(key) else { return };
+        if self.waits(key) {
+            return;
+        }
+        let (choice, avoid) = self.choose(key);
+        self.follow(key, choice, avoid);
+    }
+
+    /// Takes a place at a server for a session, if there is one; and which server is to be avoided,
+    /// because it has just failed.
+    pub(super) fn choose(&mut self, key: SessionKey) -> (Option<Choice>, Option<ServerId>) {
+        let lot = self.dialer.random();
+        let Some(relay) = self.sessions.of(key) else { return (None, None) };
         let route = &self.plan.routes[usize::from(relay.listener.0)];
         let backend = &self.plan.backends[route.backend];
-        // Who has just failed is avoided; a session that has paused for it may go there again.
-        let avoid = relay.failed.filter(|_| !std::mem::take(&mut relay.paused));
+        // A session that has paused for it may go there again.
+        let avoid = relay.failed.filter(|_| !relay.paused);
         let call = Call {
             algorithm: backend.algorithm,
             client: relay.client.ip(),
-            lot: random,
+            lot,
             now: self.now.as_micros(),
         };
         let choice = match relay.failed {
@@ -186,10 +196,25 @@ impl<E: Engine> Worker<E> {
             }
             _ => self.backends.choose(route.backend, avoid, &call),
         };
+        (choice, avoid)
+    }
+
+    /// Goes where [`Self::choose`] says.
+    pub(super) fn follow(
+        &mut self,
+        key: SessionKey,
+        choice: Option<Choice>,
+        avoid: Option<ServerId>,
+    ) {
+        let random = self.dialer.random();
+        let Some(relay) = self.sessions.of(key) else { return };
+        let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
+        let may_wait = !self.plan.backends[backend].queue.patience.is_zero();
         match choice {
+            None if may_wait && self.backends.takes_sessions(backend) => self.enqueue(key),
             None => relay.session.abandon(&mut self.ops),
             Some(choice) if avoid == Some(choice.server) => {
-                self.backends.release(choice.server);
+                self.backends.release_unconnected(choice.server);
                 let attempts = u32::from(relay.session.attempts());
                 let pause = backoff::delay(attempts, PAUSE_BASE, PAUSE_MAX, random);
                 relay.session.pause(self.now + pause);
@@ -212,6 +237,7 @@ impl<E: Engine> Worker<E> {
         let source = &self.plan.backends[route.backend].source;
         relay.server = Some(choice.server);
         relay.address = choice.address;
+        relay.paused = false;
         relay.ports_tried = 0;
         relay.addresses_tried = 0;
         relay.dialled = self.now;
@@ -298,7 +324,7 @@ impl<E: Engine> Worker<E> {
         relay.failed = Some(server);
         self.dialer.release(relay.lease.take());
         if ours {
-            self.backends.release(server);
+            self.backends.release_unconnected(server);
         } else {
             self.counters.connect_failures.add(1);
             self.backends.on_connect_failed(server, self.now.as_micros(), random);

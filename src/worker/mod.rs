@@ -5,8 +5,11 @@
 
 pub mod admission;
 mod dial;
+mod ending;
 mod greeting;
+mod leaving;
 pub mod plan;
+pub mod queue;
 mod ramp;
 pub mod rules;
 pub mod sources;
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use crate::backend::board::Board;
 use crate::backend::{Backends, ServerId};
 use crate::engine::Engine;
 use crate::metrics::{Counters, SessionRecord, Traffic, culprit};
@@ -32,21 +36,17 @@ use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
 use admission::{Admission, Quota};
 use dial::{Dialer, Lease};
+use ending::Phase;
 use greeting::AtLimit;
+use leaving::Leaving;
 use plan::Plan;
+use queue::{Queues, Wait};
 use ramp::Ramp;
 use rules::Rules;
 use sources::Ticket;
 use table::Table;
 use timers::Timers;
 
-/// When sessions have been told to end and nothing comes back for this long, the worker gives up on
-/// them: a kernel that does not complete a cancelled operation is a bug, and no reason to hang. It
-/// counts from the last completion, so that a process that was stopped for a while loses nothing.
-const STOP_PATIENCE: Duration = Duration::from_secs(2);
-/// How long connections are still taken after a drain has begun: long enough to empty any queue,
-/// and an end to it where they never stop coming.
-const UNLISTEN_MAX: Duration = Duration::from_secs(1);
 /// Accepted connections that wait in user space for a place; more are refused. They are those that
 /// were on their way up when accepting paused.
 const WAITING_MAX: usize = 1024;
@@ -65,6 +65,10 @@ pub enum Command {
     Replace(Arc<Plan>),
     /// No more connections; sessions may go on for `grace`, then they are reset.
     Drain { grace: Duration },
+    /// Every session of a server ends, for this reason.
+    Expel { server: Arc<Board>, reason: CloseReason },
+    /// So many sessions of a server leave it when they are at rest.
+    Shed { server: Arc<Board>, sessions: u32 },
     /// Everything ends now.
     Stop,
     /// Somebody wants to know whether it turns: it drops this.
@@ -106,6 +110,8 @@ pub struct Worker<E> {
     waiting: VecDeque<Arrival>,
     /// Some listener's clients speak for others.
     greets: bool,
+    queues: Queues,
+    leaving: Leaving,
     backends: Backends,
     dialer: Dialer,
     plan: Arc<Plan>,
@@ -120,25 +126,6 @@ pub struct Worker<E> {
     completions: Vec<Completion>,
     ops: Vec<Op>,
     due: Vec<usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Serving,
-    /// Emptying the listeners' queues one last time, until they are or `enough` has passed; the
-    /// sessions may go on until `until`.
-    Unlistening {
-        enough: Time,
-        until: Time,
-    },
-    /// Sessions may go on until then.
-    Draining {
-        until: Time,
-    },
-    /// Every session has been told to end; if nothing comes back by then the rest is given up.
-    Stopping {
-        until: Time,
-    },
 }
 
 /// An accepted connection that has no session yet.
@@ -168,6 +155,10 @@ struct Relay {
     lease: Option<Lease>,
     /// Where its source is counted.
     ticket: Option<Ticket>,
+    /// For a place at a server.
+    wait: Wait,
+    /// It is to leave its server when it is at rest.
+    leaving: bool,
     /// When the attempt under way began.
     dialled: Time,
     /// Source ports tried for it.
@@ -189,6 +180,8 @@ impl<E: Engine> Worker<E> {
             admission,
             waiting: VecDeque::new(),
             greets: false,
+            queues: Queues::default(),
+            leaving: Leaving::default(),
             backends: Backends::default(),
             dialer: Dialer::new(setup.index, setup.workers, setup.seed),
             plan: setup.plan,
@@ -231,9 +224,11 @@ impl<E: Engine> Worker<E> {
         self.completions = completions;
         if self.catching_up.is_none() {
             self.expire();
+            self.sweep();
         }
         self.advance(unlistening && accepted == 0, silent);
         self.let_in();
+        self.serve_queues();
         for op in self.ops.drain(..) {
             self.engine.submit(op);
         }
@@ -264,7 +259,14 @@ impl<E: Engine> Worker<E> {
             Phase::Unlistening { .. } => Some(self.now),
             Phase::Draining { until } | Phase::Stopping { until } => Some(until),
         };
-        [phase, self.timers.next(), self.admission.next()].into_iter().flatten().min()
+        let next = [
+            phase,
+            self.timers.next(),
+            self.admission.next(),
+            self.queues.next(),
+            self.leaving.next(),
+        ];
+        next.into_iter().flatten().min()
     }
 
     /// Notices that the worker was kept from running, and when it has caught up.
@@ -421,6 +423,8 @@ impl<E: Engine> Worker<E> {
             paused: false,
             lease: None,
             ticket,
+            wait: Wait::default(),
+            leaving: false,
             dialled: self.now,
             ports_tried: 0,
             addresses_tried: 0,
@@ -435,8 +439,12 @@ impl<E: Engine> Worker<E> {
 
     /// The session is over and the engine has forgotten it.
     fn finish(&mut self, key: SessionKey, report: &Report) {
-        let Some(relay) = self.sessions.remove(key) else { return };
+        let Some(mut relay) = self.sessions.remove(key) else { return };
         self.timers.clear(key.index());
+        let queued = relay.wait.end(self.now);
+        if relay.leaving {
+            self.leaving.left();
+        }
         self.dialer.release(relay.lease);
         self.rules(relay.listener).discount(relay.ticket);
         self.note_outage(relay.listener, report.reason);
@@ -455,6 +463,7 @@ impl<E: Engine> Worker<E> {
             listener: relay.listener,
             client: relay.client,
             server,
+            queued,
             report: *report,
         };
         if self.records.push(record).is_err() {
@@ -506,24 +515,15 @@ impl<E: Engine> Worker<E> {
                         self.with(key, |_, _, _, _| Step::Continue);
                     }
                 }
-                Ok(Command::Drain { grace }) if self.phase == Phase::Serving => {
-                    let enough = self.now + grace.min(UNLISTEN_MAX);
-                    self.phase = Phase::Unlistening { enough, until: self.now + grace };
-                }
-                Ok(Command::Drain { grace }) => self.hurry(self.now + grace),
+                Ok(Command::Drain { grace }) => self.drain(grace),
+                Ok(Command::Expel { server, reason }) => self.expel(&server, reason),
+                Ok(Command::Shed { server, sessions }) => self.shed(&server, sessions),
                 Ok(Command::Pulse(heard)) => drop(heard),
                 Ok(Command::Stop) => self.end_all(CloseReason::Stopped),
                 // A supervisor that is gone cannot ask for anything better.
                 Err(TryRecvError::Disconnected) => return self.end_all(CloseReason::Stopped),
                 Err(TryRecvError::Empty) => return,
             }
-        }
-    }
-
-    /// Has a drain end sooner.
-    fn hurry(&mut self, latest: Time) {
-        if let Phase::Unlistening { until, .. } | Phase::Draining { until } = &mut self.phase {
-            *until = latest.min(*until);
         }
     }
 
@@ -538,46 +538,8 @@ impl<E: Engine> Worker<E> {
         }
         self.backends.replace(&members);
         self.dialer.retain(&self.plan);
-    }
-
-    /// Moves from one phase of the end to the next. `emptied`: the listeners were looked at since the
-    /// drain began, and nobody was there. `silent`: nothing came back in this turn.
-    fn advance(&mut self, emptied: bool, silent: bool) {
-        match self.phase {
-            Phase::Unlistening { enough, until } if emptied || enough <= self.now => {
-                self.unlisten();
-                self.phase = Phase::Draining { until };
-            }
-            Phase::Draining { until } if until <= self.now => self.end_all(CloseReason::Drained),
-            Phase::Stopping { .. } if !silent => {
-                self.phase = Phase::Stopping { until: self.now + STOP_PATIENCE };
-            }
-            _ => {}
-        }
-    }
-
-    fn unlisten(&mut self) {
-        for listener in self.listeners() {
-            self.admission.end(listener);
-            self.engine.unlisten(listener);
-        }
-        for arrival in std::mem::take(&mut self.waiting) {
-            self.refuse(arrival);
-        }
-    }
-
-    fn end_all(&mut self, reason: CloseReason) {
-        if matches!(self.phase, Phase::Stopping { .. }) {
-            return;
-        }
-        self.unlisten();
-        for key in self.sessions.keys() {
-            self.with(key, |relay, _, _, ops| {
-                relay.session.begin_close(reason, ops);
-                Step::Continue
-            });
-        }
-        self.phase = Phase::Stopping { until: self.now + STOP_PATIENCE };
+        self.requeue();
+        self.mark_moved();
     }
 
     fn listeners(&self) -> impl Iterator<Item = ListenerId> + use<E> {

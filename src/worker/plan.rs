@@ -10,6 +10,7 @@ use crate::metrics::Traffic;
 use crate::session::SessionLimits;
 
 use super::admission::Quota;
+use super::queue::Queue;
 use super::rules::Rules;
 
 /// The part of the configuration that sessions live by, names resolved. All workers share one.
@@ -41,6 +42,10 @@ pub struct Backend {
     pub algorithm: Algorithm,
     /// Whether another attempt goes to another server where there is one.
     pub redispatch: bool,
+    /// Where sessions wait while all servers are full.
+    pub queue: Arc<Queue>,
+    /// Whether sessions leave an address that their server no longer has.
+    pub drain_moved: bool,
     pub source: Source,
 }
 

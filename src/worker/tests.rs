@@ -6,11 +6,12 @@ use std::sync::mpsc::{Sender, channel};
 
 use super::*;
 use crate::backend::Member;
-use crate::backend::board::Board;
+use crate::backend::board::{Board, Room};
 use crate::backend::choose::Algorithm;
 use crate::engine::EngineStats;
 use crate::op::{Flow, Outcome, Side};
 use crate::worker::plan::{Backend, Route, Source};
+use crate::worker::queue::Queue;
 use crate::worker::rules::Rules;
 
 const FIRST: ListenerId = ListenerId(0);
@@ -117,6 +118,8 @@ impl Bench {
             members,
             algorithm: Algorithm::default(),
             redispatch: true,
+            queue: Arc::new(Queue::new(Duration::ZERO, 1)),
+            drain_moved: false,
             source: Source::default(),
         };
         Self::with(Plan { routes: routes.into(), backends: vec![backend] })
@@ -216,7 +219,8 @@ fn member(name: &str, last: u8) -> Member {
         addresses: vec![SocketAddr::from(([192, 0, 2, last], 443))],
         weight: 1,
         backup: false,
-        maxconn: None,
+        room: Room::default(),
+        slow_start: Duration::ZERO,
         introduce: None,
     }
 }
@@ -479,7 +483,7 @@ fn a_drain_ends_although_connections_never_stop_coming() {
     while bench.hand().unlistened.is_empty() {
         bench.comes(FIRST);
         bench.later(Duration::from_millis(10));
-        assert!(bench.hand().now.since(start) <= UNLISTEN_MAX + Duration::from_millis(20));
+        assert!(bench.hand().now.since(start) <= ending::UNLISTEN_MAX + Duration::from_millis(20));
     }
 }
 
@@ -500,8 +504,12 @@ fn a_stop_waits_for_an_engine_that_answers_and_not_for_one_that_does_not() {
     bench.tell(Command::Stop);
     bench.turn();
     bench.ends(session, Slot::Pull(Flow::ToClient), Outcome::Cancelled);
-    assert_eq!(bench.later(STOP_PATIENCE * 100), Turn::More, "the process was stopped meanwhile");
-    assert_eq!(bench.later(STOP_PATIENCE - Duration::from_millis(1)), Turn::More);
+    assert_eq!(
+        bench.later(ending::STOP_PATIENCE * 100),
+        Turn::More,
+        "the process was stopped meanwhile"
+    );
+    assert_eq!(bench.later(ending::STOP_PATIENCE - Duration::from_millis(1)), Turn::More);
     assert_eq!(bench.later(Duration::from_millis(1)), Turn::Over);
 }
 

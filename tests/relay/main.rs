@@ -22,6 +22,7 @@ mod checks;
 mod cli;
 mod clients;
 mod connecting;
+mod departures;
 mod doctor;
 mod exhaustion;
 mod haproxy;

@@ -7,7 +7,7 @@
 mod asked;
 mod told;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -15,12 +15,13 @@ use fanin::metrics::SessionRecord;
 use fanin::op::{ListenerId, SessionKey};
 use fanin::session::CloseReason;
 use fanin::worker::plan::Plan;
+use fanin::worker::queue::Queue;
 use fanin::worker::timers::TICK;
 use fanin::worker::{CATCH_UP_MAX, STALL};
 
 use crate::faults::{Seen, Sight};
 use crate::shadow::{LINGER_BYTES_MAX, Shadow, gone, micros, route};
-use crate::workload::{Mail, SECOND};
+use crate::workload::{Mail, SECOND, server_of};
 
 /// As in `worker`: the shortest pause between two attempts at one server.
 const PAUSE_MIN: u64 = SECOND / 8;
@@ -54,6 +55,12 @@ pub(crate) struct Checker {
     ended: Vec<Shadow>,
     /// By listener: brought up, and neither a session nor refused.
     waiting: Vec<u64>,
+    /// By board: how many were to leave.
+    shed: Vec<(usize, u32)>,
+    /// Addresses that a server has had and then lacked.
+    moved: HashSet<SocketAddr>,
+    /// The queues of all plans so far.
+    queues: Vec<Arc<Queue>>,
     draining_until: Option<u64>,
     /// Until then a drain takes connections as long as they come.
     unlisten_by: Option<u64>,
@@ -92,7 +99,7 @@ impl Checker {
         Self {
             worker,
             workers,
-            plan,
+            plan: Arc::clone(&plan),
             plan_before: None,
             replaced_at: 0,
             kept_at: None,
@@ -102,6 +109,9 @@ impl Checker {
             returned: Vec::new(),
             ended: Vec::new(),
             waiting: Vec::new(),
+            shed: Vec::new(),
+            moved: HashSet::new(),
+            queues: plan.backends.iter().map(|backend| Arc::clone(&backend.queue)).collect(),
             draining_until: None,
             unlisten_by: None,
             stopped: false,
@@ -194,6 +204,15 @@ impl Checker {
                 let enough = until.min(self.now + UNLISTEN_MAX);
                 self.unlisten_by.get_or_insert(enough);
             }
+            Mail::Expel(board) => {
+                let keys: Vec<_> = self.sessions.values().map(|shadow| shadow.key).collect();
+                for key in keys {
+                    if self.shadow(key).is_at(board) {
+                        self.set_cause(key, CloseReason::ServerDown);
+                    }
+                }
+            }
+            Mail::Shed(board, sessions) => self.shed.push((board, sessions)),
             Mail::Stop | Mail::Gone => {
                 self.stopped = true;
                 self.stopped_at = self.now;
@@ -217,6 +236,18 @@ impl Checker {
             self.seen.sight(Sight::ReplacedUnderLoad);
         }
         self.replaced_at = self.now;
+        self.queues.extend(plan.backends.iter().map(|backend| Arc::clone(&backend.queue)));
+        let all = || plan.backends.iter().flat_map(|backend| &backend.members);
+        for shadow in self.sessions.values() {
+            let drains = plan.backends[route(&plan, shadow.listener).backend].drain_moved;
+            let Some(address) = shadow.address.filter(|_| drains) else { continue };
+            let mut same = all().filter(|member| {
+                member.addresses.first().is_some_and(|at| server_of(*at) == server_of(address))
+            });
+            if same.any(|member| !member.addresses.contains(&address)) {
+                self.moved.insert(address);
+            }
+        }
         for shadow in self.sessions.values_mut() {
             let members = &plan.backends[route(&plan, shadow.listener).backend].members;
             let there = |address| members.iter().any(|member| member.addresses.contains(&address));
@@ -268,9 +299,10 @@ impl Checker {
         // Timers are a tick late at most, but for a worker that was kept from running.
         let kept = self.kept_at.is_some_and(|kept_at| now <= kept_at + micros(CATCH_UP_MAX));
         let late_max = if kept { NEVER } else { micros(TICK) };
+        let waits_max = self.queues.iter().map(|queue| micros(queue.patience)).max().unwrap_or(0);
         for shadow in self.sessions.values_mut() {
             let limits = route(&self.plan, shadow.listener).limits;
-            shadow.check_progress(now, self.replaced_at, late_max, &limits);
+            shadow.check_progress(now, self.replaced_at, (late_max, waits_max), &limits);
             assert!(
                 !drained || shadow.closing.is_some(),
                 "{:?} goes on after the drain",
@@ -291,6 +323,9 @@ impl Checker {
         let shadow = self.ended.swap_remove(at);
         shadow.check_record(record);
         let reason = record.report.reason;
+        if !record.queued.time.is_zero() && record.report.connect_time.is_some() {
+            self.seen.sight(Sight::WaitedForServer);
+        }
         self.seen.reasons[reason.index()] += 1;
         if reason == CloseReason::Drained {
             self.seen.sight(Sight::DrainedByGrace);

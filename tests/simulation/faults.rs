@@ -89,6 +89,10 @@ kinds! {
         ConnectBlackHole,
         /// A server refuses, or swallows, every connect for a while.
         ServerDown,
+        /// The sessions of a server are told to end.
+        Expel,
+        /// Sessions of a server are told to leave it.
+        Shed,
         /// The peer resets just as an operation on it is tried: at any offset.
         ResetAtOp,
         /// The connection fails (ETIMEDOUT) just as an operation on it is tried.
@@ -182,6 +186,7 @@ kinds! {
         AddressesExhausted,
         /// A connection waited in user space for a place.
         WaitedForPlace,
+        WaitedForServer,
         /// Too many waited: one was refused.
         RefusedWaiting,
         /// A place was used again by a session of a later generation.
@@ -222,6 +227,8 @@ impl Fault {
             Self::AcceptedLate
                 | Self::Replace
                 | Self::Resize
+                | Self::Expel
+                | Self::Shed
                 | Self::Drain
                 | Self::Stop
                 | Self::MailboxGone

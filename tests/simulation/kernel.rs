@@ -14,10 +14,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
+use fanin::backend::board::Board;
 use fanin::engine::{Engine, EngineStats};
 use fanin::op::{
     AcceptedSocket, CloseHow, Completion, ListenerId, Op, Outcome, SessionKey, Side, Slot, Time,
 };
+use fanin::session::CloseReason;
 use fanin::worker::Command;
 use fanin::worker::plan::Plan;
 use nix::errno::Errno;
@@ -54,6 +56,7 @@ pub(crate) struct SimEngine {
     /// Sent since the bell was last heard.
     unheard: Vec<Mail>,
     plans: Vec<Arc<Plan>>,
+    boards: Vec<Arc<Board>>,
     is_calm: bool,
     paused: bool,
     /// Nothing is left to happen.
@@ -111,7 +114,7 @@ impl SimEngine {
     pub(crate) fn new(
         checker: Checker,
         network: Network,
-        plans: Vec<Arc<Plan>>,
+        (plans, boards): (Vec<Arc<Plan>>, Vec<Arc<Board>>),
         mailbox: Sender<Command>,
         mail: Vec<(u64, Mail)>,
         (mut random, mut faults): (Random, Faults),
@@ -134,6 +137,7 @@ impl SimEngine {
             mail: mail.iter().map(|(_, mail)| *mail).collect(),
             unheard: Vec::new(),
             plans,
+            boards,
             is_calm: false,
             paused: false,
             is_stuck: false,
@@ -174,6 +178,13 @@ impl SimEngine {
         let command = match mail {
             Mail::Replace(plan) => Command::Replace(Arc::clone(&self.plans[plan])),
             Mail::Drain { grace } => Command::Drain { grace },
+            Mail::Expel(board) => {
+                let server = Arc::clone(&self.boards[board]);
+                Command::Expel { server, reason: CloseReason::ServerDown }
+            }
+            Mail::Shed(board, sessions) => {
+                Command::Shed { server: Arc::clone(&self.boards[board]), sessions }
+            }
             Mail::Stop => Command::Stop,
             Mail::Gone => {
                 self.mailbox = None;

@@ -4,6 +4,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, mpsc::Sender};
 use std::time::Duration;
 
+use fanin::backend::board::Room;
 use fanin::metrics::{Counters, SessionRecord};
 use fanin::op::ListenerId;
 use fanin::session::CloseReason;
@@ -98,7 +99,7 @@ impl Run {
         let engine = SimEngine::new(
             Checker::new(index, scenario.workers, Arc::clone(&plan)),
             Network::new(index, listeners, scenario.traffic, span),
-            scenario.plans.clone(),
+            (scenario.plans.clone(), scenario.boards.clone()),
             sender,
             mail,
             (dice, faults),
@@ -195,6 +196,12 @@ impl Run {
                 let at = dice.index(scenario.quotas.len() + 1);
                 scenario.all_quotas().skip(at).take(1).for_each(|quota| quota.resize(limit));
             }
+            if self.turns.is_multiple_of(8)
+                && sessions > 0
+                && let Some(mail) = scenario.departure(dice, &mut self.faults)
+            {
+                engine.send(mail);
+            }
             return;
         };
         station.calm_turns += 1;
@@ -258,7 +265,7 @@ impl Run {
             .collect();
         for (board, before) in self.scenario.boards.iter().zip(&before.boards) {
             let same = members.iter().filter(|member| Arc::ptr_eq(&member.board, board));
-            let maxconn = same.map(|member| member.maxconn.unwrap_or(u32::MAX)).max();
+            let maxconn = same.map(|member| member.room.sessions.unwrap_or(u32::MAX)).max();
             let now = board.sessions();
             // A plan that came in this turn may have lowered it after the server was chosen.
             let grown = now > *before && !checkers.iter().any(|checker| checker.just_replaced());
@@ -293,7 +300,12 @@ impl Run {
             boards.iter().map(|board| board.read().bytes_from_server).sum::<u64>(),
             bytes[1]
         );
+        for queue in self.scenario.queues() {
+            assert_eq!(queue.places.taken(), 0, "places to wait in are not given back");
+        }
         for board in boards {
+            let room = Room { connecting: Some(1), ..Room::default() };
+            assert!(board.has_room(room), "{} is being connected to for ever", board.name());
             assert_eq!(board.sessions(), 0, "places at {} were not given back", board.name());
         }
     }

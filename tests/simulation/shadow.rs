@@ -9,11 +9,13 @@ use fanin::session::{CloseReason, SessionLimits};
 use fanin::worker::plan::{Plan, Route};
 use nix::errno::Errno;
 
-use crate::workload::SECOND;
+use crate::workload::{SECOND, server_of};
 
 /// As in `session`: how long and how much a source may send into the void.
 const LINGER: u64 = 2 * SECOND;
 pub(crate) const LINGER_BYTES_MAX: u64 = 1024 * 1024;
+/// As in `worker`: how long a session is at rest before it is told to leave.
+const REST_MIN: u64 = SECOND;
 /// As in `worker`: the longest pause between two attempts at one server.
 const PAUSE_MAX: u64 = 2 * SECOND;
 
@@ -44,6 +46,8 @@ pub(crate) struct Shadow {
     pub(crate) landed: [bool; 6],
     pub(crate) flows: [ShadowFlow; 2],
     pub(crate) dial: Dial,
+    /// Between attempts that are over, at most in a queue.
+    pub(crate) waited: u64,
     pub(crate) attempts: u16,
     /// The attempt under way or made last.
     pub(crate) address: Option<SocketAddr>,
@@ -62,6 +66,8 @@ pub(crate) struct Shadow {
     pub(crate) connected: bool,
     /// When a byte last moved, as far as the worker can know.
     pub(crate) active: u64,
+    /// Where bytes went last.
+    pub(crate) delivered: Option<Flow>,
     /// As in `session`.
     pub(crate) acknowledged: [Option<u64>; 2],
     /// When a peer last took something of what a push was waiting with.
@@ -111,6 +117,7 @@ impl Shadow {
             landed: [false; 6],
             flows: [ShadowFlow::default(); 2],
             dial: Dial::Waiting { since: now },
+            waited: 0,
             attempts: 0,
             address: None,
             source: None,
@@ -122,6 +129,7 @@ impl Shadow {
             at_server: false,
             connected: false,
             active: now,
+            delivered: None,
             acknowledged: [None; 2],
             taken: 0,
             cut: None,
@@ -169,6 +177,20 @@ impl Shadow {
         assert!(!self.is_flying(slot), "{key:?}: a second operation in {slot:?}");
         assert!(!self.close_asked, "{key:?}: {slot:?} after the close");
         self.flying[slot_index(slot)] = true;
+    }
+
+    /// Whether it is established at the server of this board.
+    pub(crate) fn is_at(&self, board: usize) -> bool {
+        self.connected && self.address.is_some_and(|at| usize::from(server_of(at)) == board)
+    }
+
+    /// Whether it has been at rest for so long that it may be told to leave: see `worker/leaving.rs`.
+    pub(crate) fn rests(&self, now: u64) -> bool {
+        let still = |flow: &ShadowFlow| flow.held == 0 && !flow.ended && !flow.cut;
+        self.connected
+            && self.flows.iter().all(still)
+            && self.delivered != Some(Flow::ToBackend)
+            && self.active + REST_MIN <= now
     }
 
     pub(crate) fn is_dying(&self) -> bool {
@@ -237,7 +259,7 @@ impl Shadow {
         &self,
         now: u64,
         replaced_at: u64,
-        late_max: u64,
+        (late_max, waits_max): (u64, u64),
         limits: &SessionLimits,
     ) {
         let key = self.key;
@@ -254,7 +276,8 @@ impl Shadow {
         }
         match self.dial {
             Dial::Waiting { since } => {
-                assert!(now < since + PAUSE_MAX + late_max, "{key:?} was never dialled again");
+                let last = since + PAUSE_MAX + waits_max + late_max;
+                assert!(now < last, "{key:?} was never dialled again");
             }
             Dial::Connecting { last, .. } => {
                 assert!(self.is_flying(Slot::Connect), "{key:?} connects to nobody");

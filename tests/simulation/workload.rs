@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanin::backend::Member;
-use fanin::backend::board::Board;
+use fanin::backend::board::{Board, Room};
 use fanin::backend::choose::Algorithm;
 use fanin::session::SessionLimits;
 use fanin::worker::admission::Quota;
 use fanin::worker::plan::{Backend, Plan, Route, Source};
+use fanin::worker::queue::Queue;
 
 use crate::faults::{Fault, Faults, Random};
 use crate::socket::{Act, Reading, Socket};
@@ -55,6 +56,10 @@ pub(crate) enum Mail {
     Drain {
         grace: Duration,
     },
+    /// The established sessions of the server of this board end.
+    Expel(usize),
+    /// So many sessions of the server of this board leave it at rest.
+    Shed(usize, u32),
     Stop,
     /// It goes away.
     Gone,
@@ -111,6 +116,21 @@ impl Scenario {
     /// The process's, then those of the listeners.
     pub(crate) fn all_quotas(&self) -> impl Iterator<Item = &Quota> {
         std::iter::once(&self.quota).chain(&self.quotas).map(|quota| &**quota)
+    }
+
+    /// The places to wait in, of every plan.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &Queue> {
+        self.plans.iter().flat_map(|plan| &plan.backends).map(|backend| &*backend.queue)
+    }
+
+    /// What is wanted of the sessions of some server.
+    pub(crate) fn departure(&self, random: &mut Random, faults: &mut Faults) -> Option<Mail> {
+        let board = random.index(self.boards.len());
+        if faults.strikes(Fault::Expel, random) {
+            return Some(Mail::Expel(board));
+        }
+        let sessions = u32::try_from(random.below(8)).expect("few");
+        faults.strikes(Fault::Shed, random).then_some(Mail::Shed(board, sessions))
     }
 
     /// The mail of one worker, with the moment of each.
@@ -172,6 +192,8 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
                 members,
                 algorithm: random.pick(&ALGORITHMS),
                 redispatch: random.chance(600_000),
+                queue: Arc::new(queue(random)),
+                drain_moved: random.chance(500_000),
                 source: Source { addresses: addresses.clone(), ports: ports(random, more) },
             }
         })
@@ -191,12 +213,25 @@ fn another(random: &mut Random, before: &Plan, boards: &[Arc<Board>]) -> Plan {
         let servers = random.range(1, half);
         backend.members = (0..servers).map(|n| member(random, boards, first_board + n)).collect();
         backend.redispatch = random.chance(600_000);
+        if random.chance(300_000) {
+            backend.queue = Arc::new(queue(random));
+        }
+        // A name may lose one of its addresses.
+        for member in backend.members.iter_mut().filter(|_| random.chance(300_000)) {
+            member.addresses.truncate(1);
+        }
         if let Some(range) = &backend.source.ports {
             let more = range.end() - range.start();
             backend.source.ports = ports(random, more);
         }
     }
     plan
+}
+
+/// Often none, and usually short of places or of patience.
+fn queue(random: &mut Random) -> Queue {
+    let patience = if random.chance(400_000) { 0 } else { random.spread(10 * SECOND) };
+    Queue::new(Duration::from_micros(patience), places(random, 6))
 }
 
 fn limits(random: &mut Random) -> SessionLimits {
@@ -222,7 +257,11 @@ fn member(random: &mut Random, boards: &[Arc<Board>], n: u64) -> Member {
         addresses,
         weight: random.pick(&[1, 1, 1, 2, 5, 0]),
         backup: random.chance(150_000),
-        maxconn: random.chance(250_000).then(|| places(random, 8)),
+        room: Room {
+            sessions: random.chance(250_000).then(|| places(random, 8)),
+            connecting: random.chance(150_000).then(|| places(random, 3)),
+        },
+        slow_start: Duration::ZERO,
         introduce: None,
     }
 }

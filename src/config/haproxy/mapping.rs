@@ -16,7 +16,7 @@ use super::report::{NoteKind, Report};
 use super::resolvers;
 use super::sections::{Kind, Mode, Proxy, Sections, Set, Settings, Wait};
 use super::server::ServerLine;
-use super::source;
+use super::unison;
 
 /// How long the agents written in Go keep an idle connection.
 const AGENTS_KEEP: Duration = Duration::from_secs(90);
@@ -188,10 +188,15 @@ impl Mapping {
             self.mapped(set, format!("[backend.{}] source", proxy.name.value));
             backend.source = set.value.clone();
         }
-        match source::of_servers(proxy) {
-            Ok(source) => backend.source = source.unwrap_or(backend.source),
-            Err(name) => self.faults.push(source::differs(name)),
+        let sources = unison::of_servers(proxy, |options| &options.source);
+        if let Some(source) = self.unison("source", sources) {
+            backend.source = source;
         }
+        self.queue(proxy, &mut backend);
+        let slow_starts = unison::of_servers(proxy, |options| &options.slow_start);
+        backend.slow_start = self.unison("slowstart", slow_starts).unwrap_or_default();
+        let ends = unison::of_servers(proxy, |options| &options.ends_on_down);
+        backend.ends_on_down = self.unison("on-marked-down", ends).unwrap_or_default();
         for server in &proxy.servers {
             let server = self.server(index, backend.servers.len(), server, settings);
             backend.servers.push(server);
@@ -205,6 +210,27 @@ impl Mapping {
             );
         }
         self.backends.push(backend);
+    }
+
+    /// What all servers of a backend say, or a fault.
+    fn unison<T>(&mut self, option: &str, said: Result<Option<T>, &Set<String>>) -> Option<T> {
+        said.map_err(|name| self.faults.push(unison::differs(name, option))).ok().flatten()
+    }
+
+    /// Sessions wait for servers at their maxconn as long as `timeout queue` says, else as for a
+    /// connect (manual, 4.2).
+    fn queue(&mut self, proxy: &Proxy, backend: &mut Backend) {
+        let patience = self.timeout(&proxy.settings, Wait::Queue, "queue");
+        backend.queue.patience = patience.unwrap_or(backend.timeouts.connect);
+        let bounds: Option<Vec<u32>> =
+            proxy.servers.iter().map(|server| server.options.queue_max).collect();
+        if let Some(sum) = bounds.map(|bounds| bounds.into_iter().sum::<u32>())
+            && sum > 0
+        {
+            backend.queue.places = sum.min(value::QUEUE_PLACES_MAX);
+            let text = "queue_max: one queue for all servers, as long as theirs together";
+            self.mapped(&proxy.name, text);
+        }
     }
 
     fn timeouts(&mut self, proxy: &Proxy) -> Timeouts {

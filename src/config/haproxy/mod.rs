@@ -21,6 +21,7 @@ mod server;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unison;
 
 use super::error::Fault;
 use super::{Config, Overrides};

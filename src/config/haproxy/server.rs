@@ -35,6 +35,10 @@ pub(super) struct ServerOptions {
     pub(super) fall: Option<u16>,
     pub(super) source: Option<Source>,
     pub(super) send_proxy: Option<ProxyVersion>,
+    pub(super) slow_start: Option<Duration>,
+    /// Sessions that may wait for it.
+    pub(super) queue_max: Option<u32>,
+    pub(super) ends_on_down: Option<bool>,
 }
 
 /// What becomes of an option.
@@ -104,7 +108,16 @@ const OPTIONS: &[(&str, Treatment)] = &[
     ("observe", Ignore(1, UNCHECKED)),
     ("error-limit", Ignore(1, UNCHECKED)),
     ("on-error", Ignore(1, UNCHECKED)),
-    ("on-marked-down", Ignore(1, UNCHECKED)),
+    (
+        "on-marked-down",
+        Take(1, |reader, options, word, value| match value {
+            "shutdown-sessions" => options.ends_on_down = Some(true),
+            _ => {
+                let refusal = Refusal::new("no action", "write shutdown-sessions");
+                reader.refuse_word(word, &refusal);
+            }
+        }),
+    ),
     ("on-marked-up", Ignore(1, UNCHECKED)),
     ("check-send-proxy", Ignore(0, "checks introduce themselves where send-proxy is set")),
     ("check-ssl", Ignore(0, UNCHECKED)),
@@ -134,11 +147,24 @@ const OPTIONS: &[(&str, Treatment)] = &[
     ("init-state", Ignore(1, UNCHECKED)),
     ("enabled", Ignore(0, "that is what it is")),
     ("disabled", Refuse("remove the server's line")),
-    ("slowstart", Ignore(1, "a server that returns takes its whole share at once")),
+    (
+        "slowstart",
+        Take(1, |reader, options, word, value| {
+            let read = super::proxy::time(value).map(|time| time.min(value::DURATION_MAX));
+            options.slow_start = read.map_err(|refusal| reader.refuse_word(word, &refusal)).ok();
+        }),
+    ),
     ("tcp-ut", Ignore(1, "the idle timeouts find peers that are gone")),
     ("tfo", Ignore(0, "the first bytes go out as the connect completes")),
     ("no-tfo", Ignore(0, "that is what it is")),
-    ("maxqueue", Ignore(1, "a server at its maxconn is passed over")),
+    (
+        "maxqueue",
+        Take(1, |reader, options, word, value| {
+            // 0 is no limit there.
+            let limit: Option<u32> = reader.bounded(word, value, 0..=value::QUEUE_PLACES_MAX);
+            options.queue_max = limit.filter(|&limit| limit > 0);
+        }),
+    ),
     ("minconn", Refuse("remove it: maxconn alone limits a server")),
     ("cookie", Refuse("remove it: sessions are not tied to servers")),
     ("track", Refuse("remove it, or give the server checks of its own")),

@@ -1,11 +1,10 @@
 //! `source`: where connections to the servers come from (configuration manual, sections 4.2 and 5.2).
 
-use crate::config::error::Fault;
 use crate::config::value::{self, Refusal};
 use crate::config::{Source, SourcePorts};
 
 use super::lexer::Line;
-use super::sections::{Proxy, Reader, Set};
+use super::sections::Reader;
 
 const HELP: &str = "write source ADDRESS, such as: source 192.0.2.10";
 
@@ -48,26 +47,6 @@ pub(super) fn source(text: &str) -> Result<Source, Refusal> {
         address => vec![value::source_address(address, &[])?],
     };
     Ok(Source { addresses, ports })
-}
-
-/// The one source of all servers of a proxy, where they have one of their own.
-///
-/// # Errors
-/// The name of the first server that has another.
-pub(super) fn of_servers(proxy: &Proxy) -> Result<Option<Source>, &Set<String>> {
-    let mut sources = proxy.servers.iter().map(|server| (&server.name, &server.options.source));
-    let Some((_, first)) = sources.next() else { return Ok(None) };
-    match sources.find(|(_, other)| *other != first) {
-        None => Ok(first.clone()),
-        Some((name, _)) => Err(name),
-    }
-}
-
-/// What is wrong with it.
-pub(super) fn differs(name: &Set<String>) -> Fault {
-    Fault::new("servers of one backend are connected to from different addresses")
-        .at(name.span.clone(), "this one has another `source` than the first")
-        .help("give it a backend and a listener of its own, or write `source ADDRESS` once, in the backend")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{ConfigError, Network, Networks, ServerAddress};
+use crate::config::{ConfigError, Network, Networks, Queue, ServerAddress};
 use crate::op::ProxyVersion;
 
 const WORKING: &str = include_str!("../../../tests/fixtures/working-haproxy.cfg");
@@ -271,8 +271,10 @@ const WRONG: &[(&str, &[&str])] = &[
     (" use_backend x if { src 10.0.0.1 }", &["a listener has one backend"]),
     (" stick-table type ip size 1m", &["per_source"]),
     (" source 192.0.2.10 usesrc clientip", &["more than an address", "the routes choose"]),
+    (" server t 192.0.2.2:80 slowstart 5s", &["differ in `slowstart`"]),
+    (" server t 192.0.2.2:80 on-marked-down sleep", &["no action", "shutdown-sessions"]),
     (" source eth0", &["not an address", "addresses of this host"]),
-    (" server t 192.0.2.2:80 source 192.0.2.10", &["from different addresses"]),
+    (" server t 192.0.2.2:80 source 192.0.2.10", &["differ in `source`", "default-server source"]),
     (" server t 192.0.2.2:80 usesrc client", &["own addresses cannot be taken"]),
     (" http-request deny", &["HTTP passes through unchanged"]),
     (" tcp-request content reject", &["tcp-request connection"]),
@@ -311,6 +313,26 @@ fn what_cannot_be_taken_over_is_refused_with_place_and_remedy() {
         }
         assert_eq!(message.matches("error:").count(), 1, "{lines}:\n{message}");
     }
+}
+
+#[test]
+fn a_queue_a_slow_start_and_the_end_of_sessions_are_taken_over() {
+    let lines = "listen a
+ bind :3834
+ timeout connect 4s
+ default-server slowstart 30s on-marked-down shutdown-sessions maxconn 10 maxqueue 50
+ server s 192.0.2.1:443
+ server t 192.0.2.2:443
+";
+    let backend = |lines: &str| good(lines).0.backends.remove(0);
+    let taken = backend(lines);
+    assert_eq!(taken.queue.patience, Duration::from_secs(4), "as long as for a connect");
+    assert_eq!(taken.queue.places, 100);
+    assert_eq!((taken.slow_start, taken.ends_on_down), (Duration::from_secs(30), true));
+    let queue = backend(&lines.replace(" timeout connect 4s", " timeout queue 70s")).queue;
+    assert_eq!(queue.patience, Duration::from_secs(70));
+    let queue = backend(&lines.replace(" maxqueue 50", "")).queue;
+    assert_eq!(queue.places, Queue::default().places);
 }
 
 #[test]

@@ -9,9 +9,9 @@ use crate::config::check::Place;
 use crate::config::error::Fault;
 use crate::config::file::{BackendTable, ServerTable, SourceTable};
 use crate::config::value;
-use crate::config::{Backend, Check, Server, Source, SourcePorts, Timeouts, WEIGHT_DEFAULT};
+use crate::config::{Backend, Check, Queue, Server, Source, SourcePorts, Timeouts, WEIGHT_DEFAULT};
 
-use super::{Reader, boolean, integer, list, maxconn, text_of};
+use super::{Reader, boolean, integer, list, maxconn, text_of, word_or};
 
 /// Servers of one backend: each has counters in every worker.
 const SERVERS_MAX: usize = 4096;
@@ -48,9 +48,56 @@ impl Reader {
                 defaults.redispatch,
                 boolean,
             ),
+            queue: self.queue(table),
+            connecting_max: self.take(
+                "connecting_max",
+                table.connecting_max.as_ref(),
+                None,
+                |written| word_or(written, "off", 1, value::MAXCONN_MAX),
+            ),
+            slow_start: self.take(
+                "slow_start",
+                table.slow_start.as_ref(),
+                defaults.slow_start,
+                text_of(value::timeout_or_off),
+            ),
+            ends_on_down: self.take(
+                "on_down",
+                table.on_down.as_ref(),
+                defaults.ends_on_down,
+                text_of(|word| value::choice(word, value::ON_DOWN)),
+            ),
+            leaves_on_move: self.take(
+                "on_move",
+                table.on_move.as_ref(),
+                defaults.leaves_on_move,
+                text_of(|word| value::choice(word, value::ON_MOVE)),
+            ),
+            rebalance: self.take(
+                "rebalance",
+                table.rebalance.as_ref(),
+                defaults.rebalance,
+                boolean,
+            ),
             source: table.source.as_ref().map(|source| self.source(source)).unwrap_or_default(),
             servers: self.servers(index, name, table),
             name: defaults.name,
+        }
+    }
+
+    fn queue(&mut self, table: &BackendTable) -> Queue {
+        let defaults = Queue::default();
+        let (patience, places) = (table.queue.as_ref(), table.queue_max.as_ref());
+        Queue {
+            patience: self.take(
+                "queue",
+                patience,
+                defaults.patience,
+                text_of(value::timeout_or_off),
+            ),
+            places: self.take("queue_max", places, defaults.places, |written| {
+                integer(written, 1, value::QUEUE_PLACES_MAX)
+            }),
         }
     }
 

@@ -3,7 +3,9 @@
 use crate::backend::board::Admin;
 use crate::config::Config;
 use crate::config::value::WEIGHT_MAX;
-use crate::control::{Loop, Relay, ServerStatus};
+use crate::control::{Loop, Relay};
+use crate::metrics::CloseReason;
+use crate::sys::process;
 
 /// A command about one server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub struct Change {
 enum What {
     Admin(Admin),
     Weight(Weight),
+    /// Its sessions end.
+    Shutdown,
     /// Nothing: its weight is asked for.
     GetWeight,
 }
@@ -74,6 +78,7 @@ impl Change {
             ["set", "server", server, "weight", weight] | ["set", "weight", server, weight] => {
                 (server, What::Weight(Weight::parse(weight)?))
             }
+            ["shutdown", "sessions", "server", server] => (server, What::Shutdown),
             ["get", "weight", server] => (server, What::GetWeight),
             _ => return Ok(None),
         };
@@ -112,18 +117,21 @@ impl<R: Relay> Loop<R> {
         let name = change.server();
         match change.what {
             What::Admin(admin) => {
-                self.relay.administer(backend, server, admin);
+                self.relay.board(backend, server).administer(admin, process::monotonic_micros());
                 self.log.info(format_args!("server {name} is set to {}", admin.label()));
             }
             What::Weight(weight) => {
                 let weight = weight.of(configured);
-                self.relay.reweigh(backend, server, Some(weight).filter(|&is| is != configured));
+                let set = Some(weight).filter(|&is| is != configured);
+                self.relay.board(backend, server).reweigh(set);
                 self.log.info(format_args!("server {name} has a weight of {weight} now"));
             }
+            What::Shutdown => {
+                self.relay.expel(backend, server, CloseReason::ShutDown);
+                self.log.info(format_args!("the sessions of server {name} are ended"));
+            }
             What::GetWeight => {
-                let servers = &self.status().relay.servers;
-                let is = |of: &&ServerStatus| format!("{}/{}", of.backend, of.name) == name;
-                let weight = servers.iter().find(is).map_or(configured, |server| server.weight);
+                let weight = self.relay.board(backend, server).weight(configured);
                 return format!("{weight} (initial {configured})\n\n");
             }
         }
@@ -159,6 +167,7 @@ mod tests {
         assert_eq!(what("set weight b/s 20"), weight(Weight::Absolute(20)));
         assert_eq!(what("set server b/s weight 50%"), weight(Weight::Share(50)));
         assert_eq!(what("get weight b/s"), Ok(Some(What::GetWeight)));
+        assert_eq!(what("shutdown sessions server b/s"), Ok(Some(What::Shutdown)));
         assert_eq!(what("set maxconn global 5"), Ok(None));
         for (line, says) in [
             ("set server b/s state asleep", "ready, drain, maint"),

@@ -187,7 +187,7 @@ fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
     }
     row.sets(&[
         ("smax", server.tally.sessions_max),
-        ("weight", server.weight.into()),
+        ("weight", effective(server).into()),
         ("uweight", server.weight.into()),
         ("act", u64::from(!server.backup)),
         ("bck", u64::from(server.backup)),
@@ -196,6 +196,9 @@ fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
         ("srid", 0),
     ]);
     row.text("status", &status(server));
+    if let Some(percent) = server.slow_start_percent {
+        row.set("throttle", percent.into());
+    }
     if let Some(health) = &server.check {
         row.sets(&[
             ("chkfail", health.failures),
@@ -212,12 +215,19 @@ fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
     row
 }
 
+/// Its weight as it counts now: less while it grows into its share, and never nothing.
+fn effective(server: &ServerStatus) -> u32 {
+    let weight = u32::from(server.weight);
+    server.slow_start_percent.map_or(weight, |percent| (weight * percent).div_ceil(100))
+}
+
 fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
     let name = servers.first().map_or("", |server| server.backend.as_str());
     let mut row = Row::new(name, "BACKEND", BACKEND);
     balanced(&mut row, servers);
     let usable = || servers.iter().filter(|server| server.is_usable());
-    let weight: u64 = usable().map(|server| u64::from(server.weight)).sum();
+    let weight: u64 = usable().map(|server| u64::from(effective(server))).sum();
+    let uweight: u64 = usable().map(|server| u64::from(server.weight)).sum();
     let backups = usable().filter(|server| server.backup).count() as u64;
     // Their default `fullconn` is a tenth of what may come in at one time (manual, 4.2).
     let full = snapshot.status.relay.maxconn.div_ceil(10);
@@ -225,7 +235,7 @@ fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
         ("smax", servers.iter().map(|server| server.tally.sessions_max).max().unwrap_or(0)),
         ("slim", full),
         ("weight", weight),
-        ("uweight", weight),
+        ("uweight", uweight),
         ("act", usable().count() as u64 - backups),
         ("bck", backups),
         ("chkdown", servers.iter().flat_map(|s| &s.check).map(|check| check.downs).sum()),
@@ -233,6 +243,9 @@ fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
         ("downtime", 0),
         ("dreq", 0),
     ]);
+    if let Some(queue) = snapshot.status.relay.queue(name) {
+        row.sets(&[("qcur", queue.waiting), ("qmax", queue.waiting_max)]);
+    }
     row.text("status", if usable().next().is_some() { "UP" } else { "DOWN" });
     row.text("algo", servers.first().map_or("roundrobin", |server| server.balance.as_str()));
     row.rate(snapshot.rates.of(&Subject::Backend(name.to_owned())));

@@ -306,6 +306,11 @@ fn every_state_keeps_the_rules_and_has_a_way_out() {
         CloseReason::BadGreeting,
         CloseReason::GreetingTimeout,
         CloseReason::SourceLimit,
+        CloseReason::QueueTimeout,
+        CloseReason::QueueFull,
+        CloseReason::ServerDown,
+        CloseReason::Rebalanced,
+        CloseReason::ShutDown,
         CloseReason::Drained,
     ];
     for reason in CloseReason::ALL {

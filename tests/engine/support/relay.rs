@@ -10,7 +10,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use fanin::backend::Member;
-use fanin::backend::board::Board;
+use fanin::backend::board::{Board, Room};
 use fanin::backend::choose::Algorithm;
 use fanin::engine::epoll::Epoll;
 use fanin::engine::uring::{self, Uring};
@@ -22,6 +22,7 @@ use fanin::sys::process::{self, Bell};
 use fanin::sys::socket;
 use fanin::worker::admission::Quota;
 use fanin::worker::plan::{Backend, Plan, Route, Source};
+use fanin::worker::queue::Queue;
 use fanin::worker::{Command, Setup, Worker};
 
 use super::oracle::Total;
@@ -103,7 +104,8 @@ impl Options {
             addresses: vec![address],
             weight: 1,
             backup: false,
-            maxconn: None,
+            room: Room::default(),
+            slow_start: Duration::ZERO,
             introduce: None,
         };
         Plan {
@@ -115,6 +117,8 @@ impl Options {
                 rules: Arc::default(),
             }],
             backends: vec![Backend {
+                queue: Arc::new(Queue::new(Duration::ZERO, 1)),
+                drain_moved: false,
                 members: self.servers.iter().enumerate().map(member).collect(),
                 algorithm: Algorithm::default(),
                 redispatch: true,

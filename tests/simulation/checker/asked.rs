@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use fanin::backend::ports;
+use fanin::backend::board::Room;
+use fanin::backend::{Member, ports};
 use fanin::op::{CloseHow, Flow, Op, SessionKey, Side, Slot};
 use fanin::session::{CloseReason, SessionLimits};
 use fanin::worker::plan::Plan;
@@ -73,9 +74,10 @@ impl Checker {
             assert_eq!(shadow.address, Some(to), "{key:?}: another port, another server");
             return;
         }
-        let Dial::Waiting { .. } = shadow.dial else {
+        let Dial::Waiting { since } = shadow.dial else {
             panic!("{key:?}: a connect while {:?}", shadow.dial)
         };
+        shadow.waited += now - since;
         let first = now + micros(least.unwrap_or_default());
         let last = now + micros(most.unwrap_or_default());
         shadow.dial = Dial::Connecting { first, last };
@@ -136,7 +138,9 @@ impl Checker {
             assert!(same, "{key:?}: {failed} failed, and without redispatch {to} is tried");
         }
         let another = members.iter().any(|member| {
-            !member.addresses.contains(&failed) && member.weight > 0 && member.maxconn.is_none()
+            !member.addresses.contains(&failed)
+                && member.weight > 0
+                && member.room == Room::default()
         });
         if redispatch && another && replaced_at < since {
             assert!(!same, "{key:?}: {to} is tried again although there is another");
@@ -227,7 +231,8 @@ impl Checker {
         let now = self.now;
         let drained = self.draining_until.is_some_and(|until| until <= now);
         let limits = self.limits(self.shadow_ref(key));
-        let unserved = self.is_unserved(key);
+        let unserved = self.excuses_of_the_unserved(key);
+        let leaves = self.is_to_leave(self.shadow_ref(key));
         let shadow = self.shadow(key);
         if shadow.closing.is_some() {
             return;
@@ -240,8 +245,11 @@ impl Checker {
         if drained {
             shadow.excuses.push(CloseReason::Drained);
         }
-        if matches!(shadow.dial, Dial::Waiting { .. }) && unserved {
-            shadow.excuses.push(shadow.reason_unserved());
+        if matches!(shadow.dial, Dial::Waiting { .. }) {
+            shadow.excuses.extend(unserved);
+        }
+        if leaves && shadow.rests(now) {
+            shadow.excuses.push(CloseReason::Rebalanced);
         }
         assert!(!shadow.excuses.is_empty(), "{key:?} ends for no reason: {shadow:?}");
         shadow.check_truly_overdue(now, &limits);
@@ -251,18 +259,42 @@ impl Checker {
         &self.sessions[&(key.index(), key.generation())]
     }
 
-    /// Whether there may have been no server to take it.
-    pub(super) fn is_unserved(&self, key: SessionKey) -> bool {
+    /// Why it may end that no server has taken it: there was none, or all were full.
+    pub(super) fn excuses_of_the_unserved(&self, key: SessionKey) -> Vec<CloseReason> {
         let shadow = self.shadow_ref(key);
+        let mut excuses = Vec::new();
         let plans = [self.plan_before.as_ref(), Some(&self.plan)];
-        plans.into_iter().flatten().any(|plan| {
+        for plan in plans.into_iter().flatten() {
             let backend = &plan.backends[route(plan, shadow.listener).backend];
             let only = shadow.failed.filter(|_| !backend.redispatch).map(|(address, _)| address);
-            !backend.members.iter().any(|member| {
-                let may = only.map_or(member.weight > 0, |only| member.addresses.contains(&only));
-                may && member.maxconn.is_none()
-            })
-        })
+            let may = |member: &&Member| {
+                only.map_or(member.weight > 0, |only| member.addresses.contains(&only))
+            };
+            let waits = !backend.queue.patience.is_zero();
+            let mut candidates = backend.members.iter().filter(may);
+            let nobody = !backend.members.iter().any(|member| member.weight > 0);
+            if candidates.all(|member| member.room != Room::default()) && (nobody || !waits) {
+                excuses.push(shadow.reason_unserved());
+            }
+        }
+        // Who waits goes by the rules of the queue in which it began to.
+        let Dial::Waiting { since } = shadow.dial else { return excuses };
+        for queue in self.queues.iter().filter(|queue| !queue.patience.is_zero()) {
+            if since + micros(queue.patience) <= self.now + shadow.waited {
+                excuses.push(CloseReason::QueueTimeout);
+            }
+            if queue.places.limit() <= queue.most() {
+                excuses.push(CloseReason::QueueFull);
+            }
+        }
+        excuses
+    }
+
+    /// Whether it may have been told to leave its server.
+    fn is_to_leave(&self, shadow: &Shadow) -> bool {
+        let shed = |(board, sessions): &(usize, u32)| *sessions > 0 && shadow.is_at(*board);
+        let moved = shadow.address.is_some_and(|address| self.moved.contains(&address));
+        moved || self.shed.iter().any(shed)
     }
 
     pub(super) fn limits(&self, shadow: &Shadow) -> SessionLimits {

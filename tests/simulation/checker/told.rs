@@ -150,6 +150,7 @@ impl Checker {
                 state.pushed += u64::from(bytes.get());
                 state.held -= u64::from(bytes.get());
                 shadow.active = now;
+                shadow.delivered = Some(flow);
                 shadow.acknowledged[flow.sink().index()] = None;
             }
             Outcome::Failed(Errno::EPIPE) => {
@@ -203,14 +204,14 @@ impl Checker {
     /// A session was told of what ends it. It may have given up finding a server a moment ago.
     pub(super) fn set_cause(&mut self, key: SessionKey, cause: CloseReason) {
         let now = self.now;
-        let unserved = self.is_unserved(key);
+        let unserved = self.excuses_of_the_unserved(key);
         let shadow = self.shadow(key);
         if shadow.is_dying() {
             return;
         }
         shadow.cause = Some(cause);
-        if shadow.dial == (Dial::Waiting { since: now }) && unserved {
-            shadow.excuses.push(shadow.reason_unserved());
+        if shadow.dial == (Dial::Waiting { since: now }) {
+            shadow.excuses.extend(unserved);
         }
     }
 

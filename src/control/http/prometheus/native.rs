@@ -1,7 +1,9 @@
 //! Our own names; docs/METRICS.md explains them.
 
 use crate::control::Snapshot;
-use crate::control::status::{ListenerState, ListenerStatus, ServerStatus, WorkerStatus};
+use crate::control::status::{
+    ListenerState, ListenerStatus, QueueStatus, ServerStatus, WorkerStatus,
+};
 use crate::metrics::{CloseReason, Counts};
 
 use super::{Exposition, Family, Labels, counter, gauge, labelled};
@@ -33,6 +35,11 @@ const LISTENER: [Family<ListenerStatus>; 4] = [
     }),
     counter("connections_total", "Connections accepted.", |l| l.traffic.accepted),
     counter("sessions_total", "Sessions begun.", |l| l.traffic.sessions_total),
+];
+
+const QUEUE: [Family<QueueStatus>; 2] = [
+    gauge("queue_sessions", "Sessions that wait for a place at a server.", |q| q.waiting),
+    gauge("queue_sessions_max", "The most that have waited at one time.", |q| q.waiting_max),
 ];
 
 const SERVER: [Family<ServerStatus>; 10] = [
@@ -100,6 +107,8 @@ pub(in crate::control::http) fn native(snapshot: &Snapshot) -> String {
     }
     listeners(&mut out, &relay.listeners);
     servers(&mut out, &relay.servers);
+    let queues = labelled(&relay.queues, |one| vec![("backend", one.backend.as_str())]);
+    out.each("fanin_backend_", &QUEUE, &queues);
     workers(&mut out, &relay.workers);
     out.singles("fanin_", &TOTAL, &status.total);
     out.family("gauge", "fanin_pipes", "Pipes for splicing.");

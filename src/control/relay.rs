@@ -1,0 +1,65 @@
+//! What the loop controls.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::backend::board::Board;
+use crate::config::Config;
+use crate::metrics::CloseReason;
+
+use super::names::Addresses;
+use super::status::RelayStatus;
+
+/// What is controlled. Nothing here may block: signals and the log wait meanwhile.
+pub trait Relay {
+    /// What it does now.
+    fn status(&self) -> RelayStatus;
+
+    /// Goes over to another configuration, whole or not at all: an error says why not, and that
+    /// the one before is still in force.
+    fn apply(&mut self, config: &Config, addresses: &Addresses) -> Result<Applied, String>;
+
+    /// The listener, by its place in the configuration, that each
+    /// [`ListenerId`](crate::op::ListenerId) belongs to.
+    fn doors(&self) -> Vec<usize>;
+
+    /// The public record of a server, by its index and that of its backend.
+    fn board(&self, backend: usize, server: usize) -> &Arc<Board>;
+
+    /// Ends every established session of a server, for this reason.
+    fn expel(&self, backend: usize, server: usize, reason: CloseReason);
+
+    /// So many sessions of a server, and not more, leave it when they are at rest.
+    fn shed(&self, backend: usize, server: usize, sessions: u32);
+
+    /// Whether every worker has turned since this was last asked.
+    fn is_turning(&mut self) -> bool;
+
+    /// Accepts no more; sessions may go on for `grace`.
+    fn drain(&mut self, grace: Duration);
+
+    /// Ends everything at once.
+    fn stop(&mut self);
+
+    /// Workers that have ended since this was last asked. It is asked every the log's tick, since
+    /// they must not say so themselves: waking this thread means writing to a descriptor, and a
+    /// worker's descriptor table is not this thread's.
+    fn ended(&mut self) -> Vec<WorkerExit>;
+}
+
+/// What became of another configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is in force. The text says what that means.
+    Now(String),
+    /// Only another generation can have it, because of this.
+    Needs(&'static str),
+}
+
+/// A worker has ended, as it was told to or because it could not go on.
+#[derive(Debug)]
+pub struct WorkerExit {
+    pub index: u16,
+    pub result: io::Result<()>,
+}
