@@ -5,6 +5,7 @@
 //! execve(2), and read what the numbers mean from a file in memory, itself inherited; the variable
 //! [`VARIABLE`] has its number. Afterwards parent and relay talk over a socket, a JSON object a line.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ pub const VARIABLE: &str = "FANIN_HANDOVER";
 
 /// Changes whenever what is defined here does. A relay process of another format does not start, so
 /// that an upgrade to such a binary is refused, and a restart needed.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 const MEMORY_NAME: &str = "fanin-handover";
 
@@ -33,8 +34,38 @@ pub enum Handover {
     Parent(Box<ToParent>),
 }
 
-/// The last good addresses of each host.
-pub type KnownNames = Vec<(String, Vec<IpAddr>)>;
+/// What was last found of each name.
+pub type KnownNames = Vec<(String, Vec<Location>)>;
+
+/// Where a name leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Location {
+    pub ip: IpAddr,
+    /// What an SRV record says; the name of a host says nothing of it.
+    pub port: Option<u16>,
+}
+
+impl Location {
+    /// With this port, if it has none of its own.
+    pub fn with_port(self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, self.port.unwrap_or(port))
+    }
+}
+
+impl From<IpAddr> for Location {
+    fn from(ip: IpAddr) -> Self {
+        Self { ip, port: None }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
 
 /// One address, and the sockets that share it among them (`SO_REUSEPORT`).
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -181,6 +181,10 @@ pub enum ServerAddress {
         host: String,
         port: u16,
     },
+    /// An SRV record (RFC 2782), looked up like a name: it tells hosts and ports.
+    Service {
+        name: String,
+    },
 }
 
 impl fmt::Display for ServerAddress {
@@ -188,6 +192,7 @@ impl fmt::Display for ServerAddress {
         match self {
             Self::Ip(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Service { name } => name.fmt(f),
         }
     }
 }

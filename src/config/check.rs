@@ -216,6 +216,7 @@ fn leads_to(server: &ServerAddress, bind: SocketAddr) -> bool {
             let (to, at) = (server.ip().to_canonical(), bind.ip().to_canonical());
             server.port() == bind.port() && (to == at || (to.is_loopback() && at.is_unspecified()))
         }
+        ServerAddress::Service { .. } => false,
         ServerAddress::Name { host, port } => {
             *port == bind.port()
                 && host.trim_end_matches('.').eq_ignore_ascii_case("localhost")

@@ -137,12 +137,14 @@ impl Config {
         check::met(self, backend, &ServerAddress::Ip(address)).map(|(_, bind)| bind)
     }
 
-    /// The servers that have a name: the number and the place of each, its host and its port.
+    /// The servers that have a name: the number and the place of each, the name, and the port that goes
+    /// with each address found; 0 where that tells its own.
     pub fn named(&self) -> impl Iterator<Item = (usize, usize, &str, u16)> {
         self.backends.iter().enumerate().flat_map(|(number, backend)| {
             let servers = backend.servers.iter().enumerate();
             servers.filter_map(move |(place, server)| match &server.address {
                 ServerAddress::Name { host, port } => Some((number, place, host.as_str(), *port)),
+                ServerAddress::Service { name } => Some((number, place, name.as_str(), 0)),
                 ServerAddress::Ip(_) => None,
             })
         })

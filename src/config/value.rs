@@ -359,7 +359,16 @@ pub fn bind_address(text: &str) -> Result<SocketAddr, Refusal> {
     Err(Refusal::new(why, EXAMPLES))
 }
 
-/// A server's address: `10.0.0.7:443`, `[2001:db8::7]:443` or `intake.example.com:443`.
+/// Whether a name is that of an SRV record for TCP (RFC 2782): `_service._tcp.domain`.
+pub fn is_service(name: &str) -> bool {
+    let mut labels = name.split('.');
+    labels.next().is_some_and(|label| label.starts_with('_'))
+        && labels.next().is_some_and(|label| label.eq_ignore_ascii_case("_tcp"))
+        && labels.next().is_some()
+}
+
+/// A server's address: `10.0.0.7:443`, `[2001:db8::7]:443`, `intake.example.com:443`, or the name of an
+/// SRV record, `_intake._tcp.example.com`.
 pub fn server_address(text: &str) -> Result<ServerAddress, Refusal> {
     const EXAMPLES: &str = "write HOST:PORT, such as \"intake.example.com:443\"";
     if let Some((scheme, rest)) = text.split_once("://") {
@@ -374,6 +383,14 @@ pub fn server_address(text: &str) -> Result<ServerAddress, Refusal> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         let with_port = SocketAddr::new(ip, 443);
         return Err(Refusal::new("has no port", format!("write IP:PORT, such as \"{with_port}\"")));
+    }
+    let name = text.split(':').next().unwrap_or(text);
+    if is_service(name) && host_name(name) {
+        if name != text {
+            let why = "an SRV record tells the port of each of its hosts";
+            return Err(Refusal::new(why, format!("write \"{name}\"")));
+        }
+        return Ok(ServerAddress::Service { name: name.to_owned() });
     }
     let (host, port) = split_port(text).map_err(|why| {
         let help = if why == NO_PORT && host_name(text) {

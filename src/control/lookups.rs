@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, Dns, Server};
-use crate::handover::KnownNames;
+use crate::handover::{KnownNames, Location};
 
 use super::Relay;
 use super::names::{Change, Names, hosts};
@@ -145,7 +145,7 @@ impl Lookups {
         let (host, outcome) = answer;
         let outcome = elsewhere(config, &host, outcome);
         let change = self.names.hear(&host, &outcome, &config.dns, Instant::now())?;
-        let list = |addresses: &[std::net::IpAddr]| {
+        let list = |addresses: &[Location]| {
             addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
         Some(match change {

@@ -6,13 +6,13 @@
 //! What changes is used for new connections; established ones stay where they are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::config::{Config, Dns, ServerAddress};
-use crate::handover::KnownNames;
+use crate::handover::{KnownNames, Location};
 
 use super::resolver::Outcome;
 use super::status::NameStatus;
@@ -39,7 +39,7 @@ pub struct Names(BTreeMap<String, Name>);
 #[derive(Clone, Debug, Default)]
 struct Name {
     /// The last good answer.
-    addresses: Vec<IpAddr>,
+    addresses: Vec<Location>,
     /// When it was asked for last, and when to ask again; `None` is at once.
     asked: Option<Instant>,
     next: Option<Instant>,
@@ -54,7 +54,7 @@ struct Name {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// Other addresses than before.
-    Moved { from: Vec<IpAddr>, to: Vec<IpAddr> },
+    Moved { from: Vec<Location>, to: Vec<Location> },
     /// The first of failures in a row.
     Failing(String),
     /// It is answered again, as before.
@@ -144,13 +144,14 @@ impl Names {
 
     /// The addresses of every server of a configuration.
     pub fn addresses(&self, config: &Config) -> Addresses {
+        let known = |name: &str, port: u16| -> Vec<SocketAddr> {
+            let known = self.0.get(name).map(|name| name.addresses.as_slice());
+            known.unwrap_or_default().iter().map(|at| at.with_port(port)).collect()
+        };
         let of = |address: &ServerAddress| match address {
             ServerAddress::Ip(address) => vec![*address],
-            ServerAddress::Name { host, port } => {
-                let known = self.0.get(host).map(|name| name.addresses.as_slice());
-                let at = |ip: &IpAddr| SocketAddr::new(*ip, *port);
-                known.unwrap_or_default().iter().map(at).collect()
-            }
+            ServerAddress::Name { host, port } => known(host, *port),
+            ServerAddress::Service { name } => known(name, 0),
         };
         let backends = config.backends.iter();
         Addresses(
@@ -205,10 +206,10 @@ impl Names {
 
 /// The listening address that one of these addresses is, for a server that is called so: a loop
 /// without end.
-pub(super) fn looped(config: &Config, host: &str, addresses: &[IpAddr]) -> Option<SocketAddr> {
+pub(super) fn looped(config: &Config, host: &str, addresses: &[Location]) -> Option<SocketAddr> {
     let mut met = config.named().filter(|(_, _, name, _)| *name == host);
     met.find_map(|(backend, _, _, port)| {
-        addresses.iter().find_map(|ip| config.loop_at(backend, SocketAddr::new(*ip, port)))
+        addresses.iter().find_map(|at| config.loop_at(backend, at.with_port(port)))
     })
 }
 
@@ -220,7 +221,7 @@ pub(super) fn hosts(config: &Config) -> Vec<String> {
 
 /// At most so many of the addresses that were found, in an order that does not depend on the one in
 /// which a name server happens to list them. Of more than that, those in use stay.
-fn choose(before: &[IpAddr], found: &[IpAddr], most: usize) -> Vec<IpAddr> {
+fn choose(before: &[Location], found: &[Location], most: usize) -> Vec<Location> {
     let mut chosen = found.to_vec();
     chosen.sort_unstable_by_key(|address| (!before.contains(address), *address));
     chosen.truncate(most);
@@ -230,6 +231,8 @@ fn choose(before: &[IpAddr], found: &[IpAddr], most: usize) -> Vec<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::config::Overrides;
 
@@ -239,8 +242,8 @@ mod tests {
         Config::from_flags(&listen, &servers, &Overrides::default()).expect("valid")
     }
 
-    fn ips(last: &[u8]) -> Vec<IpAddr> {
-        last.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect()
+    fn ips(last: &[u8]) -> Vec<Location> {
+        last.iter().map(|last| Location::from(IpAddr::from([192, 0, 2, *last]))).collect()
     }
 
     fn found(last: &[u8], ttl: u64) -> Outcome {

@@ -183,6 +183,44 @@ fn aliases_ipv6_alone_and_answers_too_long_for_a_datagram_are_understood() {
     assert_eq!(who(start(&folder, &nameserver, port, "").address()), Some(6));
 }
 
+/// RFC 2782: the hosts of the first priority, by weight, each at its port; the record is followed as a
+/// name is.
+#[test]
+fn the_hosts_and_ports_of_an_srv_record_are_followed() {
+    const SERVICE: &str = "_intake._tcp.example";
+    let (_servers, port) = servers(4);
+    let nameserver = Nameserver::new();
+    for (host, last) in [("two.example", 2), ("three.example", 3), ("four.example", 4)] {
+        nameserver.says(host, at(&[last], 1));
+    }
+    let records = vec![
+        (10, 30, port, "two.example"),
+        (10, 10, port, "three.example"),
+        (20, 10, port, "four.example"),
+        (10, 10, port, "nobody.example"),
+    ];
+    nameserver.says(SERVICE, Answer::Services(records, 1));
+    let folder = Folder::new("names-srv");
+    let file = file(&nameserver, port, "").replace(&format!("{NAME}:{port}"), SERVICE);
+    let file = file.replace("[[listener]]", "[global]\nworkers = 1\n[[listener]]");
+    let mut relay = Relay::start(&["-c", folder.write("f.toml", &file).to_str().unwrap()]);
+    let mut seen: Vec<_> = (0..8).map(|_| who(relay.address()).unwrap()).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 2, 2, 2, 2, 2, 3, 3]);
+    // An answer that lacks a part changes nothing.
+    nameserver.says("three.example", Answer::Silence);
+    nameserver.says("two.example", at(&[5], 1));
+    relay.await_line("its last good addresses stay in use");
+    assert!(matches!(who(relay.address()), Some(2 | 3)));
+    nameserver.says(SERVICE, Answer::Services(vec![(0, 0, port, "four.example")], 1));
+    let line = relay.await_line(&format!("is at 127.0.0.4:{port} now, was at 127.0.0.2:{port}"));
+    assert!(line.contains(SERVICE), "{line}");
+    assert_eq!([(); 3].map(|()| who(relay.address())), [Some(4); 3]);
+    nameserver.says(SERVICE, Answer::Services(vec![(0, 0, port, "")], 1));
+    relay.await_line("has no address to connect to");
+    assert_eq!(who(relay.address()), Some(4), "the last good answer is kept");
+}
+
 #[test]
 fn a_name_that_does_not_exist_is_refused_at_the_start_and_at_a_reload() {
     let (_servers, port) = servers(1);

@@ -8,7 +8,7 @@ use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
     Backend, Check, Config, Control, Global, IDLE_DEFAULT, Listener, Log, LogFormat, Network,
-    Networks, Overrides, Prefer, Server, Stats, Timeouts,
+    Networks, Overrides, Prefer, Server, ServerAddress, Stats, Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -344,10 +344,13 @@ impl Mapping {
             http: settings.httpchk.as_ref().map(|set| set.value.clone()),
         };
         let port = match &line.address.value {
-            crate::config::ServerAddress::Ip(address) => address.port(),
-            crate::config::ServerAddress::Name { port, .. } => *port,
+            ServerAddress::Ip(address) => Some(address.port()),
+            ServerAddress::Name { port, .. } => Some(*port),
+            ServerAddress::Service { .. } => None,
         };
-        if let Some(checked) = options.check_port.filter(|checked| *checked != port) {
+        if let (Some(checked), Some(port)) = (options.check_port, port)
+            && checked != port
+        {
             let text = format!(
                 "a check of port {checked} says nothing of port {port}, which sessions go to: \
                  remove `port {checked}`"

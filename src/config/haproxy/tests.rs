@@ -336,6 +336,22 @@ fn a_queue_a_slow_start_and_the_end_of_sessions_are_taken_over() {
 }
 
 #[test]
+fn a_template_of_an_srv_record_is_one_server() {
+    let (config, _) = good(
+        "listen a
+ bind :3834
+ server-template s 5 _intake._tcp.example.com resolvers r check
+resolvers r
+ nameserver n 192.0.2.53:53
+",
+    );
+    let server = &config.backends[0].servers[0];
+    let name = "_intake._tcp.example.com".to_owned();
+    assert_eq!(server.address, ServerAddress::Service { name });
+    assert_eq!(config.named().count(), 1);
+}
+
+#[test]
 fn an_old_address_behind_the_name_is_taken_and_named() {
     let (config, report) = good("listen a :3834\n server s 192.0.2.1:443\n");
     assert_eq!(config.listeners[0].bind[0].to_string(), "0.0.0.0:3834");

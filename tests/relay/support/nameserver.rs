@@ -12,6 +12,8 @@ pub enum Answer {
     At(Vec<IpAddr>, u32),
     /// Another name for the one that is asked for, and its addresses.
     Alias(&'static str, Vec<IpAddr>),
+    /// An SRV record of each: priority, weight, port, host. For so many seconds.
+    Services(Vec<(u16, u16, u16, &'static str)>, u32),
     /// Too long for a datagram.
     Long(Vec<IpAddr>),
     /// The name is there, and has no address.
@@ -36,6 +38,7 @@ struct Zone {
 const A: u16 = 1;
 const CNAME: u16 = 5;
 const AAAA: u16 = 28;
+const SRV: u16 = 33;
 
 impl Nameserver {
     pub fn new() -> Self {
@@ -97,6 +100,14 @@ impl Nameserver {
             Answer::Long(_) if !whole => truncated = true,
             Answer::Long(ips) => addresses(&mut records, &[0xc0, 12], &ips, kind, 60),
             Answer::At(ips, ttl) => addresses(&mut records, &[0xc0, 12], &ips, kind, ttl),
+            Answer::Services(services, ttl) if kind == SRV => {
+                for (priority, weight, port, host) in services {
+                    let numbers = [priority, weight, port].map(u16::to_be_bytes).concat();
+                    let data = [numbers, labels(host)].concat();
+                    records.push(record(&[0xc0, 12], SRV, ttl, &data));
+                }
+            }
+            Answer::Services(..) => {}
             Answer::Alias(other, ips) => {
                 let other = labels(other);
                 records.push(record(&[0xc0, 12], CNAME, 60, &other));
@@ -127,7 +138,8 @@ fn question(query: &[u8]) -> (String, usize) {
 
 fn labels(name: &str) -> Vec<u8> {
     let label = |label: &str| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat();
-    let mut labels: Vec<u8> = name.split('.').flat_map(label).collect();
+    let parts = name.split('.').filter(|part| !part.is_empty());
+    let mut labels: Vec<u8> = parts.flat_map(label).collect();
     labels.push(0);
     labels
 }
