@@ -1,5 +1,6 @@
 //! HAProxy's CLI on our control socket, with HAProxy beside it.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -78,6 +79,34 @@ fn shapes_agree(theirs: &Path, ours: &Path) {
     for name in names(&says).into_iter().filter(|name| !later.contains(&name.as_str())) {
         assert!(known.contains(&name), "{name} is not theirs: {known:?}");
     }
+    // A field that both have is of the same nature and type in both.
+    let typed = |socket: &Path| -> BTreeMap<(char, String), String> {
+        let stat = cli(socket, "show stat typed");
+        let field = |line: &str| {
+            let (place, rest) = line.split_once(':')?;
+            let (nature, _) = rest.rsplit_once(':')?;
+            Some(((line.chars().next()?, place.split('.').nth(4)?.to_owned()), nature.to_owned()))
+        };
+        stat.lines().filter_map(field).collect()
+    };
+    let (said, says) = (typed(theirs), typed(ours));
+    let both = says.iter().filter(|(field, _)| said.contains_key(field));
+    assert!(both.clone().count() > 60, "{says:?}");
+    for (field, nature) in both {
+        let natures = [nature, &said[field]].map(|nature| nature[..7].to_owned());
+        assert_eq!(natures[0], natures[1], "{field:?}");
+    }
+    let json = |socket: &Path| -> serde_json::Value {
+        let answer = cli(socket, "show stat -1 4 -1 json");
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}:\n{answer}"))
+    };
+    let keys = |value: &serde_json::Value| -> Vec<String> {
+        value.as_object().unwrap().keys().cloned().collect()
+    };
+    let (theirs_json, ours_json) = (json(theirs), json(ours));
+    let (one, other) = (&theirs_json[0][0], &ours_json[0][0]);
+    assert_eq!(keys(one), keys(other));
+    assert_eq!((&one["value"], &one["tags"]), (&other["value"], &other["tags"]));
     let fields = |socket: &Path| -> Vec<String> {
         let state = cli(socket, "show servers state");
         state.lines().nth(1).unwrap().split(' ').map(str::to_owned).collect()

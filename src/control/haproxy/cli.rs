@@ -1,20 +1,16 @@
 //! The commands of HAProxy's CLI (management guide, 9.3) that ask for something.
 
 use crate::backend::board::Admin;
+use crate::config::value;
 use crate::control::Snapshot;
 
-use super::{info, stat};
+use super::info;
+use super::stat::{self, Form, Selection};
 
 /// A command of theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Show {
-    /// Rows of one proxy, kind and server, by number; `None` is all. `kind` is a sum of 1
-    /// (frontends), 2 (backends), 4 (servers).
-    Stat {
-        proxy: Option<u64>,
-        kind: Option<u64>,
-        server: Option<u64>,
-    },
+    Stat(Form, Selection),
     Info,
     /// Of one backend or all.
     ServersState(Option<String>),
@@ -28,21 +24,15 @@ impl Show {
     /// # Errors
     /// What is wrong with it, for the client.
     pub(in crate::control) fn parse(words: &[&str]) -> Result<Option<Self>, String> {
-        let number = |word: Option<&&str>| -> Result<Option<u64>, String> {
-            match word {
-                // "Any", as hatop says it.
-                None | Some(&"-1") => Ok(None),
-                Some(word) => word.parse().map(Some).map_err(|_| {
-                    format!("`show stat` takes three numbers, not \"{}\"", word.escape_debug())
-                }),
-            }
-        };
         Ok(Some(match words {
-            ["show", "stat", rest @ ..] if rest.len() <= 3 => Self::Stat {
-                proxy: number(rest.first())?,
-                kind: number(rest.get(1))?,
-                server: number(rest.get(2))?,
-            },
+            ["show", "stat", rest @ ..] if rest.len() <= 4 => {
+                let (form, rest) = match rest {
+                    [rest @ .., "typed"] => (Form::Typed, rest),
+                    [rest @ .., "json"] => (Form::Json, rest),
+                    rest => (Form::Csv, rest),
+                };
+                Self::Stat(form, selection(rest)?)
+            }
             ["show", "info"] => Self::Info,
             ["show", "servers", "state"] => Self::ServersState(None),
             ["show", "servers", "state", backend] => {
@@ -57,7 +47,7 @@ impl Show {
     /// The answer, which ends with an empty line as every answer of theirs.
     pub(in crate::control) fn answer(&self, snapshot: &Snapshot) -> String {
         let text = match self {
-            Self::Stat { proxy, kind, server } => stat::selected(snapshot, *proxy, *kind, *server),
+            Self::Stat(form, selection) => stat::show(snapshot, *form, *selection),
             Self::Info => info::show(snapshot),
             Self::ServersState(backend) => servers_state(snapshot, backend.as_deref()),
             Self::Version => format!("{}\n", info::VERSION),
@@ -68,6 +58,25 @@ impl Show {
             }
         };
         format!("{text}\n")
+    }
+}
+
+/// `IID TYPE SID`; what is not there, or -1 ("any", as hatop says it), is all.
+fn selection(words: &[&str]) -> Result<Selection, String> {
+    let number = |at: usize| match words.get(at) {
+        None | Some(&"-1") => Ok(None),
+        Some(word) => word.parse().map(Some).map_err(|_| {
+            let word = word.escape_debug();
+            format!("`show stat` takes three numbers, then typed or json, not \"{word}\"")
+        }),
+    };
+    let selection = Selection { proxy: number(0)?, kind: number(1)?, server: number(2)? };
+    match words.get(3) {
+        None => Ok(selection),
+        Some(word) => {
+            let word = word.escape_debug();
+            Err(format!("`show stat` takes three numbers, then typed or json, not \"{word}\""))
+        }
     }
 }
 
@@ -90,7 +99,9 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
             let address = server.resolved.first().map_or("-", String::as_str);
             let (ip, _) = address.rsplit_once(':').unwrap_or((address, ""));
             let (host, port) = server.address.rsplit_once(':').unwrap_or((&server.address, "0"));
-            let is_name = host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[');
+            let is_service = value::is_service(&server.address);
+            let is_name =
+                !is_service && host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[');
             let usable = server.is_usable();
             // Forced maintenance, forced drain, and 0x20: the name has no address yet.
             let admin = match server.admin {
@@ -100,7 +111,7 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                 Admin::Ready => 0,
             };
             out += &format!(
-                "{id} {} {place} {} {} {} {admin} {weight} {weight} {} 1 0 0 0 0 0 0 {} {port} - 0 0 - - 0\n",
+                "{id} {} {place} {} {} {} {admin} {weight} {weight} {} 1 0 0 0 0 0 0 {} {port} {} 0 0 - - 0\n",
                 server.backend,
                 server.name,
                 ip.trim_start_matches('[').trim_end_matches(']'),
@@ -111,6 +122,7 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                 },
                 snapshot.status.uptime_seconds,
                 if is_name { host } else { "-" },
+                if is_service { server.address.as_str() } else { "-" },
                 weight = server.weight,
             );
         }

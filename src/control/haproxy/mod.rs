@@ -4,6 +4,7 @@ mod change;
 mod cli;
 mod info;
 pub(super) mod stat;
+mod typed;
 
 pub use change::Change;
 pub use cli::Show;

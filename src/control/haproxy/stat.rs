@@ -1,4 +1,4 @@
-//! HAProxy's `show stat` and `;csv` (management guide, 9.1), for proxies in TCP mode.
+//! HAProxy's `show stat`, `;csv`, `;json` and `;typed` (management guide, 9.1), for proxies in TCP mode.
 //!
 //! A listener of ours is a frontend there, and our backends and servers are what they are called. A
 //! column that would need something that is not there (HTTP, agents, caches) is empty, as it is there
@@ -14,9 +14,11 @@ use crate::control::status::{ListenerState, ListenerStatus, ServerStatus};
 use crate::control::{Health, Snapshot};
 use crate::metrics::CloseReason;
 
+use super::typed;
+
 /// The static columns, in the order of `ST_I_PX_*` of HAProxy's stats-t.h; `src_ilim` is how 2.x
 /// spells the limit of used connections.
-const COLUMNS: &str = "pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,weight,act,bck,chkfail,chkdown,lastchg,downtime,qlimit,pid,iid,sid,throttle,lbtot,tracked,type,rate,rate_lim,rate_max,check_status,check_code,check_duration,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,hanafail,req_rate,req_rate_max,req_tot,cli_abrt,srv_abrt,comp_in,comp_out,comp_byp,comp_rsp,lastsess,last_chk,last_agt,qtime,ctime,rtime,ttime,agent_status,agent_code,agent_duration,check_desc,agent_desc,check_rise,check_fall,check_health,agent_rise,agent_fall,agent_health,addr,cookie,mode,algo,conn_rate,conn_rate_max,conn_tot,intercepted,dcon,dses,wrew,connect,reuse,cache_lookups,cache_hits,srv_icur,src_ilim,qtime_max,ctime_max,rtime_max,ttime_max,eint,idle_conn_cur,safe_conn_cur,used_conn_cur,need_conn_est,uweight,agg_server_status,agg_server_check_status,agg_check_status,srid,sess_other,h1sess,h2sess,h3sess,req_other,h1req,h2req,h3req,proto,-";
+pub(super) const COLUMNS: &str = "pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,weight,act,bck,chkfail,chkdown,lastchg,downtime,qlimit,pid,iid,sid,throttle,lbtot,tracked,type,rate,rate_lim,rate_max,check_status,check_code,check_duration,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,hanafail,req_rate,req_rate_max,req_tot,cli_abrt,srv_abrt,comp_in,comp_out,comp_byp,comp_rsp,lastsess,last_chk,last_agt,qtime,ctime,rtime,ttime,agent_status,agent_code,agent_duration,check_desc,agent_desc,check_rise,check_fall,check_health,agent_rise,agent_fall,agent_health,addr,cookie,mode,algo,conn_rate,conn_rate_max,conn_tot,intercepted,dcon,dses,wrew,connect,reuse,cache_lookups,cache_hits,srv_icur,src_ilim,qtime_max,ctime_max,rtime_max,ttime_max,eint,idle_conn_cur,safe_conn_cur,used_conn_cur,need_conn_est,uweight,agg_server_status,agg_server_check_status,agg_check_status,srid,sess_other,h1sess,h2sess,h3sess,req_other,h1req,h2req,h3req,proto,-";
 
 const FRONTEND: u8 = 0;
 const BACKEND: u8 = 1;
@@ -27,12 +29,12 @@ static PLACES: LazyLock<HashMap<&str, usize>> =
     LazyLock::new(|| COLUMNS.split(',').zip(0..).collect());
 
 /// One line of the table.
-struct Row {
-    kind: u8,
+pub(super) struct Row {
+    pub(super) kind: u8,
     /// The numbers of its proxy, and of its server there; that is 0 for the proxy itself.
-    proxy: u64,
-    server: u64,
-    cells: Vec<String>,
+    pub(super) proxy: u64,
+    pub(super) server: u64,
+    pub(super) cells: Vec<String>,
 }
 
 impl Row {
@@ -55,7 +57,7 @@ impl Row {
     }
 
     fn text(&mut self, column: &str, value: &str) {
-        self.cells[PLACES[column]] = quoted(value);
+        value.clone_into(&mut self.cells[PLACES[column]]);
     }
 
     fn set(&mut self, column: &str, value: u64) {
@@ -81,27 +83,47 @@ fn quoted(text: &str) -> String {
     text.to_owned()
 }
 
-/// The whole table: the header and a line each, all ending with a comma.
-pub(in crate::control) fn csv(snapshot: &Snapshot) -> String {
-    selected(snapshot, None, None, None)
+/// How the table is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    #[default]
+    Csv,
+    Typed,
+    Json,
 }
 
 /// The rows of one proxy, kind and server, by number; `None` is all.
-pub(super) fn selected(
-    snapshot: &Snapshot,
-    proxy: Option<u64>,
-    kind: Option<u64>,
-    server: Option<u64>,
-) -> String {
-    let wanted = |row: &&Row| {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    pub(super) proxy: Option<u64>,
+    /// A sum of 1 (frontends), 2 (backends), 4 (servers).
+    pub(super) kind: Option<u64>,
+    pub(super) server: Option<u64>,
+}
+
+/// What is selected of the table.
+pub(in crate::control) fn show(snapshot: &Snapshot, form: Form, wanted: Selection) -> String {
+    let is_wanted = |row: &&Row| {
         // Frontends are type 0 and bit 1, backends 1 and 2, servers 2 and 4.
-        proxy.is_none_or(|proxy| proxy == row.proxy)
-            && kind.is_none_or(|kind| kind & (1 << row.kind) != 0)
-            && server.is_none_or(|server| server == row.server)
+        wanted.proxy.is_none_or(|proxy| proxy == row.proxy)
+            && wanted.kind.is_none_or(|kind| kind & (1 << row.kind) != 0)
+            && wanted.server.is_none_or(|server| server == row.server)
     };
+    let rows = rows(snapshot);
+    let rows = rows.iter().filter(is_wanted);
+    match form {
+        Form::Csv => csv(rows),
+        Form::Typed => typed::lines(rows),
+        Form::Json => typed::json(rows),
+    }
+}
+
+/// The header and a line each, all ending with a comma.
+fn csv<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
     let mut out = format!("# {COLUMNS},\n");
-    for row in rows(snapshot).iter().filter(wanted) {
-        out.push_str(&row.cells.join(","));
+    for row in rows {
+        let cells: Vec<_> = row.cells.iter().map(|cell| quoted(cell)).collect();
+        out.push_str(&cells.join(","));
         out.push_str(",\n");
     }
     out
@@ -307,7 +329,7 @@ mod tests {
     /// Telegraf insists on.
     #[test]
     fn columns_stand_where_programs_look_for_them() {
-        let csv = csv(&snapshot());
+        let csv = show(&snapshot(), Form::Csv, Selection::default());
         let header = csv.lines().next().unwrap();
         assert!(header.starts_with("# pxname,svname,") && header.ends_with(",-,"), "{header}");
         let columns: Vec<&str> = header.trim_start_matches("# ").split(',').collect();
@@ -344,7 +366,7 @@ mod tests {
 
     #[test]
     fn rows_come_as_there_with_the_numbers_that_are_ours() {
-        let csv = csv(&snapshot());
+        let csv = show(&snapshot(), Form::Csv, Selection::default());
         let names: Vec<String> = csv
             .lines()
             .skip(1)

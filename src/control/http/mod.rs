@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
 use super::Snapshot;
-use super::haproxy::stat;
+use super::haproxy::stat::{self, Form, Selection};
 use super::socket::ACCEPT_PAUSE;
 
 /// Connections at one time; others wait in the kernel's queue.
@@ -38,7 +38,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const PAGE: &str = include_str!("page.html");
 
 /// What is at which path, for who asks for something else.
-const PATHS: &str = "there is: / (the page), /metrics (/metrics?compat=haproxy), /;csv, /healthz, \
+const PATHS: &str = "there is: / (the page), /metrics (/metrics?compat=haproxy), /;csv, /;json, \
+                     /;typed, /healthz, \
                      /readyz, /api/v1/status, /api/v1/history, /events\n";
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -118,8 +119,15 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the relay is ending\n");
     };
     // HAProxy takes what follows a semicolon for an option of the page, wherever the page is.
-    if path.contains(";csv") || query.contains(";csv") {
-        return with_type(StatusCode::OK, "text/plain; charset=utf-8", stat::csv(&snapshot));
+    for (option, form, kind) in [
+        (";csv", Form::Csv, "text/plain; charset=utf-8"),
+        (";json", Form::Json, "application/json"),
+        (";typed", Form::Typed, "text/plain; charset=utf-8"),
+    ] {
+        if path.contains(option) || query.contains(option) {
+            let table = stat::show(&snapshot, form, Selection::default());
+            return with_type(StatusCode::OK, kind, table);
+        }
     }
     match path {
         "/readyz" if snapshot.status.is_ready() => text(StatusCode::OK, "ready\n"),
