@@ -8,12 +8,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::backend::Backends;
 use crate::backend::board::Board;
 use crate::engine::Engine;
 use crate::op::Time;
 use crate::session::{CloseReason, Step};
 
-use super::Worker;
+use super::{Relay, Worker};
 
 /// How often those who are to leave gently are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -57,14 +58,21 @@ impl Leaving {
     }
 }
 
+impl Relay {
+    /// Whether its place is at the server of this record.
+    fn is_at(&self, server: &Arc<Board>, backends: &Backends) -> bool {
+        let known = self.server.and_then(|id| backends.known(id));
+        known.is_some_and(|known| Arc::ptr_eq(known, server))
+    }
+}
+
 impl<E: Engine> Worker<E> {
     /// Ends every established session of a server. Those that are being connected find out by themselves.
     pub(super) fn expel(&mut self, server: &Arc<Board>, reason: CloseReason) {
         for key in self.sessions.keys() {
             let backends = &self.backends;
             let Some(relay) = self.sessions.of(key) else { continue };
-            let is_there = |id| backends.known(id).is_some_and(|known| Arc::ptr_eq(known, server));
-            if relay.session.is_relaying() && relay.server.is_some_and(is_there) {
+            if relay.session.is_relaying() && relay.is_at(server, backends) {
                 self.with(key, |relay, _, _, ops| {
                     relay.session.begin_close(reason, ops);
                     Step::Continue
@@ -80,8 +88,7 @@ impl<E: Engine> Worker<E> {
         for key in self.sessions.keys() {
             let backends = &self.backends;
             let Some(relay) = self.sessions.of(key) else { continue };
-            let is_there = |id| backends.known(id).is_some_and(|known| Arc::ptr_eq(known, server));
-            if !relay.server.is_some_and(is_there) {
+            if !relay.is_at(server, backends) {
                 continue;
             }
             if wanted == 0 && std::mem::take(&mut relay.leaving) {
