@@ -205,7 +205,11 @@ pub(super) struct ControlTable {
 pub(super) struct LogTable {
     pub(super) format: Option<Value>,
     pub(super) sessions: Option<Value>,
+    pub(super) null: Option<Value>,
+    pub(super) sample: Option<Value>,
+    pub(super) file: Option<Value>,
     pub(super) syslog: Option<Value>,
+    pub(super) syslog_format: Option<Value>,
     pub(super) facility: Option<Value>,
     pub(super) tag: Option<Value>,
 }

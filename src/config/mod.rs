@@ -349,10 +349,16 @@ pub struct Control {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Log {
     pub format: LogFormat,
-    /// Whether each ended session gets a line.
-    pub sessions: bool,
-    /// Who gets the lines of sessions, and a copy of all others.
+    pub sessions: SessionLines,
+    /// Whether a session whose client sent no byte gets one.
+    pub null: bool,
+    /// Of the sessions that ended well, one in so many gets one.
+    pub sample: u32,
+    /// Gets the lines of sessions, and a copy of all others.
+    pub file: Option<PathBuf>,
+    /// So does this.
     pub syslog: Option<SyslogTarget>,
+    pub syslog_form: SyslogForm,
     /// By its number (RFC 3164 section 4.1.1).
     pub facility: u8,
     /// What a line says that it is from.
@@ -363,12 +369,44 @@ impl Default for Log {
     fn default() -> Self {
         Self {
             format: LogFormat::default(),
-            sessions: true,
+            sessions: SessionLines::default(),
+            null: true,
+            sample: 1,
+            file: None,
             syslog: None,
+            syslog_form: SyslogForm::default(),
             facility: FACILITY_DEFAULT,
             tag: "fanin".to_owned(),
         }
     }
+}
+
+/// Which ended sessions get a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionLines {
+    #[default]
+    All,
+    /// Those that did not end well.
+    Failed,
+    None,
+}
+
+impl fmt::Display for SessionLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::All => "true",
+            Self::Failed => "\"failed\"",
+            Self::None => "false",
+        })
+    }
+}
+
+/// What stands before a line to a syslog server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyslogForm {
+    #[default]
+    Rfc3164,
+    Rfc5424,
 }
 
 /// Where a syslog server listens.

@@ -29,6 +29,13 @@ pub(super) fn config(config: &Config) -> String {
     out.table("[log]");
     out.text("format", config.log.format);
     out.key("sessions", config.log.sessions);
+    out.key("null", config.log.null);
+    out.key("sample", config.log.sample);
+    match &config.log.file {
+        Some(path) => out.text("file", path.display()),
+        None => out.text("file", "off"),
+    }
+    out.text("syslog_format", word(config.log.syslog_form, value::SYSLOG_FORMS));
     match &config.log.syslog {
         Some(target) => out.text("syslog", target),
         None => out.text("syslog", "off"),

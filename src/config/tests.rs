@@ -135,7 +135,7 @@ fn everything_written_is_what_is_meant() {
     assert_eq!(intake.servers[1].name, "intake.example.com:443");
     assert!(intake.servers[1].backup);
     assert_eq!(config.log.format, LogFormat::Json);
-    assert!(!config.log.sessions);
+    assert_eq!(config.log.sessions, SessionLines::None);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn what_is_left_out_has_the_documented_defaults() {
     assert_eq!(backend.timeouts.half_closed, Duration::from_secs(30));
     assert_eq!((backend.retries, backend.redispatch), (3, true));
     assert_eq!(backend.servers[0].weight, 1);
-    assert!(config.log.sessions);
+    assert_eq!(config.log.sessions, SessionLines::All);
 }
 
 #[test]

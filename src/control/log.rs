@@ -1,9 +1,9 @@
-//! What happened, a line each, on standard error and to a syslog server.
+//! What happened, a line each, on standard error, in a file and to a syslog server.
 //!
 //! Nobody waits for a reader: lines go through a bounded queue to one thread that writes. When the
 //! queue is full they are dropped and counted, and the count is written once there is room again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
@@ -18,10 +18,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::ends::Ends;
+use super::logfile::LogFile;
 use super::syslog::{Frame, Syslog};
 use super::tcplog::Scene;
-use crate::config::{Log, LogFormat};
-use crate::metrics::SessionRecord;
+use crate::config::{Log, LogFormat, SessionLines};
+use crate::metrics::{CloseReason, Report, SessionRecord};
+use crate::sys::process;
 
 /// Ended sessions that a worker's ring holds until they are taken out. One worker ends some 12,000
 /// a second at most, and the ring is emptied every [`TICK`]: a margin of ten.
@@ -69,7 +71,10 @@ pub struct Logger {
     settings: Log,
     /// Standard error, in life.
     plain: Outlet,
-    syslog: Option<Outlet>,
+    /// Get the lines of sessions in its place, and a copy of all others.
+    others: Vec<Outlet>,
+    /// Sessions that ended well, for the sample.
+    well: Cell<u64>,
     counts: Arc<Dropped>,
     recent: RefCell<VecDeque<Event>>,
 }
@@ -152,16 +157,22 @@ impl Dropped {
 }
 
 impl Logger {
-    /// A logger to standard error, and to the syslog server that the settings name.
+    /// A logger to standard error, and to the file and the syslog server that the settings name.
     pub fn open(settings: Log) -> io::Result<Self> {
         let syslog = settings.syslog.clone().map(Syslog::open).transpose()?;
+        let file = settings.file.clone().map(LogFile::open).transpose()?;
         let mut logger = Self::to(settings, io::stderr())?;
+        // Another file, server, facility or tag comes with another process, not with a reload.
+        let Log { format, facility, ref tag, syslog_form: form, .. } = logger.settings;
+        if let Some(sink) = file {
+            let counts = Arc::clone(&logger.counts);
+            logger.others.push(Outlet::new(Writer { sink, counts, format, frame: None })?);
+        }
         if let Some(sink) = syslog {
             let counts = Arc::clone(&logger.counts);
-            // Another server, facility or tag comes with another process, not with a reload.
-            let Log { format, facility, ref tag, .. } = logger.settings;
-            let frame = Some(Arc::new(Frame { facility, tag: tag.clone() }));
-            logger.syslog = Some(Outlet::new(Writer { sink, counts, format, frame })?);
+            let frame = Frame { form, facility, tag: tag.clone(), host: process::host_name() };
+            let frame = Some(Arc::new(frame));
+            logger.others.push(Outlet::new(Writer { sink, counts, format, frame })?);
         }
         Ok(logger)
     }
@@ -172,7 +183,7 @@ impl Logger {
         let (format, frame) = (settings.format, None);
         let plain = Outlet::new(Writer { sink, counts: Arc::clone(&counts), format, frame })?;
         let recent = RefCell::default();
-        Ok(Self { settings, plain, syslog: None, counts, recent })
+        Ok(Self { settings, plain, others: Vec::new(), well: Cell::new(0), counts, recent })
     }
 
     /// What a reload says about the log.
@@ -180,9 +191,28 @@ impl Logger {
         self.settings = settings;
     }
 
-    /// Whether each ended session gets a line.
-    pub const fn wants_sessions(&self) -> bool {
-        self.settings.sessions
+    /// Whether an ended session gets a line.
+    fn wants(&self, report: &Report) -> bool {
+        let Log { sessions, null, sample, .. } = self.settings;
+        let well = report.reason == CloseReason::Completed;
+        let sent = report.bytes[0] + report.bytes_discarded[0] > 0;
+        if sessions == SessionLines::None || (well && sessions == SessionLines::Failed) {
+            return false;
+        }
+        if !sent && !null {
+            return false;
+        }
+        if !well {
+            return true;
+        }
+        let nth = self.well.get();
+        self.well.set(nth + 1);
+        nth.is_multiple_of(sample.into())
+    }
+
+    /// Where the lines of sessions go.
+    fn of_sessions(&self) -> &[Outlet] {
+        if self.others.is_empty() { std::slice::from_ref(&self.plain) } else { &self.others }
     }
 
     /// Lines dropped since the start.
@@ -194,7 +224,7 @@ impl Logger {
     pub fn event(&self, level: Level, message: impl Display) {
         let now = SystemTime::now();
         let message = message.to_string();
-        for outlet in std::iter::once(&self.plain).chain(&self.syslog) {
+        for outlet in std::iter::once(&self.plain).chain(&self.others) {
             let mut lines = outlet.lines(self.settings.format, now);
             lines.event(level, &message);
             outlet.send(lines);
@@ -233,35 +263,36 @@ impl Logger {
         ends: &mut Ends,
     ) {
         let now = SystemTime::now();
-        let outlet = self.syslog.as_ref().unwrap_or(&self.plain);
-        let mut lines = outlet.lines(self.settings.format, now);
+        let outlets = self.of_sessions();
+        let format = self.settings.format;
+        let mut lines: Vec<_> = outlets.iter().map(|outlet| outlet.lines(format, now)).collect();
         let mut seen: Option<Scene> = None;
         for ring in rings {
             // Those that come in meanwhile are for the next time: this ends.
             for _ in 0..ring.slots() {
                 let Ok(record) = ring.pop() else { break };
-                if self.settings.sessions && self.settings.format == LogFormat::Tcplog {
-                    let scene = seen.get_or_insert_with(&scene);
-                    lines.line(Level::Info, &scene.line(&record, now));
-                } else if self.settings.sessions {
-                    lines.session(&record, listeners);
+                let wanted = self.wants(&record.report);
+                if wanted && format == LogFormat::Tcplog {
+                    let line = seen.get_or_insert_with(&scene).line(&record, now);
+                    lines.iter_mut().for_each(|lines| lines.line(Level::Info, &line));
+                } else if wanted {
+                    lines.iter_mut().for_each(|lines| lines.session(&record, listeners));
                 }
                 ends.note(now, record);
-                if lines.text.len() >= BATCH_BYTES {
-                    let next = outlet.lines(self.settings.format, now);
-                    outlet.send(std::mem::replace(&mut lines, next));
+                for (outlet, lines) in outlets.iter().zip(&mut lines) {
+                    if lines.text.len() >= BATCH_BYTES {
+                        outlet.send(std::mem::replace(lines, outlet.lines(format, now)));
+                    }
                 }
             }
         }
-        outlet.send(lines);
+        outlets.iter().zip(lines).for_each(|(outlet, lines)| outlet.send(lines));
     }
 
     /// Ends the log: waits for the last lines to be written, but not for ever.
     fn flush(&mut self) {
         self.plain.flush();
-        if let Some(syslog) = &mut self.syslog {
-            syslog.flush();
-        }
+        self.others.iter_mut().for_each(Outlet::flush);
     }
 }
 
@@ -596,9 +627,26 @@ mod tests {
     }
 
     #[test]
-    fn session_lines_can_be_switched_off() {
-        let quiet = Log { sessions: false, ..settings(LogFormat::Text) };
-        assert_eq!(written(quiet, vec![record(None)]), "");
+    fn sessions_that_nobody_wants_to_hear_of_get_no_line() {
+        let lines = |settings: Log| {
+            let ended = |reason, sent| {
+                let mut record = record(None);
+                (record.report.reason, record.report.bytes[0]) = (reason, sent);
+                record
+            };
+            let (well, failed) = (CloseReason::Completed, CloseReason::ClientReset);
+            let mut records = vec![ended(failed, 9), ended(failed, 0), ended(well, 0)];
+            records.extend((0..7).map(|_| ended(well, 9)));
+            let text = written(settings, records);
+            let of = |reason: &str| text.matches(reason).count();
+            (of("reason=client_reset"), of("reason=completed"))
+        };
+        let all = || settings(LogFormat::Text);
+        assert_eq!(lines(all()), (2, 8));
+        assert_eq!(lines(Log { sessions: SessionLines::Failed, ..all() }), (2, 0));
+        assert_eq!(lines(Log { sessions: SessionLines::None, ..all() }), (0, 0));
+        assert_eq!(lines(Log { null: false, ..all() }), (1, 7));
+        assert_eq!(lines(Log { sample: 4, ..all() }), (2, 2));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod haproxy;
 mod http;
 mod link;
 mod log;
+mod logfile;
 mod lookups;
 mod names;
 mod observer;

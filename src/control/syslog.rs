@@ -1,5 +1,5 @@
-//! Lines to a syslog server, a datagram each, in the form of RFC 3164: `<PRI>Mon dd HH:MM:SS tag[pid]: `
-//! and the line, as HAProxy sends them (configuration manual, section 8).
+//! Lines to a syslog server, a datagram each, as HAProxy sends them (configuration manual, section 8):
+//! in the form of RFC 3164, `<PRI>Mon dd HH:MM:SS tag[pid]: ` and the line, or in that of RFC 5424.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::SystemTime;
 
-use crate::config::SyslogTarget;
+use crate::config::{SyslogForm, SyslogTarget};
+
+use super::log::rfc3339;
 
 /// The longest line that is sent whole; a server may take no more than 1024 bytes anyway (RFC 3164,
 /// section 4.1), and most take eight times that.
@@ -16,8 +18,11 @@ const LINE_BYTES_MAX: usize = 8192;
 /// What a server is told before each line.
 #[derive(Debug)]
 pub(super) struct Frame {
+    pub(super) form: SyslogForm,
     pub(super) facility: u8,
     pub(super) tag: String,
+    /// The name of this host.
+    pub(super) host: String,
 }
 
 impl Frame {
@@ -28,8 +33,14 @@ impl Frame {
 
     /// What follows that on all lines of one moment.
     pub(super) fn stamp(&self, now: SystemTime) -> String {
-        let time = local(now).strftime("%b %e %H:%M:%S");
-        format!("{time} {}[{}]: ", self.tag, std::process::id())
+        let (tag, process) = (&self.tag, std::process::id());
+        match self.form {
+            SyslogForm::Rfc3164 => {
+                format!("{} {tag}[{process}]: ", local(now).strftime("%b %e %H:%M:%S"))
+            }
+            // Without message identity and structured data (RFC 5424, section 6).
+            SyslogForm::Rfc5424 => format!("1 {} {} {tag} {process} - - ", rfc3339(now), self.host),
+        }
     }
 }
 
@@ -119,14 +130,20 @@ mod tests {
     #[test]
     fn a_prefix_is_that_of_the_rfc() {
         // local0.info is 134.
-        let frame = Frame { facility: 16, tag: "haproxy".to_owned() };
+        let (tag, host) = ("haproxy".to_owned(), "relay-1".to_owned());
+        let mut frame = Frame { form: SyslogForm::Rfc3164, facility: 16, tag, host };
         let prefix = frame.priority(6) + &frame.stamp(SystemTime::UNIX_EPOCH);
         let (before, after) = prefix.split_once("haproxy[").unwrap();
         assert!(
             before.starts_with("<134>") && before.len() == "<134>Jan  1 00:00:00 ".len(),
             "{prefix}"
         );
-        assert_eq!(after, format!("{}]: ", std::process::id()));
+        let process = std::process::id();
+        assert_eq!(after, format!("{process}]: "));
+        frame.form = SyslogForm::Rfc5424;
+        let prefix = frame.priority(6) + &frame.stamp(SystemTime::UNIX_EPOCH);
+        let expected = format!("<134>1 1970-01-01T00:00:00.000Z relay-1 haproxy {process} - - ");
+        assert_eq!(prefix, expected);
     }
 
     #[test]

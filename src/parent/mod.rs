@@ -224,6 +224,7 @@ impl Parent {
                 Ok(Signal::SIGINT) => self.end(true),
                 Ok(Signal::SIGHUP) => self.reload(),
                 Ok(Signal::SIGUSR2) => self.upgrade(None, None),
+                // USR1 is what scripts of logrotate send; log files are made anew without it.
                 _ => {}
             }
         }
@@ -366,8 +367,8 @@ impl Parent {
 /// Blocks the signals that are heard here and everything else that would end the parent in the
 /// middle of something; the mask outlives execve(2), so that none is lost at an upgrade.
 fn signals() -> Result<SignalFd, StartError> {
-    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2};
-    let heard: SigSet = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2].into_iter().collect();
+    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    let heard: SigSet = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2].into_iter().collect();
     heard
         .thread_block()
         .and_then(|()| SignalFd::with_flags(&heard, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))

@@ -68,9 +68,8 @@ impl Host {
             Ok(pages) => Some(pages),
             Err(error) => return Err(cannot("the page limit of pipes")(error)),
         };
-        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Ok(Self {
-            name: name.trim().to_owned(),
+            name: process::host_name(),
             descriptors,
             processors: processors.into_iter().filter_map(|cpu| cpu.try_into().ok()).collect(),
             pipe_pages,

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 pub use error::StartError;
 
 use crate::backend::board::Board;
-use crate::config::{Config, EngineChoice, Origin, Overrides, Pin, SyslogTarget};
+use crate::config::{Config, EngineChoice, Log, Origin, Overrides, Pin};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Logger, Names, Parent, RECORDS_MAX, Relay,
     RelayStatus, WorkerExit,
@@ -448,14 +448,19 @@ fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
         (old.stats != new.stats, "the addresses of the statistics ([stats] bind)"),
         (old.control != new.control, "the control socket ([control] socket)"),
         (old.log.format != new.log.format, "the log's format ([log] format)"),
-        (log_target(old) != log_target(new), "the syslog server ([log] syslog, facility, tag)"),
+        (
+            log_targets(old) != log_targets(new),
+            "where the log goes ([log] file, syslog and its keys)",
+        ),
     ]
     .into_iter()
     .find_map(|(differs, what)| differs.then_some(what))
 }
 
-const fn log_target(config: &Config) -> (&Option<SyslogTarget>, u8, &String) {
-    (&config.log.syslog, config.log.facility, &config.log.tag)
+/// What of the log's settings opens something.
+fn log_targets(config: &Config) -> Log {
+    let Log { file, syslog, syslog_form, facility, tag, .. } = config.log.clone();
+    Log { file, syslog, syslog_form, facility, tag, ..Log::default() }
 }
 
 /// The engine to run, and why that one.

@@ -111,6 +111,45 @@ fn a_socket_of_this_host_gets_lines_too_and_standard_error_those_of_no_session()
     assert!(relay.log().contains("listening on") && !relay.log().contains("reason=completed"));
 }
 
+/// As logrotate does it, with and without the signal of its scripts.
+#[test]
+fn a_log_file_that_is_moved_away_is_made_anew_and_syslog_gets_the_newer_form_beside_it() {
+    let (folder, server, collector) = (Folder::new("logfile"), peers::http(), collector());
+    let path = folder.path("sessions.log");
+    let text = format!(
+        "[log]\nfile = \"{}\"\nsyslog = \"{}\"\nsyslog_format = \"rfc5424\"\n\
+         [[listener]]\nbind = [\"127.0.0.1:0\"]\n[[backend.b.server]]\naddress = \"{}\"\n",
+        path.display(),
+        collector.local_addr().unwrap(),
+        server.address
+    );
+    let mut relay = Relay::start(&["-c", folder.write("f.toml", &text).to_str().unwrap()]);
+    let sessions = |path: &std::path::Path| {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.matches("reason=completed").count()
+    };
+    for round in 1..=3 {
+        let moved = folder.path(&format!("sessions.log.{round}"));
+        run("curl", &["-sS", "--max-time", "20", &format!("http://{}/", relay.address())]);
+        await_that("the session is told of", || sessions(&path) == 1);
+        std::fs::rename(&path, &moved).unwrap();
+        relay.signal("USR1");
+    }
+    assert!(relay.is_running() && !relay.log().contains("reason=completed"));
+    let mut buffer = [0; 2048];
+    let length = collector.recv(&mut buffer).unwrap();
+    let line = String::from_utf8_lossy(&buffer[..length]);
+    // local0.info, version 1, a time of the day in UTC.
+    let (head, rest) = line.split_once(' ').unwrap();
+    let time = rest.split(' ').next().unwrap();
+    assert!(head == "<134>1" && time.ends_with('Z') && rest.contains(" - - "), "{line}");
+    let nowhere = text.replace("sessions.log", "nowhere/sessions.log");
+    let nowhere = folder.write("g.toml", &nowhere);
+    let output = run(BINARY, &["run", "-c", nowhere.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("nowhere/sessions.log"), "{said}");
+}
+
 #[test]
 fn the_place_of_a_syslog_server_is_checked() {
     let folder = Folder::new("syslog-wrong");

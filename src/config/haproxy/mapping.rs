@@ -8,7 +8,7 @@ use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
     Backend, Check, Config, Control, Global, IDLE_DEFAULT, Listener, Log, LogFormat, Network,
-    Networks, Overrides, Prefer, Server, ServerAddress, Stats, Timeouts,
+    Networks, Overrides, Prefer, Server, ServerAddress, SessionLines, Stats, Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -119,6 +119,14 @@ impl Mapping {
         if let Some(set) = &written.tag {
             self.mapped(set, "[log] tag");
             log.tag.clone_from(&set.value);
+        }
+        if let Some(set) = &written.no_null {
+            self.mapped(set, "[log] null = false, for all listeners");
+            log.null = false;
+        }
+        if let Some(set) = &written.no_normal {
+            self.mapped(set, "[log] sessions = \"failed\", for all listeners");
+            log.sessions = SessionLines::Failed;
         }
         log.format = overrides.log_format.unwrap_or(log.format);
         log

@@ -70,13 +70,13 @@ impl Reader {
     }
 
     pub(super) fn dontlognull(&mut self, line: &Line) {
-        let text = "a connection without a byte is a session like others, and has a line";
-        self.note(NoteKind::Ignored, line, line.said(2), text);
+        let set = (!self.negated).then(|| Self::set(line, ()));
+        self.sections.global.no_null = set;
     }
 
     pub(super) fn dontlog_normal(&mut self, line: &Line) {
-        let text = "[log] sessions = false writes no lines of sessions at all";
-        self.note(NoteKind::Ignored, line, line.said(2), text);
+        let set = (!self.negated).then(|| Self::set(line, ()));
+        self.sections.global.no_normal = set;
     }
 
     pub(super) fn tcplog(&mut self, line: &Line) {

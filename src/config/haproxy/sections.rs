@@ -150,6 +150,10 @@ pub(super) struct Global {
     /// The syslog server and the number of the facility.
     pub(super) log: Option<Set<(SyslogTarget, u8)>>,
     pub(super) tag: Option<Set<String>>,
+    /// Sessions without a byte get no line.
+    pub(super) no_null: Option<Set<()>>,
+    /// Nor do those that ended well.
+    pub(super) no_normal: Option<Set<()>>,
 }
 
 /// A whole text.

@@ -2,8 +2,9 @@
 
 use crate::config::check::Place;
 use crate::config::error::Fault;
-use crate::config::file::{DnsTable, GlobalTable, LogTable, StatsTable};
-use crate::config::{Dns, Global, Log, Stats, value};
+use crate::config::file::{DnsTable, GlobalTable, LogTable, StatsTable, Written};
+use crate::config::value::Refusal;
+use crate::config::{Dns, Global, Log, SessionLines, Stats, value};
 
 use super::{Reader, auto_or, boolean, integer, list, maxconn, pin, text_of};
 
@@ -11,11 +12,23 @@ impl Reader {
     pub(super) fn log(&mut self, table: Option<&LogTable>) -> Log {
         let defaults = Log::default();
         let Some(table) = table else { return defaults };
-        let LogTable { format, sessions, syslog, facility, tag } = table;
+        let LogTable { format, sessions, null, sample, file, syslog, syslog_format, facility, tag } =
+            table;
         Log {
             format: self.take("format", format.as_ref(), defaults.format, text_of(str::parse)),
-            sessions: self.take("sessions", sessions.as_ref(), defaults.sessions, boolean),
+            sessions: self.take("sessions", sessions.as_ref(), defaults.sessions, session_lines),
+            null: self.take("null", null.as_ref(), defaults.null, boolean),
+            sample: self.take("sample", sample.as_ref(), defaults.sample, |written| {
+                integer(written, 1, value::SAMPLE_MAX)
+            }),
+            file: self.take("file", file.as_ref(), None, text_of(value::log_file)),
             syslog: self.take("syslog", syslog.as_ref(), None, text_of(value::syslog)),
+            syslog_form: self.take(
+                "syslog_format",
+                syslog_format.as_ref(),
+                defaults.syslog_form,
+                text_of(value::syslog_form),
+            ),
             facility: self.take(
                 "facility",
                 facility.as_ref(),
@@ -143,5 +156,14 @@ impl Reader {
             }
         }
         Stats { bind }
+    }
+}
+
+fn session_lines(written: &Written) -> Result<SessionLines, Refusal> {
+    match written {
+        Written::Bool(true) => Ok(SessionLines::All),
+        Written::Bool(false) => Ok(SessionLines::None),
+        Written::Text(text) if text == "failed" => Ok(SessionLines::Failed),
+        _ => Err(Refusal::new("not one of the choices", "allowed: true, false, or \"failed\"")),
     }
 }

@@ -1,8 +1,9 @@
 //! Values of the log.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
-use crate::config::{LogFormat, SyslogTarget};
+use crate::config::{LogFormat, SyslogForm, SyslogTarget};
 
 use super::{Refusal, Words, choice, socket_path};
 
@@ -11,6 +12,10 @@ const SYSLOG_PORT: u16 = 514;
 
 pub(in crate::config) const FORMATS: Words<LogFormat> =
     &[("text", LogFormat::Text), ("json", LogFormat::Json), ("tcplog", LogFormat::Tcplog)];
+pub(in crate::config) const SYSLOG_FORMS: Words<SyslogForm> =
+    &[("rfc3164", SyslogForm::Rfc3164), ("rfc5424", SyslogForm::Rfc5424)];
+/// Of how many sessions that ended well one may get a line.
+pub const SAMPLE_MAX: u32 = 1_000_000;
 /// By their numbers (RFC 3164 section 4.1.1, with HAProxy's names).
 pub(in crate::config) const FACILITIES: Words<u8> = &[
     ("kern", 0),
@@ -57,6 +62,23 @@ pub fn syslog(text: &str) -> Result<Option<SyslogTarget>, Refusal> {
         )),
     };
     address.map(|address| Some(SyslogTarget::Udp(address)))
+}
+
+/// Where lines are written to: `off`, or a whole path.
+pub fn log_file(text: &str) -> Result<Option<PathBuf>, Refusal> {
+    match text {
+        "off" => Ok(None),
+        path if path.starts_with('/') && !path.ends_with('/') => Ok(Some(PathBuf::from(path))),
+        _ => Err(Refusal::new(
+            "not a whole path",
+            "allowed: \"off\", or a path such as \"/var/log/fanin/sessions.log\"",
+        )),
+    }
+}
+
+/// What stands before a line to a syslog server.
+pub fn syslog_form(text: &str) -> Result<SyslogForm, Refusal> {
+    choice(text, SYSLOG_FORMS)
 }
 
 /// The number of a facility.
