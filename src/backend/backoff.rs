@@ -2,6 +2,16 @@
 
 use std::time::Duration;
 
+/// Between two attempts at the same server: time for it to come back from a restart. Another server
+/// is tried at once.
+const AGAIN_BASE: Duration = Duration::from_millis(250);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
+
+/// How long to wait before the same server is tried again, after so many attempts.
+pub fn again(attempts: u32, random: u32) -> Duration {
+    delay(attempts, AGAIN_BASE, AGAIN_MAX, random)
+}
+
 /// Doubles from `base` with each attempt (the first is 1) up to `ceiling`, then takes off up to
 /// half by `random`, so that those who failed together do not come back together.
 pub fn delay(attempt: u32, base: Duration, ceiling: Duration, random: u32) -> Duration {

@@ -38,6 +38,20 @@ pub struct Board {
     bytes_from_server: AtomicU64,
     connects: Histogram,
     durations: Histogram,
+    reuses: AtomicU64,
+    kept: AtomicU32,
+    handshakes: [AtomicU64; 3],
+}
+
+/// What became of a TLS handshake with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Handshake {
+    /// With certificates and keys from scratch.
+    Full = 0,
+    /// By what an earlier one left.
+    Resumed = 1,
+    Failed = 2,
 }
 
 /// What a [`Board`] has counted, as read at one time.
@@ -64,6 +78,14 @@ pub struct Tally {
     pub connects: Times,
     /// How long sessions lasted, from the accept to the end.
     pub durations: Times,
+    /// Requests over a connection that an earlier one had left; an agent door's alone, as are those
+    /// that follow.
+    pub reuses: u64,
+    /// Connections that are kept for the next request now.
+    pub kept: u64,
+    pub handshakes_full: u64,
+    pub handshakes_resumed: u64,
+    pub handshakes_failed: u64,
 }
 
 /// The whole of a server's share: see [`Board::ramp`].
@@ -136,6 +158,9 @@ impl Board {
             bytes_from_server: AtomicU64::new(0),
             connects: Histogram::default(),
             durations: Histogram::default(),
+            reuses: AtomicU64::new(0),
+            kept: AtomicU32::new(0),
+            handshakes: [const { AtomicU64::new(0) }; 3],
         }
     }
 
@@ -249,6 +274,28 @@ impl Board {
         self.connects.note(took);
     }
 
+    /// A request goes over a connection that an earlier one has left.
+    pub fn reused(&self) {
+        self.connecting.fetch_sub(1, Relaxed);
+        self.sessions_total.fetch_add(1, Relaxed);
+        self.reuses.fetch_add(1, Relaxed);
+    }
+
+    /// A connection is kept for the next request.
+    pub fn keep(&self) {
+        self.kept.fetch_add(1, Relaxed);
+    }
+
+    /// One that was kept is in use again, or has ended.
+    pub fn unkeep(&self) {
+        self.kept.fetch_sub(1, Relaxed);
+    }
+
+    /// A TLS handshake is over.
+    pub fn shook_hands(&self, how: Handshake) {
+        self.handshakes[how as usize].fetch_add(1, Relaxed);
+    }
+
     /// A further attempt is made here.
     pub fn retried(&self) {
         self.retries.fetch_add(1, Relaxed);
@@ -283,6 +330,7 @@ impl Board {
 
     /// Everything, as it is now.
     pub fn read(&self) -> Tally {
+        let [full, resumed, failed] = self.handshakes.each_ref().map(|count| count.load(Relaxed));
         Tally {
             sessions: self.sessions().into(),
             sessions_max: self.sessions_max.load(Relaxed).into(),
@@ -296,6 +344,11 @@ impl Board {
             bytes_from_server: self.bytes_from_server.load(Relaxed),
             connects: self.connects.read(),
             durations: self.durations.read(),
+            reuses: self.reuses.load(Relaxed),
+            kept: self.kept.load(Relaxed).into(),
+            handshakes_full: full,
+            handshakes_resumed: resumed,
+            handshakes_failed: failed,
         }
     }
 }

@@ -7,6 +7,7 @@
 pub mod backoff;
 pub mod board;
 pub mod choose;
+pub mod dice;
 mod health;
 pub mod histogram;
 pub mod ports;
@@ -176,6 +177,21 @@ impl Backends {
         let server = self.server(id);
         server.health.on_success();
         server.member.board.established(took);
+    }
+
+    /// Whether a session that came now would be given to a server that nothing is known against, as
+    /// far as this thread knows.
+    pub fn is_up(&self, backend: usize, now: u64) -> bool {
+        let up = |id: &ServerId| {
+            let Server { member, health, .. } = &self.servers[usize::from(id.index)];
+            let board = &member.board;
+            board.admin() == Admin::Ready
+                && board.weight(member.weight) > 0
+                && !member.addresses.is_empty()
+                && !board.is_down()
+                && health.is_good(now)
+        };
+        self.pools.get(backend).is_some_and(|pool| pool.servers.iter().any(up))
     }
 
     /// The session's connect failed for a reason that is the server's; its place is given back.

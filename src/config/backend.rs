@@ -1,5 +1,6 @@
 //! Backends: servers among which sessions are shared out, and how they are reached.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -9,6 +10,7 @@ use crate::backend::choose::Algorithm;
 use crate::op::ProxyVersion;
 
 use super::IDLE_DEFAULT;
+use super::door::{KEEP_IDLE_DEFAULT, Tls};
 use super::upkeep::Check;
 use super::value::{self, Refusal};
 
@@ -48,6 +50,12 @@ pub struct Backend {
     /// Whether sessions leave a server that has more than its share, when they are at rest.
     pub rebalance: bool,
     pub source: Source,
+    /// What an agent door puts before the path of each request; empty is nothing.
+    pub path: String,
+    /// How an agent door speaks with the servers; `None` is without TLS.
+    pub tls: Option<Tls>,
+    /// How long an agent door keeps a connection to a server without a request.
+    pub keep_idle: Duration,
     /// At least one.
     pub servers: Vec<Server>,
 }
@@ -68,6 +76,9 @@ impl Backend {
             leaves_on_move: false,
             rebalance: false,
             source: Source::default(),
+            path: String::new(),
+            tls: None,
+            keep_idle: KEEP_IDLE_DEFAULT,
             servers: Vec::new(),
         }
     }
@@ -185,6 +196,24 @@ pub enum ServerAddress {
     Service {
         name: String,
     },
+}
+
+impl ServerAddress {
+    /// The name or the address, without the port.
+    pub fn host(&self) -> Cow<'_, str> {
+        match self {
+            Self::Ip(address) => address.ip().to_string().into(),
+            Self::Name { host, .. } => host.into(),
+        }
+    }
+
+    /// The port.
+    pub const fn port(&self) -> u16 {
+        match self {
+            Self::Ip(address) => address.port(),
+            Self::Name { port, .. } => *port,
+        }
+    }
 }
 
 impl fmt::Display for ServerAddress {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::error::Fault;
-use super::{Backend, Config, Listener, Pin, ServerAddress};
+use super::{Backend, Config, Listener, Mode, Pin, Server, ServerAddress};
 use crate::backend::choose::Algorithm;
 use crate::op::SpliceMode;
 
@@ -25,6 +25,8 @@ pub(super) enum Place {
     Stats(usize),
     /// The name of a backend.
     Backend(usize),
+    /// How a backend's servers are spoken with.
+    Tls(usize),
     /// The name of a server: backend, server.
     Server(usize, usize),
     /// The address of a server: backend, server.
@@ -44,6 +46,7 @@ pub(super) fn judge(config: &Config, spans: &Spans) -> Vec<Fault> {
         judge.servers(index, backend);
     }
     judge.loops(config);
+    judge.doors(config);
     judge.faults
 }
 
@@ -184,6 +187,83 @@ impl Judge<'_> {
                 )
                 .other = other.map(|span| (span, "the relay listens here".to_owned()));
             }
+        }
+    }
+}
+
+impl Judge<'_> {
+    /// What an agent door cannot do, and what only an agent door can.
+    fn doors(&mut self, config: &Config) {
+        for (index, listener) in config.listeners.iter().enumerate() {
+            let backend = config.backend_of(listener);
+            match listener.mode {
+                Mode::Tcp => self.without_requests(index, listener, backend),
+                Mode::Agent => self.door(index, listener, backend),
+            }
+        }
+        for (index, backend) in config.backends.iter().enumerate() {
+            let plain = |server: &&Server| {
+                server
+                    .check
+                    .as_ref()
+                    .is_some_and(|check| check.http.is_some() && check.port.is_none())
+            };
+            let asked = backend.servers.iter().find(plain).filter(|_| backend.tls.is_some());
+            if let Some(server) = asked {
+                self.fault(
+                    Place::Tls(index),
+                    format!("the check of server `{}` asks without TLS", server.name),
+                    "its servers speak TLS on this port",
+                    "remove `http` from the check, which then connects; or let it ask another `port`",
+                );
+            }
+        }
+    }
+
+    fn without_requests(&mut self, index: usize, listener: &Listener, backend: &Backend) {
+        let Backend { name, path, tls, .. } = backend;
+        let key = match (tls, path.as_str()) {
+            (Some(_), _) => "tls",
+            (None, "") => return,
+            _ => "path",
+        };
+        self.fault(
+            Place::Listener(index),
+            format!("listener `{}` passes bytes unchanged, and backend `{name}` has `{key}`", listener.name),
+            "mode \"tcp\" neither speaks TLS nor changes requests",
+            "write mode = \"agent\"; or a backend of its own, where TLS stays between agent and server",
+        );
+    }
+
+    fn door(&mut self, index: usize, listener: &Listener, backend: &Backend) {
+        let at = Place::Listener(index);
+        let name = &listener.name;
+        if !listener.proxy_from.is_empty() {
+            self.fault(
+                at,
+                format!("agent door `{name}` has `proxy_from`"),
+                "a door reads no PROXY headers",
+                "remove it, and let agents come directly or by a balancer that says nothing first",
+            );
+        }
+        if listener.ramp.is_some() {
+            self.fault(
+                at,
+                format!("agent door `{name}` has `ramp`"),
+                "its servers see kept connections, not the agents' crowd",
+                "remove it; `maxconn` of the servers bounds what reaches them at one time",
+            );
+        }
+        if let Some(server) = backend.servers.iter().find(|server| server.send_proxy.is_some()) {
+            self.fault(
+                at,
+                format!(
+                    "agent door `{name}` goes to server `{}`, which has `send_proxy`",
+                    server.name
+                ),
+                "its connections to servers are shared by all agents",
+                "remove send_proxy from the server, or write a backend of its own for the door",
+            );
         }
     }
 }

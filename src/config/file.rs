@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -83,6 +84,7 @@ pub(super) struct Tables {
 #[serde(deny_unknown_fields)]
 pub(super) struct GlobalTable {
     pub(super) workers: Option<Value>,
+    pub(super) door_threads: Option<Value>,
     pub(super) engine: Option<Value>,
     pub(super) splice: Option<Value>,
     pub(super) pin: Option<Value>,
@@ -100,6 +102,7 @@ pub(super) struct ListenerTable {
     pub(super) name: Option<Value>,
     pub(super) bind: Option<Value>,
     pub(super) mode: Option<Value>,
+    pub(super) body_max: Option<Value>,
     pub(super) backend: Option<Value>,
     pub(super) maxconn: Option<Value>,
     pub(super) client_idle: Option<Value>,
@@ -137,6 +140,9 @@ pub(super) struct BackendTable {
     pub(super) on_move: Option<Value>,
     pub(super) rebalance: Option<Value>,
     pub(super) source: Option<SourceTable>,
+    pub(super) path: Option<Value>,
+    pub(super) tls: Option<Spanned<TlsSetting>>,
+    pub(super) keep_idle: Option<Value>,
     /// For each of its servers that has none of its own.
     pub(super) check: Option<CheckTable>,
     pub(super) server: Option<Vec<Spanned<ServerTable>>>,
@@ -147,6 +153,42 @@ pub(super) struct BackendTable {
 pub(super) struct SourceTable {
     pub(super) addresses: Option<Value>,
     pub(super) ports: Option<Value>,
+}
+
+/// TLS, yes or no, or how.
+#[derive(Debug)]
+pub(super) enum TlsSetting {
+    Switch(bool),
+    Table(TlsTable),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsTable {
+    pub(super) ca: Option<Value>,
+    pub(super) sni: Option<Value>,
+}
+
+impl<'de> Deserialize<'de> for TlsSetting {
+    fn deserialize<D: de::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = TlsSetting;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or a table such as { ca = \"/etc/fanin/ca.pem\" }")
+            }
+
+            fn visit_bool<E>(self, on: bool) -> Result<TlsSetting, E> {
+                Ok(TlsSetting::Switch(on))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<TlsSetting, A::Error> {
+                TlsTable::deserialize(MapAccessDeserializer::new(map)).map(TlsSetting::Table)
+            }
+        }
+        from.deserialize_any(Either)
+    }
 }
 
 #[derive(Debug, Deserialize)]

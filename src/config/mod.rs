@@ -1,13 +1,14 @@
 //! The configuration, complete and checked: nothing left to interpret, nothing missing.
 //!
 //! `file` is the TOML as written, `value` one value as written, `reader` the way from both to here,
-//! `haproxy` the way from HAProxy's format, `backend` the servers, `origin` where it all comes from, `networks` sets of
+//! `haproxy` the way from HAProxy's format, `backend` the servers, `door` and `upkeep` what only some of it is about, `origin` where it all comes from, `networks` sets of
 //! addresses, `check` what makes the whole impossible, `error` what a person sees then, `render` the way back to TOML. The rest of the
 //! program knows only the types here, and [`Origin::load`], which makes them. Names of servers are not resolved here (that takes the
 //! network); everything else that can be judged from the text alone has been judged.
 
 mod backend;
 mod check;
+mod door;
 mod error;
 mod file;
 mod haproxy;
@@ -32,6 +33,7 @@ pub use backend::{
     Backend, CONNECT_DEFAULT, HALF_CLOSED_DEFAULT, Queue, RETRIES_DEFAULT, Server, ServerAddress,
     Source, SourcePorts, Timeouts, WEIGHT_DEFAULT,
 };
+pub use door::{Mode, Tls};
 pub use error::ConfigError;
 pub use haproxy::{Note, NoteKind, Report};
 pub use networks::{Network, Networks};
@@ -161,6 +163,8 @@ impl Config {
 pub struct Global {
     /// Worker threads; `None` is one for each CPU that the process may run on.
     pub workers: Option<u16>,
+    /// Threads of the agent doors; `None` is one for every two workers.
+    pub door_threads: Option<u16>,
     pub engine: EngineChoice,
     pub splice: SpliceMode,
     pub pin: Pin,
@@ -183,6 +187,7 @@ impl Default for Global {
     fn default() -> Self {
         Self {
             workers: None,
+            door_threads: None,
             engine: EngineChoice::default(),
             splice: SpliceMode::default(),
             pin: Pin::default(),
@@ -238,6 +243,9 @@ pub struct Listener {
     pub name: String,
     /// At least one.
     pub bind: Vec<SocketAddr>,
+    pub mode: Mode,
+    /// Bytes of the longest body of a request, where requests are understood.
+    pub body_max: u64,
     /// Index into [`Config::backends`].
     pub backend: usize,
     /// Sessions at one time through this listener; `None` is no limit but the process's.
@@ -305,6 +313,8 @@ impl Listener {
         Self {
             name: bind.first().map(ToString::to_string).unwrap_or_default(),
             bind,
+            mode: Mode::Tcp,
+            body_max: door::BODY_BYTES_DEFAULT,
             backend,
             maxconn: None,
             client_idle: IDLE_DEFAULT,

@@ -3,6 +3,7 @@
 
 mod backend;
 mod checks;
+mod door;
 mod process;
 
 use std::fmt;
@@ -148,10 +149,12 @@ impl Reader {
         let bind = self.bind(index, spanned.span(), table.bind.as_ref());
         let backend = self.backend_index(spanned.span(), table.backend.as_ref(), backends);
         let defaults = Listener::new(bind, backend.unwrap_or_default());
-        self.take("mode", table.mode.as_ref(), (), text_of(value::mode));
+        let (mode, body_max) = self.mode(table);
         self.place(Place::Listener(index), table.name.as_ref().or(table.bind.as_ref()));
         let name = table.name.as_ref();
         let listener = Listener {
+            mode,
+            body_max,
             name: self.take("name", name, defaults.name, text_of(value::name)),
             maxconn: self.take("maxconn", table.maxconn.as_ref(), None, maxconn),
             client_idle: self.take(

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::value::{
     self, display_duration, display_latency_budget, display_or_off, display_size, word,
 };
-use super::{Backend, Check, Config, Dns, Global, Listener, Pin, Server};
+use super::{Backend, Check, Config, Dns, Global, Listener, Mode, Pin, Server, Tls};
 
 /// The complete configuration as TOML.
 pub(super) fn config(config: &Config) -> String {
@@ -48,6 +48,7 @@ pub(super) fn config(config: &Config) -> String {
 fn global(out: &mut Lines, global: &Global) {
     out.table("[global]");
     out.auto_or("workers", global.workers);
+    out.auto_or("door_threads", global.door_threads);
     out.text("engine", global.engine);
     out.text("splice", word(global.splice, value::SPLICES));
     match &global.pin {
@@ -67,7 +68,10 @@ fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
     out.table("[[listener]]");
     out.text("name", &listener.name);
     out.list("bind", &listener.bind);
-    out.text("mode", "tcp");
+    out.text("mode", listener.mode.label());
+    if listener.mode == Mode::Agent {
+        out.text("body_max", display_size(listener.body_max));
+    }
     out.text("backend", &backend.name);
     out.auto_or("maxconn", listener.maxconn);
     out.text("client_idle", display_duration(listener.client_idle));
@@ -115,6 +119,12 @@ fn backend(out: &mut Lines, backend: &Backend) {
     let addresses: Vec<_> = backend.source.addresses.iter().map(quoted).collect();
     let addresses = addresses.join(", ");
     out.key("source", format!("{{ addresses = [{addresses}], ports = {ports} }}"));
+    out.text("path", &backend.path);
+    match &backend.tls {
+        Some(each) => out.key("tls", tls(each)),
+        None => out.key("tls", false),
+    }
+    out.text("keep_idle", display_duration(backend.keep_idle));
     for each in &backend.servers {
         server(out, &name, each);
     }
@@ -131,6 +141,12 @@ fn server(out: &mut Lines, backend: &str, server: &Server) {
     if let Some(each) = &server.check {
         out.key("check", check(each));
     }
+}
+
+fn tls(tls: &Tls) -> String {
+    let ca = tls.ca.as_ref().map_or_else(|| quoted(value::SYSTEM), |ca| quoted(ca.display()));
+    let sni = tls.sni.as_ref().map_or_else(String::new, |sni| format!(", sni = {}", quoted(sni)));
+    format!("{{ ca = {ca}{sni} }}")
 }
 
 /// An inline table: a table of its own would end the server's.

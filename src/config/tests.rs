@@ -246,8 +246,12 @@ const WRONG_PARTS: [(&str, &str, &[&str]); 31] = [
     ("bind = [\"::1:80\"]", "address = \"h:1\"", &["needs brackets"]),
     ("bind = [\":65536\"]", "address = \"h:1\"", &["above 65535"]),
     ("bind = [\":1\", \"*:1\"]", "address = \"h:1\"", &["t.toml:2:15", "0.0.0.0:1 is listened on"]),
-    ("bind = \":1\"\nmode = \"http\"", "address = \"h:1\"", &["t.toml:3:8", "TCP only", "\"tcp\""]),
-    ("bind = \":1\"\nmode = \"tpc\"", "address = \"h:1\"", &["allowed: \"tcp\""]),
+    (
+        "bind = \":1\"\nmode = \"http\"",
+        "address = \"h:1\"",
+        &["t.toml:3:8", "a door for agents", "\"tcp\""],
+    ),
+    ("bind = \":1\"\nmode = \"tpc\"", "address = \"h:1\"", &["allowed: \"tcp\" or \"agent\""]),
     ("bind = \":1\"\nbackend = \"x\"", "address = \"h:1\"", &["no such backend", "\"intake\""]),
     ("bind = \":1\"\nbackend = 1", "address = \"h:1\"", &["t.toml:3:11", "no such backend"]),
     (

@@ -2,6 +2,7 @@
 //! The file and the flags share these, so that a value means the same in both.
 
 mod backend;
+mod door;
 mod log;
 mod upkeep;
 
@@ -14,6 +15,7 @@ use super::{EngineChoice, Pin, Prefer, Rate, ServerAddress};
 use crate::op::{SessionKey, SpliceMode};
 
 pub use backend::*;
+pub(super) use door::*;
 pub use log::*;
 pub use upkeep::*;
 
@@ -81,10 +83,6 @@ pub(super) const SPLICES: Words<SpliceMode> =
     &[("auto", SpliceMode::Auto), ("always", SpliceMode::Always), ("never", SpliceMode::Never)];
 pub(super) const PREFERENCES: Words<Prefer> =
     &[("ipv4", Prefer::Ipv4), ("ipv6", Prefer::Ipv6), ("both", Prefer::Both)];
-/// What a listener may be. The other modes of the plan are named so that the error can say that
-/// they are not mistyped but not there yet.
-pub(super) const MODES: Words<()> = &[("tcp", ())];
-const MODES_PLANNED: [&str; 4] = ["proxy", "agent", "http", "haproxy"];
 
 /// The value that `word` stands for.
 pub(super) fn choice<T: Copy>(word: &str, words: Words<T>) -> Result<T, Refusal> {
@@ -108,16 +106,6 @@ pub(super) fn word<T: Copy + PartialEq>(value: T, words: Words<T>) -> &'static s
 /// When to splice: `auto`, `always` or `never`.
 pub fn splice(word: &str) -> Result<SpliceMode, Refusal> {
     choice(word, SPLICES)
-}
-
-pub(super) fn mode(word: &str) -> Result<(), Refusal> {
-    if MODES_PLANNED.contains(&word) {
-        return Err(Refusal::new(
-            "this version relays TCP only",
-            "write mode = \"tcp\": HTTP and TLS pass through unchanged",
-        ));
-    }
-    choice(word, MODES)
 }
 
 /// The one of `known` that `typed` was probably meant to be.

@@ -113,7 +113,7 @@ impl Ends {
 
 impl End {
     fn told<'a>(&'a self, listeners: &'a [String]) -> Told<'a> {
-        let SessionRecord { listener, client, server, queued, report } = &self.record;
+        let SessionRecord { listener, client, server, queued, report, .. } = &self.record;
         Told {
             time: rfc3339(self.at),
             listener: listeners.get(usize::from(listener.0)).map_or("-", String::as_str),
@@ -176,6 +176,7 @@ mod tests {
             client: ([192, 0, 2, 9], port).into(),
             server: None,
             queued: Queued::default(),
+            request: None,
             report: Report {
                 reason,
                 bytes: [2048, 7],

@@ -466,6 +466,13 @@ impl<'a> Lines<'a> {
         if let Some(server) = &record.server {
             self.text("server", server.name());
         }
+        if let Some(request) = &record.request {
+            self.text("method", &request.method);
+            self.text("path", &request.path);
+            if let Some(status) = request.status {
+                self.number("status", status);
+            }
+        }
         self.text("reason", report.reason);
         if !record.queued.time.is_zero() {
             self.millis("queued_ms", record.queued.time);
@@ -574,6 +581,7 @@ mod tests {
             client: SocketAddr::from(([192, 0, 2, 9], 40122)),
             server: server.map(|name| Arc::new(Board::new(name.to_owned()))),
             queued: Queued::default(),
+            request: None,
             report: Report {
                 reason: CloseReason::Completed,
                 bytes: [4096, 200],

@@ -27,6 +27,7 @@ mod observer;
 mod prober;
 mod rebalance;
 mod relay;
+mod reload;
 mod resolver;
 mod snapshot;
 mod socket;
@@ -71,8 +72,8 @@ pub use prober::Health;
 pub use relay::{Applied, Relay, WorkerExit};
 pub use socket::{Asked, Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
-    ConfigurationStatus, ListenerState, ListenerStatus, NameStatus, PhaseName, QueueStatus,
-    RelayStatus, ReloadStatus, ServerStatus, Status, WorkerStatus,
+    ConfigurationStatus, DoorStatus, ListenerState, ListenerStatus, NameStatus, PhaseName,
+    QueueStatus, RelayStatus, ReloadStatus, ServerStatus, Status, WorkerStatus,
 };
 
 /// How long after they were told to end at once workers may take, before the process ends without
@@ -95,6 +96,8 @@ pub struct Setup {
     pub parent: Parent,
     /// One ring of ended sessions a worker; [`RECORDS_MAX`] is a good size.
     pub records: Vec<rtrb::Consumer<SessionRecord>>,
+    /// What the doors have to say about servers.
+    pub remarks: mpsc::Receiver<String>,
 }
 
 /// The runtime, and the signals from now on.
@@ -186,6 +189,7 @@ struct Loop<R> {
     phase: Phase,
     log: Logger,
     records: Vec<rtrb::Consumer<SessionRecord>>,
+    remarks: mpsc::Receiver<String>,
     ends: Ends,
     /// Names by number, for the log.
     listeners: Vec<String>,
@@ -228,6 +232,7 @@ impl<R: Relay> Loop<R> {
             phase: Phase::Serving,
             log: setup.log,
             records: setup.records,
+            remarks: setup.remarks,
             ends: Ends::new(),
             workers_left: workers,
             socket: setup.socket,
@@ -274,8 +279,9 @@ impl<R: Relay> Loop<R> {
                 Some(question) = asked.recv() => {
                     let _ = question.send(Arc::new(self.snapshot()));
                 }
-                loaded = loaded(&mut self.reload) => self.on_loaded(loaded),
+                loaded = reload::loaded(&mut self.reload) => self.on_loaded(loaded),
                 answer = self.lookups.answer() => self.on_answer(answer),
+                Some(remark) = self.remarks.recv() => self.log.warn(remark),
                 verdict = self.prober.verdict() => self.on_verdict(&verdict),
                 _ = tick.tick() => self.on_tick(),
                 () = deadline(self.phase) => self.on_deadline(),
@@ -432,91 +438,14 @@ impl<R: Relay> Loop<R> {
         self.workers_left -= 1;
         let unasked = self.phase == Phase::Serving;
         match &exit.result {
-            Err(error) => self.fail(format!("worker {} cannot go on: {error}", exit.index)),
-            Ok(()) if unasked => self.fail(format!("worker {} ended unasked", exit.index)),
+            Err(error) => self.fail(format!("{} cannot go on: {error}", exit.name)),
+            Ok(()) if unasked => self.fail(format!("{} ended unasked", exit.name)),
             Ok(()) => {}
         }
         // Connections wait in its share of the queues meanwhile.
         if unasked && self.workers_left > 0 && self.renewing.is_none() {
             let config = self.config.clone();
-            self.renew(&config, format!("worker {} has ended", exit.index));
-        }
-    }
-
-    fn begin_reload(&mut self) {
-        if self.phase != Phase::Serving {
-            self.finish_reload(Err(ENDING.to_owned()));
-        } else if self.renewing.is_some() {
-            // A signal; the parent has begun something meanwhile.
-            self.reload_again = true;
-        } else if self.origin.path().is_none() {
-            let why = "nothing to read: the configuration came from the command line";
-            self.finish_reload(Err(why.to_owned()));
-        } else if self.reload.is_some() {
-            self.reload_again = true;
-        } else {
-            let known = self.lookups.names.clone();
-            self.reload = Some(tokio::spawn(load(self.origin.clone(), known)));
-        }
-    }
-
-    fn on_loaded(&mut self, loaded: Loaded) {
-        self.reload = None;
-        if std::mem::take(&mut self.reload_again) && self.phase == Phase::Serving {
-            return self.begin_reload();
-        }
-        let applied = loaded.and_then(|(config, names)| {
-            if self.phase != Phase::Serving {
-                return Err(ENDING.to_owned());
-            }
-            let addresses = names.addresses(&config);
-            match self.relay.apply(&config, &addresses)? {
-                Applied::Needs(what) => {
-                    self.renew(&config, format!("{what} changed"));
-                    Ok(None)
-                }
-                Applied::Now(what) => {
-                    self.report(Report::Applied { config: config.render() });
-                    self.log.configure(config.log.clone());
-                    self.listeners = listener_names(&config, &self.relay.doors());
-                    self.lookups.names.renew(&config, names);
-                    self.remember_names();
-                    self.config = config;
-                    self.weigh_as_written();
-                    self.check_servers();
-                    self.loaded = SystemTime::now();
-                    Ok(Some(what))
-                }
-            }
-        });
-        if let Some(outcome) = applied.transpose() {
-            self.finish_reload(outcome);
-        }
-    }
-
-    fn finish_reload(&mut self, outcome: Result<String, String>) {
-        let done = self.renewing.take().unwrap_or(RELOADED);
-        let answer = match &outcome {
-            Ok(what) => {
-                self.log.info(format_args!("{done}: {what}"));
-                format!("{done}: {what}")
-            }
-            Err(why) => {
-                self.report(Report::Kept);
-                self.log.error(format_args!("not {done}, what ran before runs on: {why}"));
-                format!("{}not {done}, what ran before runs on: {why}", socket::REFUSAL)
-            }
-        };
-        self.last_reload = Some(ReloadStatus {
-            time: log::rfc3339(SystemTime::now()),
-            ok: outcome.is_ok(),
-            message: outcome.unwrap_or_else(|why| why),
-        });
-        for waiter in self.reload_waiters.drain(..) {
-            let _ = waiter.send(answer.clone());
-        }
-        if std::mem::take(&mut self.reload_again) && self.phase == Phase::Serving {
-            self.begin_reload();
+            self.renew(&config, format!("{} has ended", exit.name));
         }
     }
 }
@@ -524,22 +453,6 @@ impl<R: Relay> Loop<R> {
 /// By [`ListenerId`](crate::op::ListenerId).
 fn listener_names(config: &Config, doors: &[usize]) -> Vec<String> {
     doors.iter().map(|&door| config.listeners[door].name.clone()).collect()
-}
-
-/// Reads the configuration again and looks up names that are new in it, beside the loop.
-async fn load(origin: Origin, known: Names) -> Loaded {
-    let read = tokio::task::spawn_blocking(move || origin.load().map_err(|error| error.summary()));
-    let config = read.await.map_err(|error| error.to_string())??;
-    let names = lookups::find(&config, known).await.map_err(|lines| lines.join("; "))?;
-    Ok((config, names))
-}
-
-/// The end of the reload under way; never, if none is.
-async fn loaded(reload: &mut Option<JoinHandle<Loaded>>) -> Loaded {
-    match reload {
-        Some(reload) => reload.await.unwrap_or_else(|error| Err(error.to_string())),
-        None => pending().await,
-    }
 }
 
 async fn deadline(phase: Phase) {

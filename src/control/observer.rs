@@ -72,11 +72,11 @@ impl Observer {
         let mut now: HashMap<Subject, u64> = HashMap::new();
         let mut sums = Sums::default();
         let mut sessions = 0;
-        for worker in &relay.workers {
-            sums.opened += worker.counts.sessions_total;
-            sums.bytes += worker.counts.engine.bytes().total();
-            sums.errors += errors(&worker.counts.ended);
-            sessions += worker.counts.sessions;
+        for counts in relay.counts() {
+            sums.opened += counts.sessions_total;
+            sums.bytes += counts.engine.bytes().total();
+            sums.errors += errors(&counts.ended);
+            sessions += counts.sessions;
         }
         now.insert(Subject::Process, sums.opened);
         for listener in &relay.listeners {
@@ -128,6 +128,7 @@ fn errors(ended: &[u64; CloseReason::COUNT]) -> u64 {
                 CloseReason::ConnectTimeout
                     | CloseReason::ConnectRefused
                     | CloseReason::ConnectFailed
+                    | CloseReason::TlsFailed
                     | CloseReason::NoPort
                     | CloseReason::NoServer
                     | CloseReason::NoResources

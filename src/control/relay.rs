@@ -57,9 +57,10 @@ pub enum Applied {
     Needs(&'static str),
 }
 
-/// A worker has ended, as it was told to or because it could not go on.
+/// A worker or a door's thread has ended, as it was told to or because it could not go on.
 #[derive(Debug)]
 pub struct WorkerExit {
-    pub index: u16,
+    /// `worker 0`, `door 0`.
+    pub name: String,
     pub result: io::Result<()>,
 }

@@ -73,8 +73,8 @@ impl<R: Relay> Loop<R> {
             }
         }
         let mut total = Counts::default();
-        for worker in &relay.workers {
-            total += &worker.counts;
+        for counts in relay.counts() {
+            total += counts;
         }
         Status {
             version: env!("CARGO_PKG_VERSION"),

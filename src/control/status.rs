@@ -5,6 +5,7 @@ mod text;
 use serde::Serialize;
 
 use crate::backend::board::{Admin, Tally};
+use crate::config::Mode;
 use crate::metrics::{Counts, TrafficCounts};
 
 use super::Health;
@@ -97,6 +98,8 @@ pub struct RelayStatus {
     /// Of each backend, in the order of the configuration.
     pub queues: Vec<QueueStatus>,
     pub workers: Vec<WorkerStatus>,
+    /// The threads of the agent doors.
+    pub doors: Vec<DoorStatus>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -105,10 +108,22 @@ pub struct ListenerStatus {
     pub addresses: Vec<String>,
     pub backend: String,
     pub state: ListenerState,
+    /// `tcp` or `agent`.
+    pub mode: &'static str,
+    /// Sessions now; through an agent door, requests under way.
     pub sessions: u64,
+    /// Connections now, to which the limit applies.
+    pub connections: u64,
     /// `None` is no limit but the process's.
     pub maxconn: Option<u64>,
     pub traffic: TrafficCounts,
+}
+
+impl ListenerStatus {
+    /// Whether requests are understood here.
+    pub fn is_door(&self) -> bool {
+        self.mode == Mode::Agent.label()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -173,6 +188,17 @@ impl RelayStatus {
         self.queues.iter().find(|queue| queue.backend == backend)
     }
 
+    /// The counts of every thread that serves.
+    pub fn counts(&self) -> impl Iterator<Item = &Counts> {
+        let workers = self.workers.iter().map(|worker| &worker.counts);
+        workers.chain(self.doors.iter().map(|door| &door.counts))
+    }
+
+    /// Whether a backend is one that an agent door leads to.
+    pub fn is_asked(&self, backend: &str) -> bool {
+        self.listeners.iter().any(|one| one.is_door() && one.backend == backend)
+    }
+
     /// The servers of each backend, in the order of the configuration.
     pub fn backends(&self) -> impl Iterator<Item = &[ServerStatus]> {
         self.servers.chunk_by(|one, other| one.backend == other.backend)
@@ -188,6 +214,14 @@ pub struct WorkerStatus {
     pub engine_why: Option<String>,
     /// `None` is wherever the scheduler likes.
     pub cpu: Option<u16>,
+    #[serde(flatten)]
+    pub counts: Counts,
+}
+
+/// A thread of the agent doors.
+#[derive(Clone, Debug, Serialize)]
+pub struct DoorStatus {
+    pub index: u16,
     #[serde(flatten)]
     pub counts: Counts,
 }
@@ -235,6 +269,8 @@ pub(super) mod tests {
                 addresses: vec!["0.0.0.0:3834".to_owned()],
                 backend: "intake".to_owned(),
                 state: ListenerState::Accepting,
+                mode: Mode::Tcp.label(),
+                connections: 34,
                 sessions: 34,
                 maxconn: None,
                 traffic: TrafficCounts::default(),
@@ -272,6 +308,7 @@ pub(super) mod tests {
                 places: 4096,
             }],
             workers: vec![worker(0, 1_000_000), worker(1, 234_567)],
+            doors: Vec::new(),
         }
     }
 

@@ -27,13 +27,13 @@ impl Scene {
             let busy = servers.map(|server| server.tally.sessions).sum();
             (name.clone(), backend.to_owned(), listener.map_or(0, |of| of.sessions), busy)
         });
-        let sessions = relay.workers.iter().map(|worker| worker.counts.sessions).sum();
+        let sessions = relay.counts().map(|counts| counts.sessions).sum();
         Self { listeners: listeners.collect(), sessions }
     }
 
     /// The line of a session that ended at `now`.
     pub(super) fn line(&self, record: &SessionRecord, now: SystemTime) -> String {
-        let SessionRecord { listener, client, server, queued, report } = record;
+        let SessionRecord { listener, client, server, queued, report, .. } = record;
         let unknown = ("-".to_owned(), "-".to_owned(), 0, 0);
         let (frontend, backend, in_frontend, in_backend) =
             self.listeners.get(usize::from(listener.0)).unwrap_or(&unknown);
@@ -76,10 +76,16 @@ pub(super) const fn code(reason: CloseReason) -> &'static str {
         CloseReason::ClientIdle | CloseReason::HalfClosed => "cD",
         CloseReason::ServerIdle => "sD",
         CloseReason::ConnectTimeout => "sC",
-        CloseReason::ConnectRefused | CloseReason::ConnectFailed | CloseReason::NoServer => "SC",
+        CloseReason::ConnectRefused
+        | CloseReason::ConnectFailed
+        | CloseReason::TlsFailed
+        | CloseReason::NoServer => "SC",
         CloseReason::QueueTimeout | CloseReason::QueueFull => "sQ",
         CloseReason::NoPort | CloseReason::NoResources => "RC",
-        CloseReason::BadGreeting | CloseReason::GreetingTimeout | CloseReason::SourceLimit => "PR",
+        CloseReason::BadGreeting
+        | CloseReason::GreetingTimeout
+        | CloseReason::SourceLimit
+        | CloseReason::BadRequest => "PR",
         CloseReason::ServerDown => "DD",
         CloseReason::Rebalanced
         | CloseReason::ShutDown
@@ -109,6 +115,7 @@ mod tests {
             client: "10.0.1.2:33313".parse().unwrap(),
             server: Some(Arc::new(Board::new("intake/a".to_owned()))),
             queued: Queued { time: Duration::from_millis(17), behind: 2 },
+            request: None,
             report: Report {
                 reason: CloseReason::Completed,
                 bytes: [4096, 212],

@@ -66,7 +66,9 @@ struct Fake {
 
 impl Fake {
     fn end(&self) {
-        self.exits.send(WorkerExit { index: 0, result: Ok(()) }).expect("it is ours");
+        self.exits
+            .send(WorkerExit { name: "worker 0".to_owned(), result: Ok(()) })
+            .expect("it is ours");
     }
 }
 
@@ -160,6 +162,7 @@ impl Fixture {
             socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
             parent: Parent { process: 4711, generation: 3, watched: false, link: None },
             records: Vec::new(),
+            remarks: mpsc::channel(1).1,
         };
         let board = Arc::new(Board::new("default/server".to_owned()));
         let fake = Fake { notes: note, board, exits: exits.clone(), exited, prompt };
@@ -288,7 +291,10 @@ fn the_drain_command_asks_the_parent() {
 fn a_worker_that_cannot_go_on_fails_the_process() {
     let fixture = Fixture::new("failed", false);
     let broken = io::Error::other("the ring is gone");
-    fixture.exits.send(WorkerExit { index: 0, result: Err(broken) }).expect("the loop listens");
+    fixture
+        .exits
+        .send(WorkerExit { name: "worker 0".to_owned(), result: Err(broken) })
+        .expect("the loop listens");
     let (ended, log) = fixture.end();
     assert_eq!(ended, Err("worker 0 cannot go on: the ring is gone".to_owned()));
     assert!(log.contains(" error worker 0 cannot go on: the ring is gone\n"), "{log}");
@@ -331,7 +337,10 @@ fn what_needs_another_generation_is_asked_of_the_parent_and_nothing_else_meanwhi
 fn without_one_of_its_workers_a_relay_asks_for_a_successor() {
     let mut fixture = Fixture::with_workers("successor", false, 2);
     let broken = io::Error::other("the ring is gone");
-    fixture.exits.send(WorkerExit { index: 1, result: Err(broken) }).expect("the loop listens");
+    fixture
+        .exits
+        .send(WorkerExit { name: "worker 1".to_owned(), result: Err(broken) })
+        .expect("the loop listens");
     let Report::Renew { why, .. } = fixture.reported() else { panic!("nothing is asked for") };
     assert_eq!(why, "worker 1 has ended");
     fixture.order(Order::Refused { why: "no memory".to_owned() });
@@ -375,6 +384,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         client: "192.0.2.9:4".parse().expect("an address"),
         server: None,
         queued: Queued::default(),
+        request: None,
         report: Report {
             reason: CloseReason::NoServer,
             bytes: [0; 2],
@@ -394,6 +404,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         socket: None,
         parent: Parent { process: 4711, generation: 1, watched: false, link: None },
         records: vec![records],
+        remarks: mpsc::channel(1).1,
     };
     let (note, _told) = notes::channel();
     let board = Arc::new(Board::new("default/server".to_owned()));

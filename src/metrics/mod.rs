@@ -49,6 +49,8 @@ pub struct SessionRecord {
     pub client: SocketAddr,
     pub server: Option<Arc<Board>>,
     pub queued: Queued,
+    /// What it asked for, where that is understood: at an agent door, where a request is a session.
+    pub request: Option<Box<RequestLine>>,
     pub report: Report,
 }
 
@@ -59,6 +61,15 @@ pub struct Queued {
     pub time: Duration,
     /// How many were before it when it last began to wait.
     pub behind: u32,
+}
+
+/// What may be told of a request. The query is not part of it: agents put their key there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestLine {
+    pub method: String,
+    pub path: String,
+    /// The status that the agent got; `None` if it went before there was one.
+    pub status: Option<u16>,
 }
 
 /// Declares the counts once: as a worker writes them, and as they are read.
@@ -142,6 +153,13 @@ counts! {
 }
 
 impl Counters {
+    /// Counts bytes that were delivered without an engine.
+    pub fn delivered(&self, bytes: [u64; 2]) {
+        for flow in Flow::ALL {
+            self.engine.bytes[flow.index()][Path::Copied.index()].add(bytes[flow.index()]);
+        }
+    }
+
     /// Takes over what the engine counts itself.
     pub fn publish(&self, stats: &EngineStats) {
         let engine = &self.engine;

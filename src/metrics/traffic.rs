@@ -9,6 +9,9 @@ use crate::backend::board::Culprit;
 use crate::backend::histogram::{Histogram, Times};
 use crate::session::{CloseReason, Report};
 
+/// Classes of status codes: 1xx to 5xx.
+const ANSWER_CLASSES: usize = 5;
+
 /// One listener's public record. All workers write it, anyone may read it.
 #[derive(Debug, Default)]
 // Lines of its own (two, for the adjacent-line prefetcher).
@@ -24,6 +27,8 @@ pub struct Traffic {
     bytes_to_server: AtomicU64,
     bytes_from_server: AtomicU64,
     durations: Histogram,
+    answers: [AtomicU64; ANSWER_CLASSES],
+    own_answers: AtomicU64,
 }
 
 impl Traffic {
@@ -55,6 +60,17 @@ impl Traffic {
         }
     }
 
+    /// A request was answered with this status.
+    pub fn answered(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, ANSWER_CLASSES) - 1;
+        self.answers[class].fetch_add(1, Relaxed);
+    }
+
+    /// Somebody asked for the status of the door itself.
+    pub fn answered_itself(&self) {
+        self.own_answers.fetch_add(1, Relaxed);
+    }
+
     /// A session ended.
     pub fn ended(&self, report: &Report) {
         self.ended[report.reason.index()].fetch_add(1, Relaxed);
@@ -76,6 +92,8 @@ impl Traffic {
             bytes_to_server: self.bytes_to_server.load(Relaxed),
             bytes_from_server: self.bytes_from_server.load(Relaxed),
             durations: self.durations.read(),
+            answers: self.answers.each_ref().map(|count| count.load(Relaxed)),
+            own_answers: self.own_answers.load(Relaxed),
         }
     }
 }
@@ -97,9 +115,18 @@ pub struct TrafficCounts {
     pub bytes_from_server: u64,
     /// How long sessions lasted.
     pub durations: Times,
+    /// Requests answered, by class: 1xx to 5xx.
+    pub answers: [u64; ANSWER_CLASSES],
+    /// Questions for the status of an agent door itself.
+    pub own_answers: u64,
 }
 
 impl TrafficCounts {
+    /// Sessions that have begun and not ended.
+    pub fn open(&self) -> u64 {
+        self.sessions_total.saturating_sub(self.ended_by(|_| true))
+    }
+
     /// Sessions that ended for one of the reasons that this holds of.
     pub fn ended_by(&self, holds: impl Fn(CloseReason) -> bool) -> u64 {
         CloseReason::ALL

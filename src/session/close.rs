@@ -60,6 +60,10 @@ pub enum CloseReason {
     Rebalanced,
     /// An administrator ended it.
     ShutDown,
+    /// The agent's request was refused: malformed, or beyond a limit.
+    BadRequest,
+    /// The server's certificate or its TLS was not accepted.
+    TlsFailed,
     /// The drain's deadline passed.
     Drained,
     /// The relay was told to end at once.
@@ -68,7 +72,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in index order.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 28] = [
         Self::Completed,
         Self::ClientReset,
         Self::ServerReset,
@@ -93,6 +97,8 @@ impl CloseReason {
         Self::ServerDown,
         Self::Rebalanced,
         Self::ShutDown,
+        Self::BadRequest,
+        Self::TlsFailed,
         Self::Drained,
         Self::Stopped,
     ];
@@ -132,6 +138,8 @@ impl CloseReason {
             Self::ServerDown => "server_down",
             Self::Rebalanced => "rebalanced",
             Self::ShutDown => "shut_down",
+            Self::BadRequest => "bad_request",
+            Self::TlsFailed => "tls_failed",
             Self::Drained => "drained",
             Self::Stopped => "stopped",
         }
@@ -139,7 +147,7 @@ impl CloseReason {
 
     /// What an error on an established connection means. EPIPE is not for here: it says that the
     /// peer had closed in order before, so the other direction may still be whole.
-    pub(super) const fn of_broken(side: Side, errno: Errno) -> Self {
+    pub const fn of_broken(side: Side, errno: Errno) -> Self {
         match (side, errno) {
             (Side::Client, Errno::ECONNRESET) => Self::ClientReset,
             (Side::Backend, Errno::ECONNRESET) => Self::ServerReset,
@@ -151,7 +159,7 @@ impl CloseReason {
     }
 
     /// What a failed attempt to connect means, if it was the last.
-    pub(super) const fn of_connect(errno: Errno) -> Self {
+    pub const fn of_connect(errno: Errno) -> Self {
         match errno {
             Errno::ECONNREFUSED => Self::ConnectRefused,
             Errno::ETIMEDOUT => Self::ConnectTimeout,

@@ -67,9 +67,18 @@ pub enum StartError {
     /// The control socket cannot be made.
     #[error("{0}")]
     Control(#[from] SocketError),
-    /// A worker did not come up.
-    #[error("worker {index} did not start: {error}")]
-    Worker { index: u16, error: io::Error },
+    /// A worker or a door's thread did not come up.
+    #[error("{name} did not start: {error}")]
+    Thread { name: String, error: io::Error },
+    /// TLS towards the servers of a backend cannot be had as it is asked for.
+    #[error("backend {backend}: {why}")]
+    Tls { backend: String, why: String },
+    /// There are doors for agents, and no descriptors for them.
+    #[error(
+        "the agent doors have no descriptors: the limit is {limit} (RLIMIT_NOFILE); raise it \
+         (systemd: LimitNOFILE=65536, shell: ulimit -n 65536)"
+    )]
+    DoorDescriptors { limit: u64 },
     /// The relay process cannot be executed.
     #[error("cannot start {}: {error}", .binary.display())]
     Spawn { binary: PathBuf, error: io::Error },
@@ -96,6 +105,8 @@ impl StartError {
             Self::Descriptors { .. }
             | Self::SourcePorts { .. }
             | Self::SourceAddress { .. }
+            | Self::Tls { .. }
+            | Self::DoorDescriptors { .. }
             | Self::Pin { .. } => ExitCode::Configuration,
             Self::Bind { errno: Errno::EACCES | Errno::EPERM, .. } => ExitCode::Permission,
             Self::Control(error) if error.is_permission() => ExitCode::Permission,

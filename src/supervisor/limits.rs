@@ -14,6 +14,9 @@ use super::StartError;
 /// Descriptors of a worker that belong to no session: the standard three, the bell, a ring or an
 /// epoll instance with its waker, a connection being refused, and some to spare.
 const DESCRIPTORS_RESERVED: u64 = 16;
+/// Descriptors of the main table that belong to no agent: runtimes, bells, the parent, statistics and
+/// their readers, checks, the control socket and its clients.
+const DESCRIPTORS_RESERVED_MAIN: u64 = 256;
 /// A session's two sockets.
 const DESCRIPTORS_A_SESSION: u64 = 2;
 /// Both ends of a pipe.
@@ -151,6 +154,15 @@ fn sessions_carried(config: &Config, host: &Host, workers: u16) -> u64 {
     let fixed = DESCRIPTORS_RESERVED + listeners as u64 + DESCRIPTORS_A_PIPE * pipes;
     let sessions = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
     sessions.min(SESSIONS_MAX)
+}
+
+/// Connections of agents, each with one to a server, that the main descriptor table carries for the
+/// doors.
+pub(super) fn door_places(config: &Config, host: &Host) -> u32 {
+    let workers = config.global.workers.unwrap_or_else(|| host.workers());
+    let sockets: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
+    let fixed = DESCRIPTORS_RESERVED_MAIN + sockets as u64 * u64::from(workers);
+    clamp(host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION)
 }
 
 /// The limit with which each worker would carry its share of `sessions`. The pool of pipes grows

@@ -5,6 +5,7 @@
 //! then the workers split off tables of their own, and only when all have done so does anything else
 //! go on.
 
+mod doors;
 mod error;
 pub mod limits;
 mod plan;
@@ -25,19 +26,20 @@ use nix::unistd::Pid;
 pub use error::StartError;
 
 use crate::backend::board::Board;
-use crate::config::{Config, EngineChoice, Log, Origin, Overrides, Pin};
+use crate::config::{Config, EngineChoice, Listener, Log, Origin, Overrides, Pin};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Logger, Names, Parent, RECORDS_MAX, Relay,
     RelayStatus, WorkerExit,
 };
 use crate::engine::{EngineLimits, uring};
+use crate::gate::Quota;
 use crate::handover::{self, FORMAT, Report, Shared, ToRelay};
 use crate::metrics::{CloseReason, Counters, SessionRecord};
 use crate::sys::{process, socket};
-use crate::worker::admission::Quota;
 use crate::worker::plan::Plan;
 use crate::worker::{Command, Setup};
 
+use doors::Doors;
 use limits::{Budget, Host};
 use plan::Registry;
 use thread::{EngineKind, Spawn, Thread};
@@ -132,6 +134,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
             link: None,
         },
         records: supervisor.take_records(),
+        remarks: supervisor.agents.take_remarks(),
     };
     Ok(Prepared { control, supervisor, setup })
 }
@@ -146,15 +149,18 @@ pub struct Supervisor {
     registry: Registry,
     plan: Arc<Plan>,
     quota: Arc<Quota>,
-    threads: Vec<Thread>,
+    threads: Vec<Thread<Command>>,
     /// This table's references to the workers' listening sockets, by door: given up first when they
     /// end, since a socket that nobody serves would swallow connections.
     sockets: Vec<Vec<OwnedFd>>,
-    /// By [`ListenerId`](crate::op::ListenerId).
+    /// By [`ListenerId`](crate::op::ListenerId): so many that workers serve, then those of the agent
+    /// doors.
     doors: Vec<Door>,
+    worked: usize,
+    agents: Doors,
 }
 
-/// What a [`ListenerId`](crate::op::ListenerId) stands for in every worker.
+/// What a [`ListenerId`](crate::op::ListenerId) stands for in every thread.
 #[derive(Clone, Debug)]
 struct Door {
     /// Its listener, by its place in the configuration.
@@ -180,10 +186,12 @@ impl Supervisor {
         let host = Host::look()?;
         let budget = Budget::new(&config, &host)?;
         let engine = choose_engine(config.global.engine)?;
-        let doors = doors(&config, &inherited, budget.workers);
+        let (doors, worked) = doors::in_order(&config, &inherited, budget.workers);
         let mut registry = Registry::default();
-        let listeners: Vec<usize> = doors.iter().map(|door| door.listener).collect();
+        let listeners: Vec<usize> = doors[..worked].iter().map(|door| door.listener).collect();
         let plan = Arc::new(registry.plan(&config, addresses, &host, &listeners)?);
+        let agents = registry.doors(&config, addresses, &doors::numbered(&doors, worked));
+        let agents = Doors::new(&config, &host, agents)?;
         let sockets = listen(&config, inherited)?;
         let quota = Arc::new(Quota::new(budget.sessions));
         Ok(Self {
@@ -197,10 +205,12 @@ impl Supervisor {
             threads: Vec::new(),
             sockets,
             doors,
+            worked,
+            agents,
         })
     }
 
-    /// Starts the workers on the sockets that are open.
+    /// Starts the workers and the agent doors on the sockets that are open.
     ///
     /// # Errors
     /// When one of them does not come up; those that have are ended when the supervisor is dropped.
@@ -209,7 +219,12 @@ impl Supervisor {
             let thread = self.spawn(index, &self.sockets_of(index))?;
             self.threads.push(thread);
         }
-        Ok(())
+        // These are theirs alone: whoever holds one in this table keeps it open.
+        let theirs = self.doors[self.worked..].iter();
+        let sockets = theirs.map(|door| std::mem::take(&mut self.sockets[door.place])).collect();
+        let threads = self.config.global.door_threads;
+        let threads = threads.unwrap_or_else(|| self.budget.workers.div_ceil(2));
+        self.agents.serve(threads, &self.quota, sockets)
     }
 
     /// A worker's socket for each door. An address may have more sockets than there are workers, as
@@ -221,10 +236,10 @@ impl Supervisor {
             let sockets = &self.sockets[door.place];
             sockets[(usize::from(worker) + door.round * workers) % sockets.len()].as_fd()
         };
-        self.doors.iter().map(socket).collect()
+        self.doors[..self.worked].iter().map(socket).collect()
     }
 
-    fn spawn(&self, index: u16, sockets: &[BorrowedFd<'_>]) -> Result<Thread, StartError> {
+    fn spawn(&self, index: u16, sockets: &[BorrowedFd<'_>]) -> Result<Thread<Command>, StartError> {
         let (mailbox, mail) = mpsc::channel();
         let (records, ended) = rtrb::RingBuffer::new(RECORDS_MAX);
         let setup = Setup {
@@ -289,7 +304,9 @@ impl Supervisor {
 
     /// The workers' rings of ended sessions, to be emptied by the log.
     pub fn take_records(&mut self) -> Vec<rtrb::Consumer<SessionRecord>> {
-        self.threads.iter_mut().filter_map(|thread| thread.records.take()).collect()
+        let workers = self.threads.iter_mut().filter_map(|thread| thread.records.take());
+        let doors = self.agents.threads.iter_mut().filter_map(|thread| thread.records.take());
+        workers.chain(doors).collect()
     }
 
     fn reload(&mut self, config: &Config, addresses: &Addresses) -> Result<Applied, StartError> {
@@ -297,7 +314,12 @@ impl Supervisor {
             return Ok(Applied::Needs(what));
         }
         let budget = Budget::new(config, &self.host)?;
-        let plan = Arc::new(self.registry.plan(config, addresses, &self.host, &self.doors())?);
+        let listeners = self.doors();
+        let worked = &listeners[..self.worked];
+        let plan = Arc::new(self.registry.plan(config, addresses, &self.host, worked)?);
+        let doors = doors::numbered(&self.doors, self.worked);
+        let agents = self.registry.doors(config, addresses, &doors);
+        self.agents.replace(config, &self.host, agents);
         self.quota.resize(budget.sessions);
         let summary = format!(
             "{} servers in {} backends, up to {} sessions",
@@ -364,39 +386,29 @@ impl Relay for Supervisor {
 
     fn is_turning(&mut self) -> bool {
         // Every one is asked, whatever the others answer.
-        self.threads.iter_mut().filter_map(|thread| (!thread.has_turned()).then_some(())).count()
-            == 0
+        let still =
+            self.threads.iter_mut().filter_map(|thread| (!thread.has_turned()).then_some(()));
+        let doors = self.agents.threads.iter_mut();
+        let doors = doors.filter_map(|thread| (!thread.has_turned()).then_some(()));
+        still.chain(doors).count() == 0
     }
 
     fn drain(&mut self, grace: Duration) {
         self.unlisten();
         self.tell(|_| Command::Drain { grace });
+        self.agents.drain(grace);
     }
 
     fn stop(&mut self) {
         self.unlisten();
         self.tell(|_| Command::Stop);
+        self.agents.stop();
     }
 
     fn ended(&mut self) -> Vec<WorkerExit> {
-        let reap = |thread: &mut Thread| {
-            let result = thread.reap()?;
-            Some(WorkerExit { index: thread.index, result })
-        };
-        self.threads.iter_mut().filter_map(reap).collect()
+        let workers = self.threads.iter_mut().filter_map(Thread::reap);
+        workers.chain(self.agents.threads.iter_mut().filter_map(Thread::reap)).collect()
     }
-}
-
-/// The doors of a configuration, in its order, to sockets that were inherited in the same order.
-fn doors(config: &Config, inherited: &[Shared], workers: u16) -> Vec<Door> {
-    let binds = config.listeners.iter().enumerate();
-    let listeners = binds.flat_map(|(number, listener)| listener.bind.iter().map(move |_| number));
-    let rounds = |(place, (listener, shared)): (usize, (usize, &Shared))| {
-        let address = shared.address;
-        let rounds = shared.numbers.len().div_ceil(usize::from(workers));
-        (0..rounds).map(move |round| Door { listener, address, place, round }).collect::<Vec<_>>()
-    };
-    listeners.zip(inherited).enumerate().flat_map(rounds).collect()
 }
 
 /// Listens on what was inherited: only now does the kernel lead clients to what is new in it.
@@ -433,12 +445,17 @@ fn pages(inherited: Vec<Shared>) -> Result<Vec<TcpListener>, StartError> {
 /// What differs between two configurations that only another generation can change.
 fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
     let binds = |config: &Config| -> Vec<_> {
-        config.listeners.iter().map(|listener| (listener.bind.clone(), listener.backlog)).collect()
+        let of = |listener: &Listener| (listener.bind.clone(), listener.mode, listener.backlog);
+        config.listeners.iter().map(of).collect()
     };
     let (was, is) = (&old.global, &new.global);
     [
-        (binds(old) != binds(new), "the listeners' addresses and backlogs ([[listener]] bind)"),
+        (
+            binds(old) != binds(new),
+            "the listeners' addresses, modes and backlogs ([[listener]] bind, mode)",
+        ),
         (was.workers != is.workers, "the number of workers ([global] workers)"),
+        (was.door_threads != is.door_threads, "the doors' threads ([global] door_threads)"),
         (was.engine != is.engine, "the engine ([global] engine)"),
         (was.splice != is.splice, "the splice mode ([global] splice)"),
         (was.pin != is.pin, "the pinning of workers ([global] pin)"),

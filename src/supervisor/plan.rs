@@ -1,22 +1,28 @@
 //! From the configuration to what the workers live by.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use hyper::header::HeaderValue;
+
 use crate::backend::Member;
 use crate::backend::board::{Board, Room};
 use crate::config::{self, Config, Listener, Networks, PerSource, Server};
 use crate::control::Addresses;
+use crate::door;
+use crate::door::trust::{self, Trust};
+use crate::gate::Quota;
+use crate::gate::rules::{AddressSet, Rules};
+use crate::gate::sources::{SourceLimits, SourceRate, Sources};
 use crate::metrics::Traffic;
+use crate::op::ListenerId;
 use crate::session::SessionLimits;
 use crate::sys::socket;
-use crate::worker::admission::Quota;
 use crate::worker::plan::{Backend, Plan, Route, Source};
 use crate::worker::queue::Queue;
-use crate::worker::rules::{AddressSet, Rules};
-use crate::worker::sources::{SourceLimits, SourceRate, Sources};
 
 use super::StartError;
 use super::limits::{Host, source_ports};
@@ -31,6 +37,8 @@ pub(super) struct Registry {
     quotas: Vec<Arc<Quota>>,
     /// By the backend's name.
     queues: HashMap<String, Arc<Queue>>,
+    /// By the backend's name: whom it trusts, if its servers speak TLS.
+    trusts: HashMap<String, Trust>,
     /// By the listener's name.
     traffic: HashMap<String, Arc<Traffic>>,
     /// Made when a listener first has limits for its sources, and then kept.
@@ -52,6 +60,7 @@ impl Registry {
         host: &Host,
         doors: &[usize],
     ) -> Result<Plan, StartError> {
+        self.trust(config)?;
         let mut backends = Vec::new();
         for (number, backend) in config.backends.iter().enumerate() {
             let source = Source {
@@ -97,6 +106,81 @@ impl Registry {
             }
         }
         Ok(Plan { routes, backends })
+    }
+
+    /// Reads whom each backend trusts; what has not changed stays, with the sessions to be resumed.
+    fn trust(&mut self, config: &Config) -> Result<(), StartError> {
+        let mut trusts = HashMap::new();
+        for backend in &config.backends {
+            let Some(tls) = &backend.tls else { continue };
+            let failed = |why| StartError::Tls { backend: backend.name.clone(), why };
+            let newer = Trust::read(tls.ca.clone()).map_err(failed)?;
+            for server in &backend.servers {
+                trust::name(&server_name(backend, server)).map_err(failed)?;
+            }
+            let trust = match self.trusts.get(&backend.name).cloned() {
+                Some(known) => known.or_newer(newer),
+                None => newer,
+            };
+            trusts.insert(backend.name.clone(), trust);
+        }
+        self.trusts = trusts;
+        Ok(())
+    }
+
+    /// Makes the doors' plan that follows from the same configuration, after the workers' has been made.
+    /// `doors` has the number of each address and its listener's, in order.
+    pub(super) fn doors(
+        &mut self,
+        config: &Config,
+        addresses: &Addresses,
+        doors: &[(ListenerId, usize)],
+    ) -> door::Plan {
+        let mut backends = Vec::new();
+        for (number, backend) in config.backends.iter().enumerate() {
+            let members =
+                backend.servers.iter().enumerate().map(|(place, server)| {
+                    self.member(backend, server, addresses.of(number, place))
+                });
+            backends.push(door::Backend {
+                members: members.collect(),
+                manners: backend
+                    .servers
+                    .iter()
+                    .map(|server| self.manner(backend, server))
+                    .collect(),
+                algorithm: backend.balance,
+                redispatch: backend.redispatch,
+                attempts_max: backend.retries.saturating_add(1),
+                connect: backend.timeouts.connect,
+                server_idle: backend.timeouts.server_idle,
+                keep_idle: backend.keep_idle,
+                prefix: backend.path.trim_end_matches('/').to_owned(),
+                sources: backend.source.addresses.clone(),
+            });
+        }
+        let routes = doors.iter().map(|&(id, number)| {
+            let listener = &config.listeners[number];
+            door::Route {
+                listener: id,
+                backend: listener.backend,
+                quota: Arc::clone(&self.quotas[number]),
+                traffic: Arc::clone(self.traffic.entry(listener.name.clone()).or_default()),
+                rules: Arc::new(self.rules(listener, config.global.maxconn)),
+                client_idle: listener.client_idle,
+                body_max: listener.body_max,
+            }
+        });
+        door::Plan { routes: routes.collect(), backends }
+    }
+
+    /// How a server is spoken with.
+    fn manner(&self, backend: &config::Backend, server: &Server) -> door::Manner {
+        let secure = self.trusts.get(&backend.name).and_then(|trust| {
+            let name = trust::name(&server_name(backend, server)).ok()?;
+            Some(door::Secure::new(Arc::clone(trust.config()), name))
+        });
+        door::Manner { host: host(backend, server), secure }
     }
 
     fn member(
@@ -185,6 +269,27 @@ fn source_addresses(backend: &config::Backend) -> Result<Vec<IpAddr>, StartError
 /// Tells a listener's sources from those of others, over a reload too.
 fn salt(listener: &str) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(listener)
+}
+
+/// The name that a server is known by: in TLS, and in the `Host` of requests.
+fn server_name<'a>(backend: &'a config::Backend, server: &'a Server) -> Cow<'a, str> {
+    match backend.tls.as_ref().and_then(|tls| tls.sni.as_ref()) {
+        Some(name) => name.into(),
+        None => server.address.host(),
+    }
+}
+
+/// The `Host` of requests: the name, and the port where it is not the one that goes without saying.
+fn host(backend: &config::Backend, server: &Server) -> HeaderValue {
+    let usual = if backend.tls.is_some() { 443 } else { 80 };
+    let name = server_name(backend, server);
+    let name = if name.contains(':') { format!("[{name}]") } else { name.into_owned() };
+    let host = match server.address.port() {
+        port if port == usual => name,
+        port => format!("{name}:{port}"),
+    };
+    // A host's name and an address hold nothing that a header must not.
+    HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("server"))
 }
 
 fn identity(backend: &str, server: &Server) -> (String, String, String) {

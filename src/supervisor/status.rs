@@ -2,11 +2,14 @@
 
 use crate::backend::Member;
 use crate::backend::board::{Admin, RAMP_FULL};
-use crate::config::{self, Server};
+use crate::config::{self, Mode, Server};
 use crate::control::{
-    ListenerState, ListenerStatus, QueueStatus, RelayStatus, ServerStatus, WorkerStatus,
+    DoorStatus, ListenerState, ListenerStatus, QueueStatus, RelayStatus, ServerStatus, WorkerStatus,
 };
+use crate::door;
+use crate::gate::Quota;
 use crate::sys::process;
+use crate::worker::Command;
 use crate::worker::plan::{self, Route};
 
 use super::Supervisor;
@@ -23,17 +26,22 @@ impl Supervisor {
             servers: self.servers(),
             queues: self.queues(),
             workers: self.threads.iter().map(|thread| self.worker(thread)).collect(),
+            doors: self.agents.threads.iter().map(door).collect(),
         }
     }
 
     fn listener(&self, number: usize) -> ListenerStatus {
         let listener = &self.config.listeners[number];
-        let ours = self.doors.iter().zip(&self.plan.routes);
+        let worked = self.plan.routes.iter().map(|Route { quota, traffic, .. }| (quota, traffic));
+        let agents = self.agents.plan.routes.iter();
+        let agents = agents.map(|door::Route { quota, traffic, .. }| (quota, traffic));
+        let ours = self.doors.iter().zip(worked.chain(agents));
         let ours: Vec<_> =
             ours.filter(|(door, _)| door.listener == number && door.round == 0).collect();
-        let quota = ours.first().map(|(_, Route { quota, .. })| quota);
-        let traffic = ours.first().map(|(_, Route { traffic, .. })| traffic);
-        let full = |quota: &crate::worker::admission::Quota| quota.taken() >= quota.limit();
+        let quota = ours.first().map(|(_, (quota, _))| *quota);
+        let traffic = ours.first().map(|(_, (_, traffic))| traffic.read()).unwrap_or_default();
+        let full = |quota: &Quota| quota.taken() >= quota.limit();
+        let places = quota.map_or(0, |quota| quota.taken().into());
         let state = if self.sockets.is_empty() {
             ListenerState::Ended
         } else if full(&self.quota) || quota.is_some_and(|quota| full(quota)) {
@@ -46,9 +54,12 @@ impl Supervisor {
             addresses: ours.iter().map(|(door, _)| door.address.to_string()).collect(),
             backend: self.config.backend_of(listener).name.clone(),
             state,
-            sessions: quota.map_or(0, |quota| quota.taken().into()),
+            mode: listener.mode.label(),
+            // Through a door an agent may be connected and ask for nothing.
+            sessions: if listener.mode == Mode::Agent { traffic.open() } else { places },
+            connections: places,
             maxconn: listener.maxconn.map(u64::from),
-            traffic: traffic.map(|traffic| traffic.read()).unwrap_or_default(),
+            traffic,
         }
     }
 
@@ -87,7 +98,7 @@ impl Supervisor {
         backends.map(queue).collect()
     }
 
-    fn worker(&self, thread: &Thread) -> WorkerStatus {
+    fn worker(&self, thread: &Thread<Command>) -> WorkerStatus {
         let (kind, why) = &self.engine;
         WorkerStatus {
             index: thread.index,
@@ -102,6 +113,10 @@ impl Supervisor {
 fn slow_start_percent(member: &Member) -> Option<u32> {
     let part = member.board.ramp(member.slow_start, process::monotonic_micros());
     (part < RAMP_FULL).then_some(part * 100 / RAMP_FULL)
+}
+
+fn door(thread: &Thread<door::Command>) -> DoorStatus {
+    DoorStatus { index: thread.index, counts: thread.counters.read() }
 }
 
 /// What its configuration and its administrator make of a server. Workers judge its health each for

@@ -1,4 +1,5 @@
-//! One worker's thread: its descriptor table, its processor, its engine.
+//! The threads of a relay process: a worker's with its descriptor table, its processor and its engine,
+//! and a door's.
 
 use std::fmt;
 use std::io;
@@ -8,6 +9,8 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use crate::control::WorkerExit;
+use crate::door;
 use crate::engine::epoll::Epoll;
 use crate::engine::uring::Uring;
 use crate::engine::{Engine, EngineLimits};
@@ -18,7 +21,7 @@ use crate::worker::{Command, Setup, Worker};
 
 use super::StartError;
 
-/// A worker makes its ring or epoll instance in microseconds.
+/// A thread makes its ring or epoll instance in microseconds.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which engine a worker runs.
@@ -37,7 +40,7 @@ impl fmt::Display for EngineKind {
     }
 }
 
-/// What a thread is given besides its worker's own things.
+/// What a worker's thread is given besides its worker's own things.
 #[derive(Debug)]
 pub(super) struct Spawn {
     pub(super) kind: EngineKind,
@@ -48,23 +51,46 @@ pub(super) struct Spawn {
     pub(super) mailbox: mpsc::Sender<Command>,
 }
 
-/// A worker that runs.
-#[derive(Debug)]
-pub(super) struct Thread {
+/// A worker or a door's thread that runs, and hears commands `C`.
+pub(super) struct Thread<C> {
+    name: String,
     pub(super) index: u16,
     pub(super) processor: Option<u16>,
     pub(super) counters: Arc<Counters>,
     /// Sessions that have ended and are not logged yet.
     pub(super) records: Option<rtrb::Consumer<SessionRecord>>,
-    mailbox: mpsc::Sender<Command>,
-    /// Kept here for as long as the thread may hear it: its number is the same in both tables.
-    bell: Arc<Bell>,
+    /// Leaves a message and wakes the thread. One that has ended hears nothing.
+    post: Box<dyn Fn(C)>,
     handle: Option<JoinHandle<io::Result<()>>>,
-    /// Closed by the worker when it turns.
+    /// Closed by the thread when it turns.
     pulse: Option<mpsc::Receiver<()>>,
 }
 
-impl Thread {
+impl<C> fmt::Debug for Thread<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Thread").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A command that asks for a sign of life.
+pub(super) trait Pulse {
+    /// It is obeyed by dropping this.
+    fn pulse(heard: mpsc::Sender<()>) -> Self;
+}
+
+impl Pulse for Command {
+    fn pulse(heard: mpsc::Sender<()>) -> Self {
+        Self::Pulse(heard)
+    }
+}
+
+impl Pulse for door::Command {
+    fn pulse(heard: mpsc::Sender<()>) -> Self {
+        Self::Pulse(heard)
+    }
+}
+
+impl Thread<Command> {
     /// Starts a worker on the listening sockets, which the main table keeps as well, and returns
     /// when it has its own descriptor table and listens.
     pub(super) fn spawn(
@@ -73,39 +99,49 @@ impl Thread {
         listeners: &[BorrowedFd<'_>],
     ) -> Result<Self, StartError> {
         let index = spawn.setup.index;
-        let failed = |error: io::Error| StartError::Worker { index, error };
+        let name = format!("worker {index}");
+        let failed = |error: io::Error| StartError::Thread { name: name.clone(), error };
         let bell = Arc::new(Bell::new().map_err(|errno| failed(errno.into()))?);
         let heard = Arc::clone(&bell);
         let (processor, counters) = (spawn.processor, Arc::clone(&spawn.setup.counters));
         let mailbox = spawn.mailbox.clone();
         let numbers: Vec<RawFd> = listeners.iter().map(|socket| socket.as_raw_fd()).collect();
-        let (ready, told) = mpsc::channel();
-        let handle = Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || work(spawn, heard, &numbers, &ready))
-            .map_err(failed)?;
-        match told.recv_timeout(START_PATIENCE) {
-            Ok(()) => Ok(Self {
-                index,
-                processor,
-                counters,
-                records: Some(records),
-                mailbox,
-                bell,
-                handle: Some(handle),
-                pulse: None,
-            }),
-            // The sender is gone without a word: the thread has ended with the reason.
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(failed(end_of(handle))),
-            Err(mpsc::RecvTimeoutError::Timeout) => Err(failed(io::ErrorKind::TimedOut.into())),
-        }
+        let handle = start(&name, move |ready| work(spawn, heard, &numbers, ready))?;
+        // The bell is kept for as long as the thread may hear it: its number is the same in both tables.
+        let post = Box::new(move |command| {
+            if mailbox.send(command).is_ok() {
+                bell.ring();
+            }
+        });
+        let (records, handle) = (Some(records), Some(handle));
+        Ok(Self { name, index, processor, counters, records, post, handle, pulse: None })
     }
+}
 
-    /// Leaves a message and rings. A worker that has ended hears nothing.
-    pub(super) fn tell(&self, command: Command) {
-        if self.mailbox.send(command).is_ok() {
-            self.bell.ring();
-        }
+impl Thread<door::Command> {
+    /// Starts a door's thread in this descriptor table, and returns when it serves.
+    pub(super) fn open(
+        index: u16,
+        setup: door::Setup,
+        mailbox: tokio::sync::mpsc::UnboundedSender<door::Command>,
+        records: rtrb::Consumer<SessionRecord>,
+    ) -> Result<Self, StartError> {
+        let name = format!("door {index}");
+        let counters = Arc::clone(&setup.counters);
+        let handle = start(&name, move |ready| {
+            process::block_signals()?;
+            door::serve(setup, ready)
+        })?;
+        let post = Box::new(move |command| drop(mailbox.send(command)));
+        let (records, handle) = (Some(records), Some(handle));
+        Ok(Self { name, index, processor: None, counters, records, post, handle, pulse: None })
+    }
+}
+
+impl<C: Pulse> Thread<C> {
+    /// Leaves a message.
+    pub(super) fn tell(&self, command: C) {
+        (self.post)(command);
     }
 
     /// Whether it has turned since this was last asked; an idle one is woken to do so.
@@ -116,15 +152,33 @@ impl Thread {
         }
         let (heard, pulse) = mpsc::channel();
         self.pulse = Some(pulse);
-        self.tell(Command::Pulse(heard));
+        self.tell(C::pulse(heard));
         true
     }
 
     /// How the thread ended; once, when it has. Asked for, not told: a thread with a descriptor
     /// table of its own must not wake a runtime whose descriptors are in another.
-    pub(super) fn reap(&mut self) -> Option<io::Result<()>> {
+    pub(super) fn reap(&mut self) -> Option<WorkerExit> {
         let handle = self.handle.take_if(|handle| handle.is_finished())?;
-        Some(handle.join().unwrap_or_else(|_| Err(io::Error::other("it panicked"))))
+        let result = handle.join().unwrap_or_else(|_| Err(io::Error::other("it panicked")));
+        Some(WorkerExit { name: self.name.clone(), result })
+    }
+}
+
+/// Starts a thread, and returns when it says that it is ready.
+fn start(
+    name: &str,
+    body: impl FnOnce(&mpsc::Sender<()>) -> io::Result<()> + Send + 'static,
+) -> Result<JoinHandle<io::Result<()>>, StartError> {
+    let failed = |error: io::Error| StartError::Thread { name: name.to_owned(), error };
+    let (ready, told) = mpsc::channel();
+    let handle =
+        Builder::new().name(name.replace(' ', "-")).spawn(move || body(&ready)).map_err(failed)?;
+    match told.recv_timeout(START_PATIENCE) {
+        Ok(()) => Ok(handle),
+        // The sender is gone without a word: the thread has ended with the reason.
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(failed(end_of(handle))),
+        Err(mpsc::RecvTimeoutError::Timeout) => Err(failed(io::ErrorKind::TimedOut.into())),
     }
 }
 

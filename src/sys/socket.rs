@@ -224,6 +224,12 @@ fn dissolve(socket: BorrowedFd<'_>) {
     }
 }
 
+/// Whether nothing has come in, neither bytes nor the end of the stream nor an error.
+pub fn is_quiet(socket: BorrowedFd<'_>) -> bool {
+    let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    socket::recv(socket.as_raw_fd(), &mut [0], look) == Err(Errno::EAGAIN)
+}
+
 /// Reads what is there; 0 is the end of the stream.
 ///
 /// # Errors

@@ -5,9 +5,9 @@
 //! and the kernel's queue holds the rest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::gate::Quota;
 use crate::op::{ListenerId, Time};
 
 use super::ramp::Ramp;
@@ -17,51 +17,6 @@ const PAUSE_FOR_KERNEL: Duration = Duration::from_millis(100);
 /// How soon a worker that found a shared quota used up looks again: another worker's session may
 /// have ended, and nobody tells.
 const PAUSE_FOR_QUOTA: Duration = Duration::from_millis(16);
-
-/// So many places, shared by all workers.
-#[derive(Debug)]
-pub struct Quota {
-    limit: AtomicU32,
-    taken: AtomicU32,
-}
-
-impl Quota {
-    /// `limit` places, all free.
-    pub const fn new(limit: u32) -> Self {
-        Self { limit: AtomicU32::new(limit), taken: AtomicU32::new(0) }
-    }
-
-    /// Changes the number of places. Sessions beyond it stay.
-    pub fn resize(&self, limit: u32) {
-        self.limit.store(limit, Relaxed);
-    }
-
-    /// How many places there are.
-    pub fn limit(&self) -> u32 {
-        self.limit.load(Relaxed)
-    }
-
-    /// Places taken now.
-    pub fn taken(&self) -> u32 {
-        self.taken.load(Relaxed)
-    }
-
-    fn has_room(&self) -> bool {
-        self.taken() < self.limit()
-    }
-
-    /// Takes a place, if one is free.
-    pub(super) fn acquire(&self) -> bool {
-        let limit = self.limit.load(Relaxed);
-        let more = |taken: u32| (taken < limit).then_some(taken + 1);
-        self.taken.fetch_update(Relaxed, Relaxed, more).is_ok()
-    }
-
-    /// Gives a place back.
-    pub(super) fn release(&self) {
-        self.taken.fetch_sub(1, Relaxed);
-    }
-}
 
 /// The gate of one worker.
 #[derive(Debug)]
@@ -258,8 +213,8 @@ mod tests {
             assert!(admission.enter(FIRST, at(0)), "{process} {listeners:?} {places}");
             admission.leave(FIRST);
             admission.leave(FIRST);
-            assert_eq!(admission.process.taken.load(Relaxed), 0);
-            assert_eq!(admission.listeners[0].quota.taken.load(Relaxed), 0);
+            assert_eq!(admission.process.taken(), 0);
+            assert_eq!(admission.listeners[0].quota.taken(), 0);
             assert_eq!(admission.free, places);
         }
     }

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use nix::errno::Errno;
 
+use crate::backend::dice::Dice;
 use crate::backend::ports::{self, Ports};
 use crate::backend::{Call, Choice, ServerId, backoff};
 use crate::engine::Engine;
@@ -16,10 +16,6 @@ use crate::session::greeting;
 use super::plan::{Plan, Source};
 use super::{Worker, is_ours};
 
-/// Between two attempts at the same server: time for it to come back from a restart. Another server
-/// is tried at once.
-const PAUSE_BASE: Duration = Duration::from_millis(250);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Source ports of ours that are tried for one attempt before the kernel is left to choose.
 const PORTS_TRIED_MAX: u8 = 8;
 
@@ -50,24 +46,16 @@ pub(super) struct Dialer {
     workers: u16,
     /// One for each pair of addresses, since TIME_WAIT is kept for each pair.
     budgets: HashMap<Budget, Ports>,
-    random: u64,
+    dice: Dice,
 }
 
 impl Dialer {
     pub(super) fn new(worker: u16, workers: u16, seed: u64) -> Self {
-        Self { worker, workers, budgets: HashMap::new(), random: seed.max(1) }
+        Self { worker, workers, budgets: HashMap::new(), dice: Dice::new(seed) }
     }
 
     pub(super) const fn workers(&self) -> u16 {
         self.workers
-    }
-
-    /// xorshift64: spreads attempts, decides nothing that must not be guessed.
-    fn random(&mut self) -> u32 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        u32::try_from(self.random >> 32).unwrap_or_default()
     }
 
     /// Where a connection to `upstream` comes from; `None` leaves it to the kernel. The addresses take
@@ -85,7 +73,7 @@ impl Dialer {
         let place = |address| candidates.clone().position(|candidate| candidate == address);
         let first = match after.and_then(|lease| place(lease.address())) {
             Some(place) => place + 1,
-            None => self.random() as usize % count,
+            None => self.dice.roll() as usize % count,
         };
         let in_turn = candidates.cycle().skip(first).take(count);
         if own_ports && let Some(range) = self.slice(upstream, source) {
@@ -178,7 +166,7 @@ impl<E: Engine> Worker<E> {
     /// Takes a place at a server for a session, if there is one; and which server is to be avoided,
     /// because it has just failed.
     pub(super) fn choose(&mut self, key: SessionKey) -> (Option<Choice>, Option<ServerId>) {
-        let lot = self.dialer.random();
+        let lot = self.dialer.dice.roll();
         let Some(relay) = self.sessions.of(key) else { return (None, None) };
         let route = &self.plan.routes[usize::from(relay.listener.0)];
         let backend = &self.plan.backends[route.backend];
@@ -206,7 +194,7 @@ impl<E: Engine> Worker<E> {
         choice: Option<Choice>,
         avoid: Option<ServerId>,
     ) {
-        let random = self.dialer.random();
+        let random = self.dialer.dice.roll();
         let Some(relay) = self.sessions.of(key) else { return };
         let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
         let may_wait = !self.plan.backends[backend].queue.patience.is_zero();
@@ -216,7 +204,7 @@ impl<E: Engine> Worker<E> {
             Some(choice) if avoid == Some(choice.server) => {
                 self.backends.release_unconnected(choice.server);
                 let attempts = u32::from(relay.session.attempts());
-                let pause = backoff::delay(attempts, PAUSE_BASE, PAUSE_MAX, random);
+                let pause = backoff::again(attempts, random);
                 relay.session.pause(self.now + pause);
                 relay.paused = true;
                 self.timers.bring_forward(key.index(), self.now + pause);
@@ -303,7 +291,7 @@ impl<E: Engine> Worker<E> {
 
     /// Says what an attempt that is over means for the server, and gives back what it took.
     fn settle_attempt(&mut self, key: SessionKey, outcome: Outcome) {
-        let random = self.dialer.random();
+        let random = self.dialer.dice.roll();
         let Some(relay) = self.sessions.of(key) else { return };
         let Some(server) = relay.server else { return };
         if outcome == Outcome::Done {

@@ -4,11 +4,11 @@
 use std::net::SocketAddr;
 
 use crate::engine::Engine;
+use crate::gate::sources::{Entry, Ticket};
 use crate::op::{Flow, ListenerId, Outcome, SessionKey, Slot};
 use crate::session::{CloseReason, Step};
 
 use super::Worker;
-use super::sources::{Entry, Ticket};
 
 /// A source has as many sessions as it may, or comes too fast.
 pub(super) struct AtLimit;

@@ -11,8 +11,6 @@ mod leaving;
 pub mod plan;
 pub mod queue;
 mod ramp;
-pub mod rules;
-pub mod sources;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -30,11 +28,14 @@ use nix::errno::Errno;
 use crate::backend::board::Board;
 use crate::backend::{Backends, ServerId};
 use crate::engine::Engine;
+use crate::gate::Quota;
+use crate::gate::rules::Rules;
+use crate::gate::sources::Ticket;
 use crate::metrics::{Counters, SessionRecord, Traffic, culprit};
 use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Slot, Time};
 use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
-use admission::{Admission, Quota};
+use admission::Admission;
 use dial::{Dialer, Lease};
 use ending::Phase;
 use greeting::AtLimit;
@@ -42,8 +43,6 @@ use leaving::Leaving;
 use plan::Plan;
 use queue::{Queues, Wait};
 use ramp::Ramp;
-use rules::Rules;
-use sources::Ticket;
 use table::Table;
 use timers::Timers;
 
@@ -464,6 +463,7 @@ impl<E: Engine> Worker<E> {
             client: relay.client,
             server,
             queued,
+            request: None,
             report: *report,
         };
         if self.records.push(record).is_err() {

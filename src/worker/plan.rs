@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use crate::backend::Member;
 use crate::backend::choose::Algorithm;
+use crate::gate::Quota;
+use crate::gate::rules::Rules;
 use crate::metrics::Traffic;
 use crate::session::SessionLimits;
 
-use super::admission::Quota;
 use super::queue::Queue;
-use super::rules::Rules;
 
 /// The part of the configuration that sessions live by, names resolved. All workers share one.
 #[derive(Clone, Debug)]

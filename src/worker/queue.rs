@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::gate::Quota;
 use crate::metrics::Queued;
 use crate::op::{SessionKey, Time};
 use crate::session::{CloseReason, Step};
 
-use super::admission::Quota;
 use super::{Relay, Worker};
 
 /// How soon a worker whose sessions wait looks again: a place may have come free in another worker, and

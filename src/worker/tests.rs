@@ -9,10 +9,10 @@ use crate::backend::Member;
 use crate::backend::board::{Board, Room};
 use crate::backend::choose::Algorithm;
 use crate::engine::EngineStats;
+use crate::gate::rules::Rules;
 use crate::op::{Flow, Outcome, Side};
 use crate::worker::plan::{Backend, Route, Source};
 use crate::worker::queue::Queue;
-use crate::worker::rules::Rules;
 
 const FIRST: ListenerId = ListenerId(0);
 const SECOND: ListenerId = ListenerId(1);

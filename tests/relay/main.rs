@@ -17,6 +17,7 @@
 )]
 
 mod administration;
+mod agent_door;
 mod agents;
 mod checks;
 mod cli;

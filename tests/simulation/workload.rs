@@ -10,8 +10,8 @@ use std::time::Duration;
 use fanin::backend::Member;
 use fanin::backend::board::{Board, Room};
 use fanin::backend::choose::Algorithm;
+use fanin::gate::Quota;
 use fanin::session::SessionLimits;
-use fanin::worker::admission::Quota;
 use fanin::worker::plan::{Backend, Plan, Route, Source};
 use fanin::worker::queue::Queue;
 

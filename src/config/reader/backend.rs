@@ -49,6 +49,14 @@ impl Reader {
                 boolean,
             ),
             queue: self.queue(table),
+            path: self.take("path", table.path.as_ref(), defaults.path, text_of(value::prefix)),
+            tls: self.tls(index, table.tls.as_ref()),
+            keep_idle: self.take(
+                "keep_idle",
+                table.keep_idle.as_ref(),
+                defaults.keep_idle,
+                text_of(value::timeout),
+            ),
             connecting_max: self.take(
                 "connecting_max",
                 table.connecting_max.as_ref(),

@@ -48,6 +48,9 @@ impl Reader {
             workers: self.take("workers", table.workers.as_ref(), None, |written| {
                 auto_or(written, 1, value::WORKERS_MAX)
             }),
+            door_threads: self.take("door_threads", table.door_threads.as_ref(), None, |written| {
+                auto_or(written, 1, value::WORKERS_MAX)
+            }),
             engine: self.take(
                 "engine",
                 table.engine.as_ref(),

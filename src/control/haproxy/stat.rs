@@ -70,6 +70,12 @@ impl Row {
         }
     }
 
+    /// Requests are understood here.
+    fn asked(&mut self) {
+        self.text("mode", "http");
+        self.text("proto", "http");
+    }
+
     fn rate(&mut self, rate: Rate) {
         self.sets(&[("rate", rate.now), ("rate_max", rate.max)]);
     }
@@ -147,8 +153,12 @@ fn rows(snapshot: &Snapshot) -> Vec<Row> {
 fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
     let mut row = Row::new(&listener.name, "FRONTEND", FRONTEND);
     let traffic = &listener.traffic;
-    let before_a_server =
-        |reason| matches!(reason, CloseReason::BadGreeting | CloseReason::GreetingTimeout);
+    let before_a_server = |reason| {
+        matches!(
+            reason,
+            CloseReason::BadGreeting | CloseReason::GreetingTimeout | CloseReason::BadRequest
+        )
+    };
     row.sets(&[
         ("scur", listener.sessions),
         ("smax", traffic.sessions_max.into()),
@@ -163,10 +173,21 @@ fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
         ("conn_tot", traffic.accepted),
         ("dcon", traffic.denied),
         ("dses", traffic.source_limited),
-        ("intercepted", 0),
+        ("intercepted", traffic.own_answers),
         ("wrew", 0),
     ]);
     let rate = snapshot.rates.of(&Subject::Listener(listener.name.clone()));
+    if listener.is_door() {
+        row.asked();
+        row.sets(&[
+            ("req_tot", traffic.sessions_total),
+            ("req_rate", rate.now),
+            ("req_rate_max", rate.max),
+            ("hrsp_other", 0),
+        ]);
+        let classes = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx"];
+        classes.iter().zip(traffic.answers).for_each(|(class, count)| row.set(class, count));
+    }
     row.rate(rate);
     row.sets(&[("conn_rate", rate.now), ("conn_rate_max", rate.max)]);
     row.text(
@@ -203,6 +224,9 @@ fn status(server: &ServerStatus) -> String {
 
 fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
     let mut row = Row::new(&server.backend, &server.name, SERVER);
+    if snapshot.status.relay.is_asked(&server.backend) {
+        row.asked();
+    }
     balanced(&mut row, std::slice::from_ref(server));
     if let Some(limit) = server.maxconn {
         row.set("slim", limit);
@@ -246,6 +270,9 @@ fn effective(server: &ServerStatus) -> u32 {
 fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
     let name = servers.first().map_or("", |server| server.backend.as_str());
     let mut row = Row::new(name, "BACKEND", BACKEND);
+    if snapshot.status.relay.is_asked(name) {
+        row.asked();
+    }
     balanced(&mut row, servers);
     let usable = || servers.iter().filter(|server| server.is_usable());
     let weight: u64 = usable().map(|server| u64::from(effective(server))).sum();
@@ -302,8 +329,9 @@ fn balanced(row: &mut Row, servers: &[ServerStatus]) {
         ("ctime", mean(|tally| &tally.connects)),
         ("rtime", 0),
         ("ttime", mean(|tally| &tally.durations)),
-        ("connect", established + sum(|tally| tally.connect_failures)),
-        ("reuse", 0),
+        // A request that goes over a kept connection is a session, and no attempt to connect.
+        ("connect", established + sum(|tally| tally.connect_failures) - sum(|tally| tally.reuses)),
+        ("reuse", sum(|tally| tally.reuses)),
         ("wrew", 0),
     ]);
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::backend::board::Tally;
 use crate::control::text::{Table, grouped, limit, percent, size, span};
 use crate::metrics::{CloseReason, PathBytes};
 
@@ -15,6 +16,7 @@ impl Status {
         self.head(&mut out);
         self.numbers(&mut out);
         out.push_str(&self.listeners());
+        out.push_str(&self.doors());
         out.push_str(&self.servers());
         out.push_str(&self.names());
         out.push_str(&self.workers());
@@ -142,6 +144,42 @@ impl Status {
                 state.to_owned(),
                 grouped(listener.sessions),
                 limit(listener.maxconn),
+            ]);
+        }
+        table.render()
+    }
+
+    /// Of each agent door what a session alone does not tell.
+    fn doors(&self) -> String {
+        let mut table = Table::new(&[
+            "DOOR",
+            ">CONNECTED",
+            ">REQUESTS",
+            ">2XX",
+            ">4XX",
+            ">5XX",
+            ">STATUS",
+            ">TO SERVERS",
+            ">REUSED",
+            ">HANDSHAKES",
+            ">RESUMED",
+        ]);
+        for door in self.relay.listeners.iter().filter(|listener| listener.is_door()) {
+            let ours = self.relay.servers.iter().filter(|server| server.backend == door.backend);
+            let sum = |of: fn(&Tally) -> u64| ours.clone().map(|server| of(&server.tally)).sum();
+            let [_, good, _, refused, failed] = door.traffic.answers;
+            table.row([
+                door.name.clone(),
+                grouped(door.connections),
+                grouped(door.traffic.sessions_total),
+                grouped(good),
+                grouped(refused),
+                grouped(failed),
+                grouped(door.traffic.own_answers),
+                grouped(sum(|tally| tally.connects.count())),
+                grouped(sum(|tally| tally.reuses)),
+                grouped(sum(|tally| tally.handshakes_full)),
+                grouped(sum(|tally| tally.handshakes_resumed)),
             ]);
         }
         table.render()

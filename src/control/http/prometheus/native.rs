@@ -42,7 +42,14 @@ const QUEUE: [Family<QueueStatus>; 2] = [
     gauge("queue_sessions_max", "The most that have waited at one time.", |q| q.waiting_max),
 ];
 
-const SERVER: [Family<ServerStatus>; 10] = [
+const DOOR: [Family<ListenerStatus>; 2] = [
+    gauge("connections", "Agents that are connected.", |l| l.connections),
+    counter("status_answers_total", "Questions for the status of the door itself.", |l| {
+        l.traffic.own_answers
+    }),
+];
+
+const SERVER: [Family<ServerStatus>; 12] = [
     gauge("usable", "Whether sessions may go there.", |s| s.is_usable().into()),
     counter("check_failures_total", "Checks that failed.", |s| {
         s.check.as_ref().map_or(0, |check| check.failures)
@@ -63,6 +70,10 @@ const SERVER: [Family<ServerStatus>; 10] = [
         "Sessions that went elsewhere after a failed attempt here.",
         |s| s.tally.redispatches,
     ),
+    counter("reuses_total", "Requests over a connection that an earlier one had left.", |s| {
+        s.tally.reuses
+    }),
+    gauge("kept", "Connections that are kept for the next request.", |s| s.tally.kept),
 ];
 
 const WORKER: [Family<WorkerStatus>; 2] = [
@@ -131,6 +142,16 @@ fn listeners(out: &mut Exposition, listeners: &[ListenerStatus]) {
             out.sample(&[labels.as_slice(), &[("reason", reason)]].concat(), count);
         }
     }
+    let doors: Vec<_> = all.iter().filter(|(_, listener)| listener.is_door()).cloned().collect();
+    out.each("fanin_door_", &DOOR, &doors);
+    out.family("counter", "fanin_door_answers_total", "Requests answered, by class of the status.");
+    for (labels, door) in &doors {
+        for (class, count) in
+            ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(door.traffic.answers)
+        {
+            out.sample(&[labels.as_slice(), &[("class", class)]].concat(), count);
+        }
+    }
     out.family("counter", "fanin_sessions_ended_total", "Sessions ended, by the first cause.");
     for (labels, listener) in &all {
         for reason in CloseReason::ALL {
@@ -159,6 +180,16 @@ fn servers(out: &mut Exposition, servers: &[ServerStatus]) {
         vec![("backend", one.backend.as_str()), ("server", one.name.as_str())]
     });
     out.each("fanin_server_", &SERVER, &all);
+    out.family("counter", "fanin_server_handshakes_total", "TLS handshakes with it.");
+    for (labels, ServerStatus { tally, .. }) in &all {
+        for (result, count) in [
+            ("full", tally.handshakes_full),
+            ("resumed", tally.handshakes_resumed),
+            ("failed", tally.handshakes_failed),
+        ] {
+            out.sample(&[labels.as_slice(), &[("result", result)]].concat(), count);
+        }
+    }
     let aborts = "Established sessions that one side ended before they were whole.";
     out.family("counter", "fanin_server_aborts_total", aborts);
     for (labels, server) in &all {

@@ -66,7 +66,7 @@ impl Rules {
     }
 
     /// Counts who comes, if sources have limits here.
-    pub(super) fn count(&self, address: IpAddr, now: Time) -> Entry {
+    pub fn count(&self, address: IpAddr, now: Time) -> Entry {
         match (&self.limits, &self.sources) {
             (Some(limits), Some(sources)) => sources.enter(self.salt, address, limits, now),
             _ => Entry::Uncounted,
@@ -74,7 +74,7 @@ impl Rules {
     }
 
     /// A session has ended that was counted.
-    pub(super) fn discount(&self, ticket: Option<Ticket>) {
+    pub fn discount(&self, ticket: Option<Ticket>) {
         if let (Some(ticket), Some(sources)) = (ticket, &self.sources) {
             sources.leave(ticket);
         }

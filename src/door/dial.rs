@@ -1,0 +1,120 @@
+//! A new connection to a server: TCP from an address of ours, TLS where it is asked for.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
+use rustls::HandshakeKind;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpSocket;
+use tokio::task::spawn_local;
+use tokio_rustls::TlsConnector;
+
+use crate::backend::board::{Board, Handshake};
+use crate::sys::socket;
+
+use super::head::HEAD_BYTES_MAX;
+use super::kept::Connection;
+use super::plan::{Manner, Secure};
+use super::wire::{Line, Wire};
+
+/// What an answer's head and pieces are read into; the smallest that hyper takes is 8 KiB.
+const BUFFER_BYTES_MAX: usize = 4 * HEAD_BYTES_MAX;
+
+/// Why there is no connection. No byte of a request has been sent.
+#[derive(Debug)]
+pub(super) enum NotConnected {
+    Tcp(Errno),
+    /// In words for the log.
+    Tls(String),
+}
+
+/// Connects, and shakes hands where that is the manner.
+pub(super) async fn dial(
+    board: &Arc<Board>,
+    address: SocketAddr,
+    source: Option<IpAddr>,
+    manner: &Manner,
+) -> Result<Connection, NotConnected> {
+    let line = connect(address, source).await.map_err(NotConnected::Tcp)?;
+    let wire = Wire(Rc::clone(&line));
+    let sender = match &manner.secure {
+        None => speak(wire).await,
+        Some(secure) => match shake_hands(wire, secure).await {
+            Ok((stream, how)) => {
+                board.shook_hands(how);
+                speak(stream).await
+            }
+            Err(why) => {
+                board.shook_hands(Handshake::Failed);
+                return Err(NotConnected::Tls(why));
+            }
+        },
+    };
+    let sender = sender.map_err(|_| NotConnected::Tcp(Errno::ECONNRESET))?;
+    Ok(Connection { sender, line, board: Arc::clone(board), address, manner: manner.clone() })
+}
+
+async fn connect(address: SocketAddr, source: Option<IpAddr>) -> Result<Rc<Line>, Errno> {
+    let errno = |error: io::Error| error.raw_os_error().map_or(Errno::ECONNRESET, Errno::from_raw);
+    let socket = socket::outbound(&address, source.map(|ip| SocketAddr::new(ip, 0)))?;
+    let socket = TcpSocket::from_std_stream(socket.into());
+    let line = Line::new(socket.connect(address).await.map_err(errno)?);
+    if line.has_met_itself() {
+        return Err(Errno::ECONNREFUSED);
+    }
+    Ok(line)
+}
+
+async fn shake_hands(
+    wire: Wire,
+    secure: &Secure,
+) -> Result<(tokio_rustls::client::TlsStream<Wire>, Handshake), String> {
+    let connector = TlsConnector::from(Arc::clone(&secure.config));
+    let stream = connector.connect(secure.name.clone(), wire).await.map_err(|error| why(&error))?;
+    let how = match stream.get_ref().1.handshake_kind() {
+        Some(HandshakeKind::Resumed) => Handshake::Resumed,
+        _ => Handshake::Full,
+    };
+    Ok((stream, how))
+}
+
+/// What an error of a handshake means, and what to do about it.
+fn why(error: &io::Error) -> String {
+    use rustls::{CertificateError as Bad, Error};
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let remedy = match tls {
+        Some(Error::InvalidCertificate(Bad::UnknownIssuer)) => {
+            "no authority that is trusted here has signed it: name the file of the one that has, \
+             tls = { ca = \"FILE\" }"
+        }
+        Some(Error::InvalidCertificate(
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. },
+        )) => "it is for another name: name that one, tls = { sni = \"NAME\" }",
+        Some(Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. })) => {
+            "renew it, or set this host's clock"
+        }
+        Some(Error::InvalidMessage(_)) => "does it speak TLS on this port? else tls = false",
+        Some(_) => "its TLS and this relay's have to agree; TLS 1.2 and 1.3 are spoken here",
+        None => "it ended the connection in the middle; its own log says why",
+    };
+    format!("TLS: {error}; {remedy}")
+}
+
+/// Begins HTTP over a connection, which then lives for itself until both ends are done with it.
+async fn speak<S>(stream: S) -> hyper::Result<http1::SendRequest<super::body::Upload>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER_BYTES_MAX)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    // How it ended is told to whoever waits for an answer on it.
+    spawn_local(async move { drop(connection.await) });
+    Ok(sender)
+}
