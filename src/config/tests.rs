@@ -523,3 +523,62 @@ fn no_damage_to_a_file_makes_the_reader_panic() {
     }
     assert!((1000..3000).contains(&refused), "{refused} of 3000 refused");
 }
+
+/// Keys of the listener, of the backend and of its server, and what the message must hold.
+const WRONG_DOORS: [(&str, &str, &str, &[&str]); 10] = [
+    ("proxy_from = [\"10.0.0.0/8\"]", "", "", &["has `proxy_from`", "reads no PROXY headers"]),
+    ("ramp = 200", "", "", &["has `ramp`", "`maxconn` of the servers"]),
+    ("body_max = \"0B\"", "", "", &["\"1B\" to \"1GiB\""]),
+    ("", "", "send_proxy = \"v2\"", &["which has `send_proxy`", "shared by all agents"]),
+    ("", "path = \"stsAgent\"", "", &["\"/stsAgent/\""]),
+    ("", "path = \"/a/../b\"", "", &["leads elsewhere"]),
+    ("", "tls = \"yes\"", "", &["true, false, or a table"]),
+    ("", "tls = { ca = \"ca.pem\" }", "", &["not a whole path", "\"system\""]),
+    ("", "tls = { sni = \"a:443\" }", "", &["a certificate can hold", "without a port"]),
+    ("", "tls = true", "check = { http = \"/\" }", &["asks without TLS", "another `port`"]),
+];
+
+#[test]
+fn what_an_agent_door_cannot_do_is_refused_with_the_remedy() {
+    for (listener, backend, server, expected) in WRONG_DOORS {
+        let text = format!(
+            "[[listener]]\nbind = \":1\"\nmode = \"agent\"\n{listener}\n[backend.b]\n{backend}\n\
+             [[backend.b.server]]\naddress = \"h:443\"\n{server}\n"
+        );
+        let message = message(&text);
+        for part in expected {
+            assert!(message.contains(part), "{text}: wanted {part} in\n{message}");
+        }
+    }
+}
+
+#[test]
+fn what_needs_requests_is_refused_where_bytes_pass_unchanged() {
+    for (listener, backend, key) in [
+        ("", "tls = true", "has `tls`"),
+        ("", "path = \"/x\"", "has `path`"),
+        ("body_max = \"1MiB\"", "", "without mode"),
+    ] {
+        let text = format!(
+            "[[listener]]\nbind = \":1\"\n{listener}\n[backend.b]\n{backend}\n\
+             [[backend.b.server]]\naddress = \"h:443\"\n"
+        );
+        let message = message(&text);
+        assert!(message.contains(key) && message.contains("mode = \"agent\""), "{message}");
+    }
+}
+
+#[test]
+fn a_door_is_read_and_written_out_the_same() {
+    let text = "[global]\ndoor_threads = 3\n[[listener]]\nbind = \":17123\"\nmode = \"agent\"\n\
+        body_max = \"1MiB\"\n[backend.b]\npath = \"/stsAgent/\"\nkeep_idle = \"9s\"\n\
+        tls = { ca = \"/etc/ca.pem\", sni = \"i.example\" }\n[[backend.b.server]]\naddress = \"h:443\"\n";
+    let config = read(text).unwrap();
+    assert_eq!(read(&config.render()).unwrap(), config);
+    let Tls { ca, sni } = config.backends[0].tls.clone().unwrap();
+    assert_eq!((ca.unwrap().to_str(), sni.as_deref()), (Some("/etc/ca.pem"), Some("i.example")));
+    assert_eq!((config.listeners[0].mode, config.global.door_threads), (Mode::Agent, Some(3)));
+    let system =
+        read(&text.replace("{ ca = \"/etc/ca.pem\", sni = \"i.example\" }", "true")).unwrap();
+    assert_eq!(system.backends[0].tls, Some(Tls::default()));
+}

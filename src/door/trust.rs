@@ -108,6 +108,6 @@ mod tests {
     fn a_name_is_a_hosts_or_an_address() {
         assert!(name("intake.example.com").is_ok() && name("192.0.2.7").is_ok());
         assert_eq!(name("intake.example.com.").unwrap(), name("intake.example.com").unwrap());
-        assert!(name("under_score..").unwrap_err().contains("sni"));
+        assert!(name("two..dots").unwrap_err().contains("sni"));
     }
 }

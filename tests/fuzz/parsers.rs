@@ -5,8 +5,11 @@ use std::path::Path;
 
 use fanin::config::{Config, Network, Overrides, value};
 use fanin::control::parse_command;
+use fanin::door::head::onward;
 use fanin::session::greeting::{HEADER_BYTES_MAX, Parsed, parse};
 use fanin::sys::process;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Request, Version};
 
 /// What a refusal may say at the most, per byte of input and on top: messages quote the source.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -26,6 +29,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "config", bytes_max: 4096, check: config },
     Parser { name: "haproxy", bytes_max: 4096, check: haproxy },
     Parser { name: "greetings", bytes_max: 600, check: greetings },
+    Parser { name: "heads", bytes_max: 1024, check: heads },
     Parser { name: "values", bytes_max: 64, check: values },
     Parser { name: "commands", bytes_max: 300, check: commands },
     Parser { name: "sysctls", bytes_max: 256, check: sysctls },
@@ -119,6 +123,45 @@ fn values(input: &[u8]) {
     ];
     for refusal in refusals.into_iter().flatten() {
         assert!(!refusal.to_string().is_empty());
+    }
+}
+
+/// The head of a request at an agent door, as hyper has read it: a target, and a header a line.
+fn heads(input: &[u8]) {
+    const PREFIX: &str = "/stsAgent";
+    let mut lines = input.split(|byte| *byte == b'\n');
+    let target = lines.next().unwrap_or_default();
+    let Ok(request) = Request::post(target).body(()) else { return };
+    let mut head = request.into_parts().0;
+    for line in lines {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            head.headers.append(name, value);
+        }
+    }
+    let key = head.headers.get("dd-api-key").cloned();
+    let named = format!("{:?}", head.headers.get_all("connection")).to_ascii_lowercase();
+    match onward(head, PREFIX, 1000) {
+        Ok(onward) => {
+            let path = onward.uri.path();
+            assert!(path.starts_with("/stsAgent/") && onward.uri.authority().is_none(), "{path}");
+            assert!(!path.split('/').any(|part| matches!(part, "." | "..")), "{path}");
+            assert_eq!(onward.version, Version::HTTP_11);
+            for between in ["connection", "transfer-encoding", "upgrade", "proxy-authorization"] {
+                assert!(!onward.headers.contains_key(between), "{between}");
+            }
+            // What the agent has for the server gets there, unless it says itself that it is not for it.
+            assert!(
+                named.contains("dd-api-key") || onward.headers.get("dd-api-key") == key.as_ref()
+            );
+            assert!(onward.headers.contains_key("via") || named.contains("via"));
+        }
+        Err(refused) => {
+            assert!(refused.status.is_client_error() || refused.status.as_u16() == 501);
+            assert!(refused.why.ends_with('\n') && !refused.why.contains('\u{1b}'));
+        }
     }
 }
 

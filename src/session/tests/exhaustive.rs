@@ -311,6 +311,8 @@ fn every_state_keeps_the_rules_and_has_a_way_out() {
         CloseReason::ServerDown,
         CloseReason::Rebalanced,
         CloseReason::ShutDown,
+        CloseReason::BadRequest,
+        CloseReason::TlsFailed,
         CloseReason::Drained,
     ];
     for reason in CloseReason::ALL {
