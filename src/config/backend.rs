@@ -199,19 +199,21 @@ pub enum ServerAddress {
 }
 
 impl ServerAddress {
-    /// The name or the address, without the port.
+    /// The name or the address, without the port; of a service the domain whose it is.
     pub fn host(&self) -> Cow<'_, str> {
         match self {
             Self::Ip(address) => address.ip().to_string().into(),
             Self::Name { host, .. } => host.into(),
+            Self::Service { name } => name.splitn(3, '.').last().unwrap_or_default().into(),
         }
     }
 
-    /// The port.
-    pub const fn port(&self) -> u16 {
+    /// The port, where it is not the record that tells it.
+    pub const fn port(&self) -> Option<u16> {
         match self {
-            Self::Ip(address) => address.port(),
-            Self::Name { port, .. } => *port,
+            Self::Ip(address) => Some(address.port()),
+            Self::Name { port, .. } => Some(*port),
+            Self::Service { .. } => None,
         }
     }
 }

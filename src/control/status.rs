@@ -238,6 +238,20 @@ pub(super) mod tests {
     use super::*;
     use crate::metrics::{CloseReason, EngineCounts, PathBytes};
 
+    fn listener() -> ListenerStatus {
+        ListenerStatus {
+            name: "agents".to_owned(),
+            addresses: vec!["0.0.0.0:3834".to_owned()],
+            backend: "intake".to_owned(),
+            state: ListenerState::Accepting,
+            mode: Mode::Tcp.label(),
+            connections: 34,
+            sessions: 34,
+            maxconn: None,
+            traffic: TrafficCounts::default(),
+        }
+    }
+
     pub(in crate::control) fn relay_status() -> RelayStatus {
         let counts = |accepted| Counts {
             accepted,
@@ -264,17 +278,7 @@ pub(super) mod tests {
             pipes_max: 512,
             descriptors: 20_000,
             host: "relay-1".to_owned(),
-            listeners: vec![ListenerStatus {
-                name: "agents".to_owned(),
-                addresses: vec!["0.0.0.0:3834".to_owned()],
-                backend: "intake".to_owned(),
-                state: ListenerState::Accepting,
-                mode: Mode::Tcp.label(),
-                connections: 34,
-                sessions: 34,
-                maxconn: None,
-                traffic: TrafficCounts::default(),
-            }],
+            listeners: vec![listener()],
             servers: vec![ServerStatus {
                 backend: "intake".to_owned(),
                 name: "a".to_owned(),

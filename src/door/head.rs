@@ -52,7 +52,9 @@ const fn refused(status: StatusCode, why: &'static str) -> Refused {
 pub fn onward(mut head: Parts, prefix: &str, body_max: u64) -> Result<Parts, Refused> {
     judge(&head, body_max)?;
     let wanted = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let path = PathAndQuery::try_from(format!("{prefix}{wanted}"))
+    // An absolute URI may have a query and no path.
+    let slash = if wanted.starts_with('/') { "" } else { "/" };
+    let path = PathAndQuery::try_from(format!("{prefix}{slash}{wanted}"))
         .map_err(|_| refused(StatusCode::URI_TOO_LONG, "the path is too long\n"))?;
     head.uri = Uri::from(path);
     strip(&mut head.headers);
@@ -151,6 +153,7 @@ mod tests {
             ("/stsAgent", "/", "/stsAgent/"),
             ("/stsAgent", "http://relay:17123/api/v1/series?x", "/stsAgent/api/v1/series?x"),
             ("/stsAgent", "http://relay:17123", "/stsAgent/"),
+            ("/stsAgent", "http://relay?x", "/stsAgent/?x"),
         ] {
             let onward = onward(head(target, &[]), prefix, 10).unwrap();
             assert_eq!(onward.uri.to_string(), expected);

@@ -285,8 +285,8 @@ fn host(backend: &config::Backend, server: &Server) -> HeaderValue {
     let name = server_name(backend, server);
     let name = if name.contains(':') { format!("[{name}]") } else { name.into_owned() };
     let host = match server.address.port() {
-        port if port == usual => name,
-        port => format!("{name}:{port}"),
+        Some(port) if port != usual => format!("{name}:{port}"),
+        _ => name,
     };
     // A host's name and an address hold nothing that a header must not.
     HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("server"))

@@ -30,6 +30,7 @@ impl Reader {
             self.faults.push(fault.help(refusal.help));
         }
         let defaults = Backend::new(name.get_ref().as_str());
+        let (path, tls, keep_idle) = self.forwarding(index, table);
         let balance = table.balance.as_ref();
         Backend {
             balance: self.take(
@@ -49,14 +50,9 @@ impl Reader {
                 boolean,
             ),
             queue: self.queue(table),
-            path: self.take("path", table.path.as_ref(), defaults.path, text_of(value::prefix)),
-            tls: self.tls(index, table.tls.as_ref()),
-            keep_idle: self.take(
-                "keep_idle",
-                table.keep_idle.as_ref(),
-                defaults.keep_idle,
-                text_of(value::timeout),
-            ),
+            path,
+            tls,
+            keep_idle,
             connecting_max: self.take(
                 "connecting_max",
                 table.connecting_max.as_ref(),

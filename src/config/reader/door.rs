@@ -1,10 +1,12 @@
 //! What concerns agent doors and the way from them to their servers.
 
+use std::time::Duration;
+
 use toml::Spanned;
 
 use crate::config::check::Place;
 use crate::config::error::Fault;
-use crate::config::file::{ListenerTable, TlsSetting, TlsTable};
+use crate::config::file::{BackendTable, ListenerTable, TlsSetting, TlsTable};
 use crate::config::{Mode, Tls, door, value};
 
 use super::{Reader, text_of};
@@ -24,12 +26,23 @@ impl Reader {
         (mode, bytes)
     }
 
-    /// TLS towards the servers of a backend; `None` is plain HTTP.
-    pub(super) fn tls(
+    /// What is put before paths, how the servers are spoken with, and how long connections are kept.
+    pub(super) fn forwarding(
         &mut self,
         backend: usize,
-        setting: Option<&Spanned<TlsSetting>>,
-    ) -> Option<Tls> {
+        table: &BackendTable,
+    ) -> (String, Option<Tls>, Duration) {
+        let BackendTable { path, tls, keep_idle, .. } = table;
+        let kept = door::KEEP_IDLE_DEFAULT;
+        (
+            self.take("path", path.as_ref(), String::new(), text_of(value::prefix)),
+            self.tls(backend, tls.as_ref()),
+            self.take("keep_idle", keep_idle.as_ref(), kept, text_of(value::timeout)),
+        )
+    }
+
+    /// TLS towards the servers of a backend; `None` is plain HTTP.
+    fn tls(&mut self, backend: usize, setting: Option<&Spanned<TlsSetting>>) -> Option<Tls> {
         let setting = setting?;
         self.spans.insert(Place::Tls(backend), setting.span());
         match setting.get_ref() {
