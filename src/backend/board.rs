@@ -37,6 +37,7 @@ pub struct Board {
     bytes_to_server: AtomicU64,
     bytes_from_server: AtomicU64,
     connects: Histogram,
+    first_bytes: Histogram,
     durations: Histogram,
     reuses: AtomicU64,
     kept: AtomicU32,
@@ -76,6 +77,8 @@ pub struct Tally {
     pub bytes_from_server: u64,
     /// How long connects took that succeeded.
     pub connects: Times,
+    /// How long it took from there until the client got the first byte.
+    pub first_bytes: Times,
     /// How long sessions lasted, from the accept to the end.
     pub durations: Times,
     /// Requests over a connection that an earlier one had left; an agent door's alone, as are those
@@ -157,6 +160,7 @@ impl Board {
             bytes_to_server: AtomicU64::new(0),
             bytes_from_server: AtomicU64::new(0),
             connects: Histogram::default(),
+            first_bytes: Histogram::default(),
             durations: Histogram::default(),
             reuses: AtomicU64::new(0),
             kept: AtomicU32::new(0),
@@ -296,6 +300,11 @@ impl Board {
         self.handshakes[how as usize].fetch_add(1, Relaxed);
     }
 
+    /// The client got the first byte so long after the server was connected.
+    pub fn answered(&self, took: Duration) {
+        self.first_bytes.note(took);
+    }
+
     /// A further attempt is made here.
     pub fn retried(&self) {
         self.retries.fetch_add(1, Relaxed);
@@ -343,6 +352,7 @@ impl Board {
             bytes_to_server: self.bytes_to_server.load(Relaxed),
             bytes_from_server: self.bytes_from_server.load(Relaxed),
             connects: self.connects.read(),
+            first_bytes: self.first_bytes.read(),
             durations: self.durations.read(),
             reuses: self.reuses.load(Relaxed),
             kept: self.kept.load(Relaxed).into(),

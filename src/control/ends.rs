@@ -6,7 +6,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::metrics::{CloseReason, SessionRecord};
+use crate::metrics::{CloseReason, Link, SessionRecord};
+use crate::op::Side;
 
 use super::log::rfc3339;
 use super::text::{Table, size};
@@ -39,7 +40,12 @@ struct Told<'a> {
     queued_ms: u128,
     attempts: u16,
     connect_ms: Option<u128>,
+    first_byte_ms: Option<u128>,
+    last_byte_ms: Option<u128>,
     total_ms: u128,
+    /// Of a session that failed, when it began to.
+    client_link: Option<Link>,
+    server_link: Option<Link>,
     bytes_to_backend: u64,
     bytes_to_client: u64,
 }
@@ -113,7 +119,8 @@ impl Ends {
 
 impl End {
     fn told<'a>(&'a self, listeners: &'a [String]) -> Told<'a> {
-        let SessionRecord { listener, client, server, queued, report, .. } = &self.record;
+        let SessionRecord { listener, client, server, queued, links, report, .. } = &self.record;
+        let link = |side: Side| links.as_ref().and_then(|links| links[side.index()]);
         Told {
             time: rfc3339(self.at),
             listener: listeners.get(usize::from(listener.0)).map_or("-", String::as_str),
@@ -123,7 +130,11 @@ impl End {
             queued_ms: queued.time.as_millis(),
             attempts: report.attempts,
             connect_ms: report.connect_time.map(|time| time.as_millis()),
+            first_byte_ms: report.first_byte.map(|time| time.as_millis()),
+            last_byte_ms: report.last_byte.map(|time| time.as_millis()),
             total_ms: report.total_time.as_millis(),
+            client_link: link(Side::Client),
+            server_link: link(Side::Backend),
             bytes_to_backend: report.bytes[0],
             bytes_to_client: report.bytes[1],
         }
@@ -140,7 +151,11 @@ fn table(told: &[Told<'_>]) -> String {
         ">QUEUED",
         ">TRIES",
         ">CONNECT",
+        ">FIRST",
+        ">LAST",
         ">TOTAL",
+        "CLIENT LINK",
+        "SERVER LINK",
         ">SENT",
         ">RECEIVED",
     ]);
@@ -151,15 +166,36 @@ fn table(told: &[Told<'_>]) -> String {
             end.listener.to_owned(),
             end.client.clone(),
             end.server.unwrap_or("-").to_owned(),
-            format!("{} ms", end.queued_ms),
+            millis(Some(end.queued_ms)),
             end.attempts.to_string(),
-            end.connect_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
-            format!("{} ms", end.total_ms),
+            millis(end.connect_ms),
+            millis(end.first_byte_ms),
+            millis(end.last_byte_ms),
+            millis(Some(end.total_ms)),
+            shown(end.client_link),
+            shown(end.server_link),
             size(end.bytes_to_backend),
             size(end.bytes_to_client),
         ]);
     }
     table.render()
+}
+
+fn millis(time: Option<u128>) -> String {
+    time.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"))
+}
+
+/// `0.3 ms, 2 resent, 1 unanswered`: the round trip, segments sent again, segments nobody has acknowledged.
+fn shown(link: Option<Link>) -> String {
+    let Some(link) = link else { return "-".to_owned() };
+    let mut shown = format!("{}.{} ms", link.rtt_micros / 1000, link.rtt_micros % 1000 / 100);
+    if link.resent > 0 {
+        shown += &format!(", {} resent", link.resent);
+    }
+    if link.unacknowledged > 0 {
+        shown += &format!(", {} unanswered", link.unacknowledged);
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -177,12 +213,15 @@ mod tests {
             server: None,
             queued: Queued::default(),
             request: None,
+            links: None,
             report: Report {
                 reason,
                 bytes: [2048, 7],
                 bytes_discarded: [0; 2],
                 attempts: 1,
                 connect_time: None,
+                first_byte: None,
+                last_byte: None,
                 total_time: Duration::from_millis(12),
             },
         }

@@ -582,12 +582,15 @@ mod tests {
             server: server.map(|name| Arc::new(Board::new(name.to_owned()))),
             queued: Queued::default(),
             request: None,
+            links: None,
             report: Report {
                 reason: CloseReason::Completed,
                 bytes: [4096, 200],
                 bytes_discarded: [0, 0],
                 attempts: 1,
                 connect_time: Some(Duration::from_micros(1250)),
+                first_byte: None,
+                last_byte: None,
                 total_time: Duration::from_micros(35_007),
             },
         }

@@ -116,12 +116,15 @@ mod tests {
             server: Some(Arc::new(Board::new("intake/a".to_owned()))),
             queued: Queued { time: Duration::from_millis(17), behind: 2 },
             request: None,
+            links: None,
             report: Report {
                 reason: CloseReason::Completed,
                 bytes: [4096, 212],
                 bytes_discarded: [0; 2],
                 attempts: 4,
                 connect_time: Some(Duration::from_millis(3)),
+                first_byte: None,
+                last_byte: None,
                 total_time: Duration::from_millis(5007),
             },
         };

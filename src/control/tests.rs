@@ -385,12 +385,15 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         server: None,
         queued: Queued::default(),
         request: None,
+        links: None,
         report: Report {
             reason: CloseReason::NoServer,
             bytes: [0; 2],
             bytes_discarded: [0; 2],
             attempts: 0,
             connect_time: None,
+            first_byte: None,
+            last_byte: None,
             total_time: Duration::ZERO,
         },
     })

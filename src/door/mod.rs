@@ -299,12 +299,17 @@ impl Forwarder {
             bytes_discarded: [0; 2],
             attempts: 0,
             connect_time: None,
+            first_byte: None,
+            last_byte: None,
             total_time: Duration::ZERO,
         };
         let listener = self.listener(route);
         let queued = Queued::default();
-        let (server, request) = (None, None);
-        self.ended(route, SessionRecord { listener, client, server, queued, request, report });
+        let (server, request, links) = (None, None, None);
+        self.ended(
+            route,
+            SessionRecord { listener, client, server, queued, request, links, report },
+        );
     }
 
     /// Says what is wrong with a server, but not over and over.

@@ -34,6 +34,7 @@ pub(super) struct Story {
     tried: Option<Arc<Board>>,
     pub(super) attempts: u16,
     connect_time: Option<Duration>,
+    first_byte: Option<Duration>,
     upload: Option<Rc<Progress>>,
     downloaded: u64,
     /// What the exchange goes over, until it is over.
@@ -61,6 +62,7 @@ impl Story {
             tried: None,
             attempts: 0,
             connect_time: None,
+            first_byte: None,
             upload: None,
             downloaded: 0,
             connection: None,
@@ -100,6 +102,7 @@ impl Story {
     /// A server has begun to answer, over this connection.
     pub(super) fn answered(&mut self, connection: Connection) {
         self.connection = Some(connection);
+        self.first_byte = Some(self.began.elapsed());
     }
 
     /// The agent gets this.
@@ -150,6 +153,8 @@ impl Drop for Story {
             bytes_discarded: [0; 2],
             attempts: self.attempts,
             connect_time: self.connect_time,
+            first_byte: self.first_byte,
+            last_byte: None,
             total_time: self.began.elapsed(),
         };
         if let Some(server) = self.server.take() {
@@ -157,6 +162,9 @@ impl Drop for Story {
             if self.established {
                 let board = backends.board(server);
                 board.carried(report.bytes, culprit(report.reason), report.total_time);
+                if let Some(first) = report.first_byte {
+                    board.answered(first.saturating_sub(report.connect_time.unwrap_or_default()));
+                }
                 backends.release(server);
             } else {
                 backends.release_unconnected(server);
@@ -168,6 +176,7 @@ impl Drop for Story {
             server: self.tried.take(),
             queued: Queued::default(),
             request: Some(Box::new(std::mem::take(&mut self.line))),
+            links: None,
             report,
         };
         self.forwarder.ended(self.route, record);

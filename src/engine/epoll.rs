@@ -28,7 +28,7 @@ use super::gather::Gather;
 use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
-use super::{Engine, EngineLimits, EngineStats, say_first};
+use super::{Engine, EngineLimits, EngineStats, Link, say_first};
 
 /// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
 const EVENTS_MAX: usize = 128;
@@ -479,6 +479,11 @@ impl Engine for Epoll {
     fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32 {
         let socket = &self.sessions[session.index()].sides[side.index()].socket;
         socket.as_ref().and_then(|socket| socket::acknowledged(socket.as_fd())).unwrap_or_default()
+    }
+
+    fn link(&mut self, session: SessionKey, side: Side) -> Option<Link> {
+        let socket = &self.sessions[session.index()].sides[side.index()].socket;
+        socket.as_ref().and_then(|socket| socket::link(socket.as_fd()))
     }
 
     fn stats(&self) -> EngineStats {

@@ -24,6 +24,8 @@ use crate::op::{
 };
 use crate::sys::socket;
 
+pub use crate::sys::socket::Link;
+
 /// The kernel, as a worker sees it.
 pub trait Engine {
     /// Serves a listening, nonblocking socket from now on. Accepts nothing until
@@ -68,6 +70,11 @@ pub trait Engine {
     /// Bytes that a side's peer has acknowledged so far, modulo 2^32: what a push that waits for room
     /// does not tell. Zero where there is no socket.
     fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32;
+
+    /// How a side's connection has fared; `None` where there is no socket.
+    fn link(&mut self, _session: SessionKey, _side: Side) -> Option<Link> {
+        None
+    }
 
     /// What it has done so far and holds now.
     fn stats(&self) -> EngineStats;

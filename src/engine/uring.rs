@@ -41,7 +41,7 @@ use super::gather::Gather;
 use super::listeners::Listeners;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
-use super::{Engine, EngineLimits, EngineStats};
+use super::{Engine, EngineLimits, EngineStats, Link};
 
 use inbox::Links;
 pub use probe::{Unfit, probe};
@@ -546,6 +546,11 @@ impl Engine for Uring {
     fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32 {
         let socket = &self.sessions[session.index()].sides[side.index()].socket;
         socket.as_ref().and_then(|socket| socket::acknowledged(socket.as_fd())).unwrap_or_default()
+    }
+
+    fn link(&mut self, session: SessionKey, side: Side) -> Option<Link> {
+        let socket = &self.sessions[session.index()].sides[side.index()].socket;
+        socket.as_ref().and_then(|socket| socket::link(socket.as_fd()))
     }
 
     fn stats(&self) -> EngineStats {

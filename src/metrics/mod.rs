@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::backend::board::Board;
 use crate::engine::EngineStats;
+pub use crate::engine::Link;
 use crate::op::{Flow, ListenerId, Path};
 pub use crate::session::{CloseReason, Report};
 pub use traffic::{Traffic, TrafficCounts, culprit};
@@ -51,8 +52,13 @@ pub struct SessionRecord {
     pub queued: Queued,
     /// What it asked for, where that is understood: at an agent door, where a request is a session.
     pub request: Option<Box<RequestLine>>,
+    /// How the connections fared, by [`Side::index`](crate::op::Side::index), of a session that failed.
+    pub links: Option<Box<Links>>,
     pub report: Report,
 }
+
+/// How the connections of a session fared, where there were any.
+pub type Links = [Option<Link>; 2];
 
 /// How a session waited for a place at a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

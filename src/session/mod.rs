@@ -12,6 +12,7 @@
 //! until nothing is, then asks for the one `Close`. The first cause of an end is the one reported.
 
 mod close;
+mod deadlines;
 mod flow;
 pub mod greeting;
 #[cfg(test)]
@@ -76,6 +77,9 @@ pub struct Report {
     pub attempts: u16,
     /// From the client's arrival until a server was connected.
     pub connect_time: Option<Duration>,
+    /// From the client's arrival until it was sent the first byte, and until a byte last moved.
+    pub first_byte: Option<Duration>,
+    pub last_byte: Option<Duration>,
     /// From the client's arrival to the end.
     pub total_time: Duration,
 }
@@ -116,8 +120,9 @@ pub struct Session {
     flows: [FlowState; 2],
     /// When a byte last moved.
     active: Time,
-    /// Where bytes were delivered last.
+    /// Where bytes were delivered last, and when the client first got one.
     delivered: Option<Flow>,
+    answered: Option<Time>,
     opened: Time,
     connected: Option<Time>,
     /// The first direction whose sink closed, if one has.
@@ -153,6 +158,7 @@ impl Session {
             flows: Flow::ALL.map(FlowState::new),
             active: now,
             delivered: None,
+            answered: None,
             opened: now,
             connected: None,
             cut: None,
@@ -276,40 +282,6 @@ impl Session {
         Step::Continue
     }
 
-    /// When [`Session::on_deadline`] wants to be called, at the earliest. It moves later with each
-    /// byte; an owner may set its timer lazily and ask again when it fires.
-    pub fn deadline(&self, limits: &SessionLimits) -> Option<Time> {
-        match self.phase {
-            Phase::Greeting { until } | Phase::Waiting { until } | Phase::Connecting { until } => {
-                Some(until)
-            }
-            Phase::GivingUp | Phase::Closing { .. } => None,
-            Phase::Relaying => {
-                let [client, backend] = self.idle_deadlines(limits);
-                let half_closed = self.is_half_closed().then(|| self.active + limits.half_closed);
-                [client, backend, half_closed, self.linger_until].into_iter().flatten().min()
-            }
-        }
-    }
-
-    /// When each side has been idle for too long. A source that we do not read from, because its sink
-    /// takes nothing, is not idle.
-    fn idle_deadlines(&self, limits: &SessionLimits) -> [Option<Time>; 2] {
-        Side::ALL.map(|side| {
-            let limit = match side {
-                Side::Client => limits.client_idle,
-                Side::Backend => limits.server_idle,
-            };
-            let held_up = self.flows[side.outbound().index()].is_pushing();
-            let is_sink = self.flows[side.other().outbound().index()].is_pushing();
-            (!held_up || is_sink).then(|| self.active + limit)
-        })
-    }
-
-    fn is_due(&self, now: Time, limits: &SessionLimits) -> bool {
-        self.deadline(limits).is_some_and(|deadline| deadline <= now)
-    }
-
     /// Attempts to connect so far.
     pub const fn attempts(&self) -> u16 {
         self.attempts
@@ -335,6 +307,11 @@ impl Session {
     /// Whether it is connected to its server, and not ending.
     pub fn is_relaying(&self) -> bool {
         self.phase == Phase::Relaying
+    }
+
+    /// Whether it is ending otherwise than whole.
+    pub fn fails(&self) -> bool {
+        self.reason.is_some_and(|reason| reason != CloseReason::Completed)
     }
 
     /// Whether the end has begun.
@@ -443,6 +420,9 @@ impl Session {
                 state.on_pushed(bytes);
                 self.active = now;
                 self.delivered = Some(flow);
+                if flow == Flow::ToClient {
+                    self.answered.get_or_insert(now);
+                }
                 self.acknowledged[flow.sink().index()] = None;
             }
             // The sink closed in order and then answered our bytes with a reset: tcp_reset() turns
@@ -507,43 +487,6 @@ impl Session {
         }
     }
 
-    /// Bytes may leave a sink's socket although no push ends: the kernel says that there is room again
-    /// only when a good part of the queue has gone (`tcp_stream_memory_free()`), for which a slow
-    /// reader takes its time. A sink that has acknowledged more since the last look, or was never
-    /// looked at, is one to which bytes move. So one that takes nothing more is ended by the second
-    /// look, within twice the limit.
-    fn look_at_sinks(&mut self, now: Time, mut acknowledged: impl FnMut(Side) -> u32) {
-        for flow in Flow::ALL {
-            let sink = flow.sink();
-            if !self.flows[flow.index()].is_pushing() {
-                continue;
-            }
-            let bytes = Some(acknowledged(sink));
-            if std::mem::replace(&mut self.acknowledged[sink.index()], bytes) != bytes {
-                self.active = now;
-            }
-        }
-    }
-
-    fn is_half_closed(&self) -> bool {
-        self.flows.iter().any(|flow| flow.is_cut() || flow.stage() != Stage::Open)
-    }
-
-    /// Which of the waits of a relaying session has gone on for too long.
-    fn overdue(&self, now: Time, limits: &SessionLimits) -> CloseReason {
-        if self.linger_until.is_some_and(|until| until <= now) {
-            return self.cut.map_or(CloseReason::HalfClosed, |cut| gone(cut.sink()));
-        }
-        if self.is_half_closed() && self.active + limits.half_closed <= now {
-            return CloseReason::HalfClosed;
-        }
-        match self.idle_deadlines(limits) {
-            [Some(client), Some(backend)] if client <= backend => CloseReason::ClientIdle,
-            [Some(_), None] => CloseReason::ClientIdle,
-            _ => CloseReason::ServerIdle,
-        }
-    }
-
     /// Asks for the close once nothing else is in flight. Every path to the end comes here.
     fn join(&mut self, ops: &mut Ops) {
         let Phase::Closing { connecting: false, asked: false } = self.phase else { return };
@@ -576,6 +519,8 @@ impl Session {
             bytes_discarded: Flow::ALL.map(|flow| self.flows[flow.index()].discarded()),
             attempts: self.attempts,
             connect_time: self.connected.map(|connected| connected.since(self.opened)),
+            first_byte: self.answered.map(|answered| answered.since(self.opened)),
+            last_byte: self.delivered.map(|_| self.active.since(self.opened)),
             total_time: now.since(self.opened),
         }
     }

@@ -12,6 +12,7 @@ use nix::sys::socket::{
     self, AddressFamily, Backlog, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage,
     setsockopt, sockopt,
 };
+use serde::Serialize;
 
 pub use nix::sys::socket::Shutdown;
 
@@ -322,6 +323,26 @@ pub fn was_reset(socket: BorrowedFd<'_>, taken: u32) -> bool {
     #[expect(clippy::cast_possible_truncation, reason = "modulo 2^32")]
     tcp_info(socket).is_some_and(|info| {
         info.tcpi_state == TCP_CLOSE && info.tcpi_bytes_received as u32 == taken
+    })
+}
+
+/// How a connection fared, as the kernel knows it (`TCP_INFO` of tcp(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// The smoothed round trip.
+    pub rtt_micros: u32,
+    /// Segments sent again, all in all.
+    pub resent: u32,
+    /// Segments sent and not acknowledged.
+    pub unacknowledged: u32,
+}
+
+/// How a connection fared; `None` if the socket has none.
+pub fn link(socket: BorrowedFd<'_>) -> Option<Link> {
+    tcp_info(socket).map(|info| Link {
+        rtt_micros: info.tcpi_rtt,
+        resent: info.tcpi_total_retrans,
+        unacknowledged: info.tcpi_unacked,
     })
 }
 

@@ -31,8 +31,8 @@ use crate::engine::Engine;
 use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::gate::sources::Ticket;
-use crate::metrics::{Counters, SessionRecord, Traffic, culprit};
-use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Slot, Time};
+use crate::metrics::{Counters, Links, SessionRecord, Traffic, culprit};
+use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Side, Slot, Time};
 use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
 use admission::Admission;
@@ -156,6 +156,8 @@ struct Relay {
     ticket: Option<Ticket>,
     /// For a place at a server.
     wait: Wait,
+    /// How its connections fared, once it has begun to fail.
+    links: Option<Box<Links>>,
     /// It is to leave its server when it is at rest.
     leaving: bool,
     /// When the attempt under way began.
@@ -333,6 +335,11 @@ impl<E: Engine> Worker<E> {
         let step = event(relay, &mut self.engine, self.now, limits, &mut self.ops);
         match step {
             Step::Continue => {
+                // While its sockets are there, and once.
+                if relay.session.fails() && relay.links.is_none() {
+                    let links = Side::ALL.map(|side| self.engine.link(key, side));
+                    relay.links = Some(Box::new(links));
+                }
                 if let Some(deadline) = relay.session.deadline(limits) {
                     self.timers.bring_forward(key.index(), deadline);
                 }
@@ -423,6 +430,7 @@ impl<E: Engine> Worker<E> {
             lease: None,
             ticket,
             wait: Wait::default(),
+            links: None,
             leaving: false,
             dialled: self.now,
             ports_tried: 0,
@@ -450,6 +458,9 @@ impl<E: Engine> Worker<E> {
         if let Some(id) = relay.server {
             let board = self.backends.board(id);
             board.carried(report.bytes, culprit(report.reason), report.total_time);
+            if let (Some(first), Some(connected)) = (report.first_byte, report.connect_time) {
+                board.answered(first.saturating_sub(connected));
+            }
             self.backends.release(id);
         }
         // Who wants to know why a session ended wants to know where it failed.
@@ -464,6 +475,7 @@ impl<E: Engine> Worker<E> {
             server,
             queued,
             request: None,
+            links: relay.links,
             report: *report,
         };
         if self.records.push(record).is_err() {

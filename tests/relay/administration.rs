@@ -1,6 +1,6 @@
 //! Servers are taken out of service and brought back by the commands that scripts have for HAProxy.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 
@@ -60,6 +60,34 @@ fn a_server_is_drained_kept_out_over_a_reload_and_brought_back() {
         assert_eq!(cli(socket, "disable server b/nobody"), "No such server.\n\n");
         assert!(cli(socket, "set weight b/other 999").contains("allowed: 0 to 256"));
         assert_eq!(cli(socket, "show cli level"), "admin\n\n");
+    }
+}
+
+#[test]
+fn how_the_connections_of_a_session_that_failed_had_fared_is_kept() {
+    let server = peers::echo();
+    for engine in ["epoll", "io_uring"] {
+        let relay = Relay::between(&[server.address], &["--engine", engine]);
+        let mut client = peers::connect(relay.address());
+        client.write_all(b"?").unwrap();
+        client.read_exact(&mut [0]).unwrap();
+        peers::reset(client);
+        let ends = |words: &str| cli(relay.control(), &format!("ends {words}"));
+        await_that("the end is known", || ends("").contains("client_reset"));
+        let told: serde_json::Value = serde_json::from_str(&ends("client_reset json")).unwrap();
+        for link in ["client_link", "server_link"] {
+            assert!(told[0][link]["rtt_micros"].as_u64().unwrap() > 0, "{engine}: {told}");
+            assert_eq!(told[0][link]["unacknowledged"], 0, "{engine}: {told}");
+        }
+        assert!(told[0]["first_byte_ms"].is_u64() && told[0]["last_byte_ms"].is_u64(), "{told}");
+        let status = relay.status();
+        assert_eq!(
+            status["servers"][0]["first_bytes"]["counts"]
+                .as_array()
+                .map(|counts| { counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>() }),
+            Some(1),
+            "{status}"
+        );
     }
 }
 

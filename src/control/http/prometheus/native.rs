@@ -207,6 +207,11 @@ fn servers(out: &mut Exposition, servers: &[ServerStatus]) {
     for (labels, server) in &all {
         out.histogram(labels, &server.tally.connects);
     }
+    let first = "How long clients waited for the first byte once their server was connected.";
+    out.family("histogram", "fanin_server_first_byte_seconds", first);
+    for (labels, server) in &all {
+        out.histogram(labels, &server.tally.first_bytes);
+    }
 }
 
 fn workers(out: &mut Exposition, workers: &[WorkerStatus]) {
