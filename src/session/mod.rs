@@ -19,6 +19,7 @@ pub mod greeting;
 mod tests;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -122,7 +123,8 @@ pub struct Session {
     active: Time,
     /// Where bytes were delivered last, and when the client first got one.
     delivered: Option<Flow>,
-    answered: Option<Time>,
+    /// In microseconds from the start; 71 minutes at most.
+    answered: Option<NonZeroU32>,
     opened: Time,
     connected: Option<Time>,
     /// The first direction whose sink closed, if one has.
@@ -420,8 +422,10 @@ impl Session {
                 state.on_pushed(bytes);
                 self.active = now;
                 self.delivered = Some(flow);
-                if flow == Flow::ToClient {
-                    self.answered.get_or_insert(now);
+                if flow == Flow::ToClient && self.answered.is_none() {
+                    let since = u32::try_from(now.since(self.opened).as_micros());
+                    // None at all is not the same as at once.
+                    self.answered = NonZeroU32::new(since.unwrap_or(u32::MAX).max(1));
                 }
                 self.acknowledged[flow.sink().index()] = None;
             }
@@ -519,7 +523,7 @@ impl Session {
             bytes_discarded: Flow::ALL.map(|flow| self.flows[flow.index()].discarded()),
             attempts: self.attempts,
             connect_time: self.connected.map(|connected| connected.since(self.opened)),
-            first_byte: self.answered.map(|answered| answered.since(self.opened)),
+            first_byte: self.answered.map(|since| Duration::from_micros(since.get().into())),
             last_byte: self.delivered.map(|_| self.active.since(self.opened)),
             total_time: now.since(self.opened),
         }

@@ -167,6 +167,9 @@ struct Relay {
     addresses_tried: u8,
 }
 
+// Most of what a session at rest takes, beside what its engine keeps (design target: 512 B in all).
+const _: () = assert!(size_of::<Relay>() <= 360);
+
 impl<E: Engine> Worker<E> {
     /// A worker that accepts from the first turn on. The engine is listening already.
     pub fn new(engine: E, setup: Setup) -> Self {

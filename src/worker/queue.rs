@@ -51,9 +51,12 @@ impl Queue {
     }
 }
 
-/// A session's wait, over or not.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Wait {
+/// A session's waits. Memory is taken only for one that ever has to.
+#[derive(Debug, Default)]
+pub(super) struct Wait(Option<Box<Waits>>);
+
+#[derive(Debug, Default)]
+struct Waits {
     /// While it lasts: where, since when.
     current: Option<(Arc<Queue>, Time)>,
     /// Those that are over.
@@ -61,23 +64,32 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    /// It is over, if it was not; what came of it.
-    pub(super) fn end(&mut self, now: Time) -> Queued {
-        if let Some((queue, since)) = self.current.take() {
-            queue.places.release();
-            self.past.time += now.since(since);
-        }
-        self.past
+    /// Behind so many others.
+    fn begin(&mut self, queue: &Arc<Queue>, behind: u32, now: Time) {
+        let waits = self.0.get_or_insert_default();
+        waits.past.behind = behind;
+        waits.current = Some((Arc::clone(queue), now));
     }
 
-    const fn is_over(&self) -> bool {
-        self.current.is_none()
+    /// It is over, if it was not; what came of it.
+    pub(super) fn end(&mut self, now: Time) -> Queued {
+        let Some(waits) = &mut self.0 else { return Queued::default() };
+        if let Some((queue, since)) = waits.current.take() {
+            queue.places.release();
+            waits.past.time += now.since(since);
+        }
+        waits.past
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.as_ref().is_none_or(|waits| waits.current.is_none())
     }
 
     /// When it has gone on for too long.
     fn until(&self) -> Option<Time> {
-        let (queue, since) = self.current.as_ref()?;
-        Some(*since + queue.patience.saturating_sub(self.past.time))
+        let waits = self.0.as_ref()?;
+        let (queue, since) = waits.current.as_ref()?;
+        Some(*since + queue.patience.saturating_sub(waits.past.time))
     }
 }
 
@@ -131,8 +143,7 @@ impl<E: Engine> Worker<E> {
             let Some(behind) = queue.enter() else {
                 return self.end_wait(key, CloseReason::QueueFull);
             };
-            relay.wait.past.behind = behind;
-            relay.wait.current = Some((Arc::clone(queue), self.now));
+            relay.wait.begin(queue, behind, self.now);
             self.queues.push(backend, key);
         }
         let Some(until) = relay.wait.until() else { return };
