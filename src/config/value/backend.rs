@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::SourcePorts;
 use crate::op::ProxyVersion;
 
-use super::{Refusal, Words, choice, display_duration, timeout};
+use super::{Refusal, Words, choice, display_duration, duration};
 
 /// The largest weight of a server, as in HAProxy.
 pub const WEIGHT_MAX: u16 = 256;
@@ -32,8 +32,12 @@ pub fn timeout_or_off(text: &str) -> Result<Duration, Refusal> {
     if text == "off" {
         return Ok(Duration::ZERO);
     }
-    timeout(text)
-        .map_err(|refusal| Refusal::new(refusal.why, format!("{}, or \"off\"", refusal.help)))
+    let refuse =
+        |refusal: Refusal| Refusal::new(refusal.why, format!("{}, or \"off\"", refusal.help));
+    match duration(text).map_err(refuse)? {
+        Duration::ZERO => Err(Refusal::new("no time at all", "write \"off\", or at least \"1ms\"")),
+        duration => Ok(duration),
+    }
 }
 
 /// A duration as [`timeout_or_off`] reads it.
