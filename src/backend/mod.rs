@@ -184,12 +184,7 @@ impl Backends {
     pub fn is_up(&self, backend: usize, now: u64) -> bool {
         let up = |id: &ServerId| {
             let Server { member, health, .. } = &self.servers[usize::from(id.index)];
-            let board = &member.board;
-            board.admin() == Admin::Ready
-                && board.weight(member.weight) > 0
-                && !member.addresses.is_empty()
-                && !board.is_down()
-                && health.is_good(now)
+            member.takes_sessions() && !member.board.is_down() && health.is_good(now)
         };
         self.pools.get(backend).is_some_and(|pool| pool.servers.iter().any(up))
     }
@@ -220,12 +215,8 @@ impl Backends {
     /// Whether a server of a backend takes sessions, if it has room.
     pub fn takes_sessions(&self, backend: usize) -> bool {
         let Some(pool) = self.pools.get(backend) else { return false };
-        pool.servers.iter().any(|id| {
-            let server = &self.servers[usize::from(id.index)];
-            let Member { board, addresses, weight, .. } = &server.member;
-            let serves = board.admin() == Admin::Ready && board.weight(*weight) > 0;
-            serves && !addresses.is_empty()
-        })
+        let takes = |id: &ServerId| self.servers[usize::from(id.index)].member.takes_sessions();
+        pool.servers.iter().any(takes)
     }
 
     /// Where a server is; nowhere, if it was taken away meanwhile.
@@ -320,6 +311,15 @@ impl Pool {
     fn credit(&self, id: ServerId) -> Option<i64> {
         let index = self.servers.iter().position(|&other| other == id)?;
         Some(self.turns[index].credit)
+    }
+}
+
+impl Member {
+    /// Whether it is in service and somewhere, however it fares.
+    fn takes_sessions(&self) -> bool {
+        self.board.admin() == Admin::Ready
+            && self.board.weight(self.weight) > 0
+            && !self.addresses.is_empty()
     }
 }
 

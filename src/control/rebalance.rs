@@ -11,7 +11,7 @@ use crate::backend::board::{Admin, RAMP_FULL};
 use crate::config::{Backend, Config};
 use crate::sys::process;
 
-use super::names::Addresses;
+use super::names::{Addresses, Names};
 use super::relay::Relay;
 
 /// How often shares are compared. Who was told to leave and has not yet is told so again, not twice.
@@ -44,15 +44,19 @@ impl Rebalance {
     }
 
     /// Compares the shares, if it is time.
-    pub(super) fn on_tick(&mut self, config: &Config, addresses: &Addresses, relay: &impl Relay) {
+    pub(super) fn on_tick(&mut self, config: &Config, names: &Names, relay: &impl Relay) {
         let now = Instant::now();
         if now < self.next {
             return;
         }
         self.next = now + LOOK_EVERY;
+        if !config.backends.iter().any(|backend| backend.rebalance) {
+            return;
+        }
+        let addresses = names.addresses(config);
         for (number, backend) in config.backends.iter().enumerate() {
             if backend.rebalance {
-                self.look(number, backend, addresses, relay);
+                self.look(number, backend, &addresses, relay);
             }
         }
     }

@@ -42,8 +42,8 @@ pub trait Relay {
     /// Ends everything at once.
     fn stop(&mut self);
 
-    /// Workers that have ended since this was last asked. It is asked every the log's tick, since
-    /// they must not say so themselves: waking this thread means writing to a descriptor, and a
+    /// Workers that have ended since this was last asked. It is asked at each tick of the log,
+    /// since they must not say so themselves: waking this thread means writing to a descriptor, and a
     /// worker's descriptor table is not this thread's.
     fn ended(&mut self) -> Vec<WorkerExit>;
 }

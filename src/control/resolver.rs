@@ -1,5 +1,5 @@
-//! Asking where a name leads: to the addresses of a host, or to the hosts of an SRV record. By hickory-resolver, which tells the time to live; the C
-//! library's resolver does not.
+//! Asking where a name leads: to the addresses of a host, or to the hosts of an SRV record. By
+//! hickory-resolver, which tells the time to live; the C library's resolver does not.
 //!
 //! Without name servers of our own, what the system says holds: /etc/hosts, then the name servers of
 //! /etc/resolv.conf, both read anew for each question, so that a change needs no reload. A system

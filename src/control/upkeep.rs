@@ -33,8 +33,7 @@ impl<R: Relay> Loop<R> {
     /// What is done about servers from time to time.
     pub(super) fn mind_servers(&mut self) {
         self.lookups.on_tick(&self.config, &self.relay);
-        let addresses = self.lookups.names.addresses(&self.config);
-        self.rebalance.on_tick(&self.config, &addresses, &self.relay);
+        self.rebalance.on_tick(&self.config, &self.lookups.names, &self.relay);
     }
 
     /// Weights that were set meanwhile give way to a file that was read anew; who is out of service

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -61,13 +62,13 @@ pub(super) async fn dial(
 
 async fn connect(address: SocketAddr, source: Option<IpAddr>) -> Result<Rc<Line>, Errno> {
     let errno = |error: io::Error| error.raw_os_error().map_or(Errno::ECONNRESET, Errno::from_raw);
-    let socket = socket::outbound(&address, source.map(|ip| SocketAddr::new(ip, 0)))?;
-    let socket = TcpSocket::from_std_stream(socket.into());
-    let line = Line::new(socket.connect(address).await.map_err(errno)?);
-    if line.has_met_itself() {
+    let source = source.map(|ip| SocketAddr::new(ip, 0));
+    let socket = TcpSocket::from_std_stream(socket::outbound(&address, source)?.into());
+    let stream = socket.connect(address).await.map_err(errno)?;
+    if socket::has_met_itself(stream.as_fd(), socket::port_to_doubt(&address, source)) {
         return Err(Errno::ECONNREFUSED);
     }
-    Ok(line)
+    Ok(Line::new(stream))
 }
 
 async fn shake_hands(

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::backend::ServerId;
 use crate::backend::board::Board;
-use crate::metrics::{CloseReason, Queued, Report, RequestLine, SessionRecord, culprit};
+use crate::metrics::{CloseReason, Queued, Report, RequestLine, SessionRecord, tell};
 
 use super::Forwarder;
 use super::body::{Fault, Progress};
@@ -160,11 +160,7 @@ impl Drop for Story {
         if let Some(server) = self.server.take() {
             let mut backends = self.forwarder.backends.borrow_mut();
             if self.established {
-                let board = backends.board(server);
-                board.carried(report.bytes, culprit(report.reason), report.total_time);
-                if let Some(first) = report.first_byte {
-                    board.answered(first.saturating_sub(report.connect_time.unwrap_or_default()));
-                }
+                tell(backends.board(server), &report);
                 backends.release(server);
             } else {
                 backends.release_unconnected(server);

@@ -95,11 +95,6 @@ impl Line {
         socket::reset_on_close(self.stream.as_fd());
     }
 
-    /// Whether the kernel has connected the socket to itself, which it can on loopback.
-    pub(super) fn has_met_itself(&self) -> bool {
-        matches!((self.stream.local_addr(), self.stream.peer_addr()), (Ok(a), Ok(b)) if a == b)
-    }
-
     fn note_moved(&self) {
         let now = Instant::now();
         self.moved.set(now);

@@ -19,7 +19,7 @@ use crate::engine::EngineStats;
 pub use crate::engine::Link;
 use crate::op::{Flow, ListenerId, Path};
 pub use crate::session::{CloseReason, Report};
-pub use traffic::{Traffic, TrafficCounts, culprit};
+pub use traffic::{Traffic, TrafficCounts, culprit, tell};
 
 /// A count that one thread writes and any thread reads. No read-modify-write: there is no other
 /// writer to lose against, and a locked instruction costs some 20 cycles on the data path.

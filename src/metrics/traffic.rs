@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use crate::backend::board::Culprit;
+use crate::backend::board::{Board, Culprit};
 use crate::backend::histogram::{Histogram, Times};
 use crate::session::{CloseReason, Report};
 
@@ -134,6 +134,14 @@ impl TrafficCounts {
             .filter(|reason| holds(*reason))
             .map(|reason| self.ended[reason.index()])
             .sum()
+    }
+}
+
+/// Tells a server's record of a session that was established there and has ended.
+pub fn tell(board: &Board, report: &Report) {
+    board.carried(report.bytes, culprit(report.reason), report.total_time);
+    if let Some(first) = report.first_byte {
+        board.answered(first.saturating_sub(report.connect_time.unwrap_or_default()));
     }
 }
 

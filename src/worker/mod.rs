@@ -31,7 +31,7 @@ use crate::engine::Engine;
 use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::gate::sources::Ticket;
-use crate::metrics::{Counters, Links, SessionRecord, Traffic, culprit};
+use crate::metrics::{Counters, Links, SessionRecord, Traffic, tell};
 use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Side, Slot, Time};
 use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
@@ -459,11 +459,7 @@ impl<E: Engine> Worker<E> {
         self.rules(relay.listener).discount(relay.ticket);
         self.note_outage(relay.listener, report.reason);
         if let Some(id) = relay.server {
-            let board = self.backends.board(id);
-            board.carried(report.bytes, culprit(report.reason), report.total_time);
-            if let (Some(first), Some(connected)) = (report.first_byte, report.connect_time) {
-                board.answered(first.saturating_sub(connected));
-            }
+            tell(self.backends.board(id), report);
             self.backends.release(id);
         }
         // Who wants to know why a session ended wants to know where it failed.

@@ -63,21 +63,16 @@ impl Show {
 
 /// `IID TYPE SID`; what is not there, or -1 ("any", as hatop says it), is all.
 fn selection(words: &[&str]) -> Result<Selection, String> {
+    let refuse = |word: &str| {
+        let word = word.escape_debug();
+        format!("`show stat` takes three numbers, then typed or json, not \"{word}\"")
+    };
     let number = |at: usize| match words.get(at) {
         None | Some(&"-1") => Ok(None),
-        Some(word) => word.parse().map(Some).map_err(|_| {
-            let word = word.escape_debug();
-            format!("`show stat` takes three numbers, then typed or json, not \"{word}\"")
-        }),
+        Some(word) => word.parse().map(Some).map_err(|_| refuse(word)),
     };
     let selection = Selection { proxy: number(0)?, kind: number(1)?, server: number(2)? };
-    match words.get(3) {
-        None => Ok(selection),
-        Some(word) => {
-            let word = word.escape_debug();
-            Err(format!("`show stat` takes three numbers, then typed or json, not \"{word}\""))
-        }
-    }
+    words.get(3).map_or(Ok(selection), |word| Err(refuse(word)))
 }
 
 /// `show servers state` (version 1 of its format).

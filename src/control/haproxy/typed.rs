@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::stat::{COLUMNS, Row};
+use super::stat::{BACKEND, COLUMNS, Row};
 
 /// Columns of one nature and type. The letters are those of `typed`: where a field comes from, what it
 /// is, what it is about.
@@ -30,7 +30,6 @@ const COUNTER: (&str, &str) = ("MCP", "u64");
 /// Columns that are gauges of the process in the row of a backend.
 const GAUGES_OF_BACKENDS: [&str; 4] = ["rate", "rate_max", "act", "bck"];
 
-const BACKEND: usize = 1;
 /// By [`Row::kind`]: the letter, the word.
 const OBJECTS: [(char, &str); 3] = [('F', "Frontend"), ('B', "Backend"), ('S', "Server")];
 
@@ -120,7 +119,7 @@ fn fields(row: &Row) -> impl Iterator<Item = (usize, &'static str, &str)> {
 }
 
 fn nature(row: &Row, name: &str) -> (&'static str, &'static str) {
-    if usize::from(row.kind) == BACKEND && GAUGES_OF_BACKENDS.contains(&name) {
+    if row.kind == BACKEND && GAUGES_OF_BACKENDS.contains(&name) {
         return ("MGP", "u32");
     }
     let is = |columns: &str| columns.split(' ').any(|column| column == name);
