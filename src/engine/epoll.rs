@@ -26,6 +26,7 @@ use crate::sys::socket;
 use super::buffers::Buffers;
 use super::gather::Gather;
 use super::listeners::Listeners;
+use super::passed::Passed;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
 use super::{Engine, EngineLimits, EngineStats, Link, say_first};
@@ -47,6 +48,7 @@ pub struct Epoll {
     events: Events,
     bell: Arc<Bell>,
     listeners: Listeners,
+    passed: Passed,
     sessions: Vec<SessionState>,
     means: Means,
     /// What has completed since the last wait.
@@ -79,6 +81,12 @@ struct Peer {
 }
 
 impl Peer {
+    /// A connection that is there: nothing is known of it, so that everything is tried once.
+    fn of(socket: OwnedFd) -> Self {
+        let ready = Readiness { readable: true, writable: true, ..Default::default() };
+        Self { socket: Some(socket), ready, signalled: false }
+    }
+
     /// Gives a connect up. Whoever has answered it meanwhile sees a reset, not an empty stream.
     fn abandon(&mut self) {
         if let Some(socket) = std::mem::take(self).socket {
@@ -110,6 +118,7 @@ impl Epoll {
             events: Events::with_capacity(EVENTS_MAX),
             bell,
             listeners: Listeners::new(limits.sessions_max),
+            passed: Passed::default(),
             sessions: Vec::new(),
             means: Means {
                 mode: limits.splice,
@@ -131,6 +140,17 @@ impl Epoll {
         let session = &mut self.sessions[key.index()];
         debug_assert_eq!(session.generation, key.generation());
         session
+    }
+
+    /// The state of a session that is new here.
+    fn begin(&mut self, key: SessionKey) -> &mut SessionState {
+        if key.index() >= self.sessions.len() {
+            self.sessions.resize_with(key.index() + 1, SessionState::default);
+        }
+        let state = &mut self.sessions[key.index()];
+        state.generation = key.generation();
+        state.introduction = None;
+        state
     }
 
     fn complete(&mut self, session: SessionKey, slot: Slot, outcome: Outcome) {
@@ -406,20 +426,31 @@ impl Engine for Epoll {
 
     fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
         let socket = self.listeners.take(socket);
-        if session.index() >= self.sessions.len() {
-            self.sessions.resize_with(session.index() + 1, SessionState::default);
-        }
-        let state = &mut self.sessions[session.index()];
-        state.generation = session.generation();
-        state.introduction = None;
-        let ready = Readiness { readable: true, writable: true, ..Default::default() };
-        state.sides[Side::Client.index()] = Peer { socket: Some(socket), ready, signalled: false };
+        self.begin(session).sides[Side::Client.index()] = Peer::of(socket);
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {
         let socket = self.listeners.take(socket);
         self.listeners.leave();
         socket::reset_on_close(socket.as_fd());
+    }
+
+    fn receive(&mut self, passage: OwnedFd) {
+        self.passed.open(passage);
+    }
+
+    fn adopt_pair(&mut self, number: u64, session: SessionKey) -> bool {
+        let Some(pair) = self.passed.take(number) else { return false };
+        if !self.listeners.enter() {
+            pair.iter().for_each(|socket| socket::reset_on_close(socket.as_fd()));
+            return false;
+        }
+        self.begin(session).sides = pair.map(Peer::of);
+        true
+    }
+
+    fn refuse_pair(&mut self, number: u64) {
+        self.passed.refuse(number);
     }
 
     fn submit(&mut self, op: Op) {

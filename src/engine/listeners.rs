@@ -125,6 +125,15 @@ impl Listeners {
         kept.expect("an accepted socket is adopted or refused once")
     }
 
+    /// Counts a connection that another thread has taken; false if there is no room for it.
+    pub(super) const fn enter(&mut self) -> bool {
+        let has_room = self.room > 0;
+        if has_room {
+            self.room -= 1;
+        }
+        has_room
+    }
+
     /// The descriptors of a connection that was taken have come free.
     pub(super) const fn leave(&mut self) {
         self.room += 1;

@@ -8,6 +8,7 @@ mod buffers;
 pub mod epoll;
 mod gather;
 mod listeners;
+mod passed;
 mod pipes;
 mod readiness;
 pub mod uring;
@@ -45,6 +46,18 @@ pub trait Engine {
 
     /// Ends an accepted socket with a reset: there is no room for it.
     fn refuse(&mut self, socket: AcceptedSocket);
+
+    /// Takes connected pairs that other threads pass through this socket, from now on.
+    fn receive(&mut self, _passage: OwnedFd) {}
+
+    /// Gives both of its sockets to a session: the pair that was passed under this number. The key is
+    /// new to the engine. False if there is none, or no room for it: nothing was adopted.
+    fn adopt_pair(&mut self, _number: u64, _session: SessionKey) -> bool {
+        false
+    }
+
+    /// Ends the pair that was passed under this number with resets.
+    fn refuse_pair(&mut self, _number: u64) {}
 
     /// Takes an operation. Never fails, never blocks, never calls back: what goes wrong is a
     /// completion too.

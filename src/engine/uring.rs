@@ -39,6 +39,7 @@ use crate::sys::socket;
 use super::buffers::Buffers;
 use super::gather::Gather;
 use super::listeners::Listeners;
+use super::passed::Passed;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
 use super::{Engine, EngineLimits, EngineStats, Link};
@@ -63,6 +64,7 @@ pub struct Uring {
     ring: Ring,
     bell: Arc<Bell>,
     listeners: Listeners,
+    passed: Passed,
     /// Sessions whose descriptors are closed with the next submission.
     leaving: u32,
     sessions: Vec<SessionState>,
@@ -88,6 +90,7 @@ impl Uring {
             ring,
             bell,
             listeners: Listeners::new(limits.sessions_max),
+            passed: Passed::default(),
             leaving: 0,
             sessions: Vec::new(),
             links: Links::default(),
@@ -103,6 +106,17 @@ impl Uring {
             gather: Gather::new(limits.latency_budget),
             told: Time::default(),
         })
+    }
+
+    /// The state of a session that is new here.
+    fn begin(&mut self, key: SessionKey) -> &mut SessionState {
+        if key.index() >= self.sessions.len() {
+            self.sessions.resize_with(key.index() + 1, SessionState::default);
+        }
+        let state = &mut self.sessions[key.index()];
+        state.generation = key.generation();
+        state.introduction = None;
+        state
     }
 
     fn complete(&mut self, session: SessionKey, slot: Slot, outcome: Outcome) {
@@ -479,19 +493,31 @@ impl Engine for Uring {
 
     fn adopt(&mut self, socket: AcceptedSocket, session: SessionKey) {
         let socket = self.listeners.take(socket);
-        if session.index() >= self.sessions.len() {
-            self.sessions.resize_with(session.index() + 1, SessionState::default);
-        }
-        let state = &mut self.sessions[session.index()];
-        state.generation = session.generation();
-        state.introduction = None;
-        state.sides[Side::Client.index()] = Peer::of(socket);
+        self.begin(session).sides[Side::Client.index()] = Peer::of(socket);
     }
 
     fn refuse(&mut self, socket: AcceptedSocket) {
         let socket = self.listeners.take(socket);
         self.listeners.leave();
         socket::reset_on_close(socket.as_fd());
+    }
+
+    fn receive(&mut self, passage: OwnedFd) {
+        self.passed.open(passage);
+    }
+
+    fn adopt_pair(&mut self, number: u64, session: SessionKey) -> bool {
+        let Some(pair) = self.passed.take(number) else { return false };
+        if !self.listeners.enter() {
+            pair.iter().for_each(|socket| socket::reset_on_close(socket.as_fd()));
+            return false;
+        }
+        self.begin(session).sides = pair.map(Peer::of);
+        true
+    }
+
+    fn refuse_pair(&mut self, number: u64) {
+        self.passed.refuse(number);
     }
 
     fn submit(&mut self, op: Op) {

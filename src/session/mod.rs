@@ -151,6 +151,19 @@ impl Session {
         (session, Step::Dial { failed: None })
     }
 
+    /// A session both of whose sides are connected: its client came at `opened`, and so many attempts
+    /// were made to connect its server.
+    pub fn joined(key: SessionKey, opened: Time, attempts: u16, now: Time, ops: &mut Ops) -> Self {
+        let mut session = Self::new(key, Phase::Relaying, now);
+        session.opened = opened;
+        session.attempts = attempts;
+        session.connected = Some(now);
+        for flow in &mut session.flows {
+            flow.proceed(key, Sink::Connected, ops);
+        }
+        session
+    }
+
     fn new(key: SessionKey, phase: Phase, now: Time) -> Self {
         Self {
             key,

@@ -188,8 +188,8 @@ impl Supervisor {
         let engine = choose_engine(config.global.engine)?;
         let (doors, worked) = doors::in_order(&config, &inherited, budget.workers);
         let mut registry = Registry::default();
-        let listeners: Vec<usize> = doors[..worked].iter().map(|door| door.listener).collect();
-        let plan = Arc::new(registry.plan(&config, addresses, &host, &listeners)?);
+        let listeners: Vec<usize> = doors.iter().map(|door| door.listener).collect();
+        let plan = Arc::new(registry.plan(&config, addresses, &host, &listeners, worked)?);
         let agents = registry.doors(&config, addresses, &doors::numbered(&doors, worked));
         let agents = Doors::new(&config, &host, agents)?;
         let sockets = listen(&config, inherited)?;
@@ -314,9 +314,9 @@ impl Supervisor {
             return Ok(Applied::Needs(what));
         }
         let budget = Budget::new(config, &self.host)?;
-        let listeners = self.doors();
-        let worked = &listeners[..self.worked];
-        let plan = Arc::new(self.registry.plan(config, addresses, &self.host, worked)?);
+        let (listeners, worked) = (self.doors(), self.worked);
+        let plan = self.registry.plan(config, addresses, &self.host, &listeners, worked)?;
+        let plan = Arc::new(plan);
         let doors = doors::numbered(&self.doors, self.worked);
         let agents = self.registry.doors(config, addresses, &doors);
         self.agents.replace(config, &self.host, agents);

@@ -49,7 +49,7 @@ impl Registry {
     /// Makes the plan that follows from a configuration. A server that has the same backend, name
     /// and address as before is the same server; a listener keeps its places by its number.
     ///
-    /// `doors` has the listener, by its number, of each route, in order.
+    /// `doors` has the listener, by its number, of each route, in order; workers listen at so many.
     ///
     /// # Errors
     /// When source ports are asked for that are the kernel's, or source addresses that this host lacks.
@@ -59,6 +59,7 @@ impl Registry {
         addresses: &Addresses,
         host: &Host,
         doors: &[usize],
+        listening: usize,
     ) -> Result<Plan, StartError> {
         self.trust(config)?;
         let mut backends = Vec::new();
@@ -82,30 +83,27 @@ impl Registry {
                 source,
             });
         }
-        let mut routes = Vec::new();
+        let mut listeners = Vec::new();
         for (number, listener) in config.listeners.iter().enumerate() {
             let backend = &config.backends[listener.backend];
-            // One for all addresses of a listener.
-            let quota = self.quota(number, listener.maxconn.unwrap_or(u32::MAX));
-            let traffic = Arc::clone(self.traffic.entry(listener.name.clone()).or_default());
-            let rules = Arc::new(self.rules(listener, config.global.maxconn));
-            for _ in doors.iter().filter(|&&door| door == number) {
-                routes.push(Route {
-                    backend: listener.backend,
-                    limits: SessionLimits {
-                        connect: backend.timeouts.connect,
-                        client_idle: listener.client_idle,
-                        server_idle: backend.timeouts.server_idle,
-                        half_closed: backend.timeouts.half_closed,
-                        attempts_max: backend.retries.saturating_add(1),
-                    },
-                    quota: Arc::clone(&quota),
-                    traffic: Arc::clone(&traffic),
-                    rules: Arc::clone(&rules),
-                });
-            }
+            listeners.push(Route {
+                backend: listener.backend,
+                limits: SessionLimits {
+                    connect: backend.timeouts.connect,
+                    client_idle: listener.client_idle,
+                    server_idle: backend.timeouts.server_idle,
+                    half_closed: backend.timeouts.half_closed,
+                    attempts_max: backend.retries.saturating_add(1),
+                },
+                // These are one for all addresses of a listener.
+                quota: self.quota(number, listener.maxconn.unwrap_or(u32::MAX)),
+                traffic: Arc::clone(self.traffic.entry(listener.name.clone()).or_default()),
+                rules: Arc::new(self.rules(listener, config.global.maxconn)),
+            });
         }
-        Ok(Plan { routes, backends })
+        let routes = doors.iter().map(|&door| listeners[door].clone()).collect();
+        let listening = u16::try_from(listening).unwrap_or(u16::MAX);
+        Ok(Plan { routes, listening, backends })
     }
 
     /// Reads whom each backend trusts; what has not changed stays, with the sessions to be resumed.

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "this room exists so that no other one needs it")]
 
 pub mod pages;
+pub mod passage;
 pub mod pipe;
 pub mod process;
 pub mod ring;

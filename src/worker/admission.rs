@@ -122,11 +122,27 @@ impl Admission {
         entered
     }
 
+    /// Whether this worker's table has a place.
+    pub(super) const fn has_place(&self) -> bool {
+        self.free > 0
+    }
+
+    /// Takes a place in the table for a session that holds its places in the process and in its
+    /// listener already. There is one: see [`Admission::has_place`].
+    pub(super) const fn enter_held(&mut self) {
+        self.free -= 1;
+    }
+
+    /// Gives back places that are held in the process and in a listener, and none in the table.
+    pub(super) fn give_back(&self, listener: ListenerId) {
+        self.process.release();
+        self.listeners[usize::from(listener.0)].quota.release();
+    }
+
     /// A session that came through `listener` has ended.
     pub fn leave(&mut self, listener: ListenerId) {
         self.free += 1;
-        self.process.release();
-        self.listeners[usize::from(listener.0)].quota.release();
+        self.give_back(listener);
     }
 
     /// The kernel could not accept.

@@ -15,6 +15,7 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod timers;
+mod tunnel;
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,7 +32,7 @@ use crate::engine::Engine;
 use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::gate::sources::Ticket;
-use crate::metrics::{Counters, Links, SessionRecord, Traffic, tell};
+use crate::metrics::{Counters, Links, RequestLine, SessionRecord, Traffic, tell};
 use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Side, Slot, Time};
 use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
@@ -45,6 +46,7 @@ use queue::{Queues, Wait};
 use ramp::Ramp;
 use table::Table;
 use timers::Timers;
+pub use tunnel::Tunnel;
 
 /// Accepted connections that wait in user space for a place; more are refused. They are those that
 /// were on their way up when accepting paused.
@@ -64,6 +66,8 @@ pub enum Command {
     Replace(Arc<Plan>),
     /// No more connections; sessions may go on for `grace`, then they are reset.
     Drain { grace: Duration },
+    /// A pair of connections was passed to the engine, to be relayed.
+    Join(Box<Tunnel>),
     /// Every session of a server ends, for this reason.
     Expel { server: Arc<Board>, reason: CloseReason },
     /// So many sessions of a server leave it when they are at rest.
@@ -156,6 +160,8 @@ struct Relay {
     ticket: Option<Ticket>,
     /// For a place at a server.
     wait: Wait,
+    /// What it asked a door for.
+    request: Option<Box<RequestLine>>,
     /// How its connections fared, once it has begun to fail.
     links: Option<Box<Links>>,
     /// It is to leave its server when it is at rest.
@@ -433,18 +439,24 @@ impl<E: Engine> Worker<E> {
             lease: None,
             ticket,
             wait: Wait::default(),
+            request: None,
             links: None,
             leaving: false,
             dialled: self.now,
             ports_tried: 0,
             addresses_tried: 0,
         };
+        self.settle(key, relay);
+        self.with(key, |_, _, _, _| step);
+    }
+
+    /// A session begins.
+    fn settle(&mut self, key: SessionKey, relay: Relay) {
+        let route = &self.plan.routes[usize::from(relay.listener.0)];
+        route.traffic.opened(route.quota.taken());
         self.sessions.insert(key, relay);
         self.counters.sessions_total.add(1);
-        let route = &self.plan.routes[usize::from(listener.0)];
-        route.traffic.opened(route.quota.taken());
         self.counters.sessions.set(self.sessions.len() as u64);
-        self.with(key, |_, _, _, _| step);
     }
 
     /// The session is over and the engine has forgotten it.
@@ -473,7 +485,7 @@ impl<E: Engine> Worker<E> {
             client: relay.client,
             server,
             queued,
-            request: None,
+            request: relay.request,
             links: relay.links,
             report: *report,
         };
@@ -527,6 +539,7 @@ impl<E: Engine> Worker<E> {
                     }
                 }
                 Ok(Command::Drain { grace }) => self.drain(grace),
+                Ok(Command::Join(tunnel)) => self.take_over(*tunnel),
                 Ok(Command::Expel { server, reason }) => self.expel(&server, reason),
                 Ok(Command::Shed { server, sessions }) => self.shed(&server, sessions),
                 Ok(Command::Pulse(heard)) => drop(heard),
@@ -554,7 +567,7 @@ impl<E: Engine> Worker<E> {
     }
 
     fn listeners(&self) -> impl Iterator<Item = ListenerId> + use<E> {
-        (0..u16::try_from(self.plan.routes.len()).unwrap_or(u16::MAX)).map(ListenerId)
+        (0..self.plan.listening).map(ListenerId)
     }
 }
 

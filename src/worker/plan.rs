@@ -16,8 +16,10 @@ use super::queue::Queue;
 /// The part of the configuration that sessions live by, names resolved. All workers share one.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// By the number of a listener.
+    /// By the number of a listener; so many have sockets of the workers' own, and the others are doors,
+    /// whose threads pass on what they have let in.
     pub routes: Vec<Route>,
+    pub listening: u16,
     pub backends: Vec<Backend>,
 }
 

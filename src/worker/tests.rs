@@ -122,7 +122,7 @@ impl Bench {
             drain_moved: false,
             source: Source::default(),
         };
-        Self::with(Plan { routes: routes.into(), backends: vec![backend] })
+        Self::with(Plan { routes: routes.into(), listening: 2, backends: vec![backend] })
     }
 
     fn with(plan: Plan) -> Self {

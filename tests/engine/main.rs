@@ -61,6 +61,7 @@ mod churn;
 mod closing;
 mod connecting;
 mod delivery;
+mod joined;
 mod pressure;
 mod scarcity;
 mod support;

@@ -198,7 +198,8 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
             }
         })
         .collect();
-    Plan { routes, backends }
+    let listening = u16::try_from(quotas.len()).expect("few");
+    Plan { routes, listening, backends }
 }
 
 /// A plan with other servers, weights and limits for the same listeners.

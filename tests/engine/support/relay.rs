@@ -1,8 +1,9 @@
 //! The relay under test: one real worker on a thread with its own descriptor table.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
@@ -17,13 +18,13 @@ use fanin::engine::uring::{self, Uring};
 use fanin::engine::{Engine, EngineLimits};
 use fanin::gate::Quota;
 use fanin::metrics::{Counters, Counts, SessionRecord};
-use fanin::op::{Flow, ListenerId, SpliceMode};
+use fanin::op::{Flow, ListenerId, SpliceMode, Time};
 use fanin::session::{CloseReason, SessionLimits};
 use fanin::sys::process::{self, Bell};
-use fanin::sys::socket;
+use fanin::sys::{passage, socket};
 use fanin::worker::plan::{Backend, Plan, Route, Source};
 use fanin::worker::queue::Queue;
-use fanin::worker::{Command, Setup, Worker};
+use fanin::worker::{Command, Setup, Tunnel, Worker};
 
 use super::oracle::Total;
 use super::{PATIENCE, await_some, await_within, peers};
@@ -116,6 +117,7 @@ impl Options {
                 traffic: Arc::default(),
                 rules: Arc::default(),
             }],
+            listening: 1,
             backends: vec![Backend {
                 queue: Arc::new(Queue::new(Duration::ZERO, 1)),
                 drain_moved: false,
@@ -136,6 +138,9 @@ pub struct Relay {
     ended: Vec<SessionRecord>,
     mailbox: Sender<Command>,
     bell: Arc<Bell>,
+    /// Through which pairs of connections are passed, and how many were.
+    passage: OwnedFd,
+    passed: Cell<u64>,
     /// This table's reference to the listening socket.
     listener: Option<OwnedFd>,
     thread: i32,
@@ -174,8 +179,9 @@ impl Relay {
             latency_budget: options.latency_budget,
         };
         let (ready, told) = mpsc::channel();
-        let (heard, number) = (Arc::clone(&bell), listener.as_raw_fd());
-        let work = move || work(variant.engine, limits, setup, heard, number, &ready);
+        let (passage, far_end) = passage::open().unwrap();
+        let (heard, numbers) = (Arc::clone(&bell), [listener.as_raw_fd(), far_end.as_raw_fd()]);
+        let work = move || work(variant.engine, limits, setup, heard, numbers, &ready);
         let handle = Builder::new().name("worker".into()).spawn(work).unwrap();
         let thread = told.recv_timeout(PATIENCE).expect("the worker starts");
         Self {
@@ -185,6 +191,8 @@ impl Relay {
             ended: Vec::new(),
             mailbox,
             bell,
+            passage,
+            passed: Cell::default(),
             listener: Some(listener),
             thread,
             descriptors: descriptors_of(thread),
@@ -205,6 +213,27 @@ impl Relay {
     pub fn tell(&self, command: Command) {
         self.mailbox.send(command).unwrap();
         self.bell.ring();
+    }
+
+    /// Has the worker relay a client's connection to a server's, both of which were made here.
+    pub fn join(&self, client: TcpStream, server: TcpStream) {
+        let number = self.passed.get();
+        self.passed.set(number + 1);
+        let tunnel = Tunnel {
+            number,
+            listener: ListenerId(0),
+            client: client.peer_addr().unwrap(),
+            address: server.peer_addr().unwrap(),
+            ticket: None,
+            opened: Time::from_micros(process::monotonic_micros()),
+            attempts: 1,
+            request: Box::default(),
+        };
+        for socket in [&client, &server] {
+            socket.set_nonblocking(true).unwrap();
+        }
+        passage::pass(self.passage.as_fd(), number, [client.as_fd(), server.as_fd()]).unwrap();
+        self.tell(Command::Join(Box::new(tunnel)));
     }
 
     /// Gives up this table's reference, so that the worker's is the last.
@@ -295,7 +324,8 @@ impl Relay {
     #[track_caller]
     fn check_counts(&self, counts: &Counts, total: Total) {
         let ended: u64 = counts.ended.iter().sum();
-        assert_eq!(counts.accepted, ended + counts.refused, "accepted and ended");
+        let came = counts.accepted + self.passed.get();
+        assert_eq!(came, ended + counts.refused, "accepted and ended");
         assert_eq!((counts.sessions_total, ended), (ended, self.ended.len() as u64));
         assert_eq!((counts.records_dropped, counts.refused), (0, 0));
         let engine = counts.engine;
@@ -338,25 +368,26 @@ fn work(
     limits: EngineLimits,
     setup: Setup,
     bell: Arc<Bell>,
-    listener: RawFd,
+    numbers: [RawFd; 2],
     ready: &Sender<i32>,
 ) -> io::Result<()> {
     process::block_signals()?;
-    process::own_descriptor_table(&[listener, bell.as_raw_fd()])?;
-    let listener = process::inherited(listener);
+    process::own_descriptor_table(&[numbers[0], numbers[1], bell.as_raw_fd()])?;
+    let sockets = numbers.map(process::inherited);
     match kind {
-        EngineKind::Epoll => serve(Epoll::new(limits, bell)?, setup, listener, ready),
-        EngineKind::Uring => serve(Uring::new(limits, bell)?, setup, listener, ready),
+        EngineKind::Epoll => serve(Epoll::new(limits, bell)?, setup, sockets, ready),
+        EngineKind::Uring => serve(Uring::new(limits, bell)?, setup, sockets, ready),
     }
 }
 
 fn serve<E: Engine>(
     mut engine: E,
     setup: Setup,
-    listener: OwnedFd,
+    [listener, passage]: [OwnedFd; 2],
     ready: &Sender<i32>,
 ) -> io::Result<()> {
     engine.listen(ListenerId(0), listener)?;
+    engine.receive(passage);
     let worker = Worker::new(engine, setup);
     ready.send(nix::unistd::gettid().as_raw()).unwrap();
     worker.run()

@@ -1,0 +1,41 @@
+//! Connected pairs that other threads pass to this one.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use crate::sys::{passage, socket};
+
+/// The passage's end, and what came through it before it was asked for: several threads pass, and
+/// tell of it in another order.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    passage: Option<OwnedFd>,
+    early: Vec<(u64, [OwnedFd; 2])>,
+}
+
+impl Passed {
+    pub(super) fn open(&mut self, passage: OwnedFd) {
+        self.passage = Some(passage);
+    }
+
+    /// The pair that was passed under this number. One for which there was no descriptor is gone.
+    pub(super) fn take(&mut self, number: u64) -> Option<[OwnedFd; 2]> {
+        if let Some(place) = self.early.iter().position(|(other, _)| *other == number) {
+            return Some(self.early.swap_remove(place).1);
+        }
+        let passage = self.passage.as_ref()?;
+        while let Ok(Some((other, pair))) = passage::take(passage.as_fd()) {
+            if other == number {
+                return Some(pair);
+            }
+            self.early.push((other, pair));
+        }
+        None
+    }
+
+    /// Ends the pair that was passed under this number, so that both its peers see it.
+    pub(super) fn refuse(&mut self, number: u64) {
+        for socket in self.take(number).iter().flatten() {
+            socket::reset_on_close(socket.as_fd());
+        }
+    }
+}
