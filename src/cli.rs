@@ -89,6 +89,15 @@ The new binary starts beside the old one and reads the configuration. If it serv
 every listener and the process id of the service, and the old one lets its sessions end for up to
 `retire`; if it does not, nothing has happened. USR2 does the same.";
 
+const PASSWD_EXAMPLES: &str = "\
+Examples:
+  fanin passwd
+  openssl rand -base64 18 | tee agents.password | fanin passwd
+
+The line that is printed goes into the file of the web proxy door:
+  [proxy]
+  users = { agents = \"$argon2id$...\" }";
+
 const PLAN_EXAMPLES: &str = "\
 Examples:
   fanin plan --agents 5000
@@ -149,6 +158,9 @@ pub enum Command {
     /// Say what so many agents take: relays, processors, memory, descriptors, source ports
     #[command(after_help = PLAN_EXAMPLES)]
     Plan(Plan),
+    /// Read a password from standard input and print the hash to write into [proxy] users
+    #[command(after_help = PASSWD_EXAMPLES)]
+    Passwd,
     /// Show what a running relay does: workers, sessions, bytes, servers
     Status(Status),
     /// Show a running relay second by second

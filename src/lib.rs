@@ -16,6 +16,7 @@ pub mod handover;
 pub mod metrics;
 pub mod op;
 pub mod parent;
+pub mod password;
 pub mod session;
 pub mod supervisor;
 pub mod sys;

@@ -13,7 +13,9 @@ use fanin::control::{client, directory, top};
 use fanin::doctor::{self, Measured};
 use fanin::handover::Handover;
 use fanin::parent;
+use fanin::password::{Hash, PASSWORD_BYTES_MAX};
 use fanin::supervisor::{self, StartError};
+use fanin::sys::terminal::Hidden;
 
 fn main() -> process::ExitCode {
     let code = match Cli::from_process() {
@@ -24,6 +26,7 @@ fn main() -> process::ExitCode {
             Command::Import(arguments) => import(&arguments),
             Command::Doctor(arguments) => examine(&arguments),
             Command::Plan(arguments) => plan(&arguments),
+            Command::Passwd => passwd(),
             Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
             Command::Status(arguments) => ask(&arguments.target, "status"),
             Command::Top(arguments) => with_socket(&arguments.target, |path| {
@@ -123,6 +126,42 @@ fn plan(arguments: &Plan) -> ExitCode {
     let wanted = doctor::Wanted { agents, profile, cores, servers, sources, measured };
     let plan = doctor::plan(&wanted, &config);
     print(&if arguments.json { plan.json() } else { plan.text() })
+}
+
+/// The hash of the password that standard input begins with: a line; typed twice at a terminal.
+fn passwd() -> ExitCode {
+    let read = || -> io::Result<String> {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line)?;
+        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    };
+    let ask = |what: &str| {
+        eprint!("{what}: ");
+        let typed = read();
+        eprintln!();
+        typed
+    };
+    let password = match Hidden::at(io::stdin()) {
+        Err(_) => read(),
+        Ok(_hidden) => ask("Password").and_then(|once| match ask("Again")? == once {
+            true => Ok(once),
+            false => Err(io::Error::other("the two are not the same")),
+        }),
+    };
+    let hash = password.map_err(|error| error.to_string()).and_then(|password| {
+        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+            let bytes = password.len();
+            return Err(format!("it has {bytes} bytes; allowed: 1 to {PASSWORD_BYTES_MAX}"));
+        }
+        Hash::of(password.as_bytes()).map_err(|_| "the system gives no random numbers".to_owned())
+    });
+    match hash {
+        Ok(hash) => print(hash.as_str()),
+        Err(why) => {
+            eprintln!("fanin: no password was read from standard input: {why}");
+            ExitCode::Usage
+        }
+    }
 }
 
 fn ask(target: &Target, command: &str) -> ExitCode {

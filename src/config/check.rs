@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::error::Fault;
-use super::{Backend, Config, Listener, Mode, Pin, Server, ServerAddress};
+use super::{
+    Backend, Config, Listener, Mode, Pattern, Pin, Proxy, Server, ServerAddress,
+};
 use crate::backend::choose::Algorithm;
 use crate::op::SpliceMode;
 
@@ -43,7 +45,7 @@ pub(super) fn judge(config: &Config, spans: &Spans) -> Vec<Fault> {
     judge.listener_names(&config.listeners);
     judge.bind_addresses(config);
     for (index, backend) in config.backends.iter().enumerate() {
-        judge.servers(index, backend);
+        judge.servers(index, backend, &config.listeners);
     }
     judge.loops(config);
     judge.doors(config);
@@ -135,7 +137,7 @@ impl Judge<'_> {
         }
     }
 
-    fn servers(&mut self, index: usize, backend: &Backend) {
+    fn servers(&mut self, index: usize, backend: &Backend, listeners: &[Listener]) {
         let mut seen = HashMap::new();
         for (nth, server) in backend.servers.iter().enumerate() {
             if let Some(earlier) = seen.insert(&server.name, nth) {
@@ -160,6 +162,18 @@ impl Judge<'_> {
                 ),
                 "its servers are not to have even shares",
                 "remove it, or write balance = \"roundrobin\", \"leastconn\" or \"random\"",
+            );
+        }
+        let serves = |listener: &&Listener| listener.backend == index;
+        let mut listeners = listeners.iter().filter(serves).peekable();
+        let proxied = listeners.peek().is_some() && listeners.all(|it| it.mode == Mode::Proxy);
+        if backend.servers.is_empty() && !proxied {
+            let Backend { name, .. } = backend;
+            self.fault(
+                Place::Backend(index),
+                format!("backend `{name}` has 0 servers"),
+                "its sessions would have nowhere to go",
+                &format!("write [[backend.{name}.server]] with address = \"HOST:PORT\""),
             );
         }
         if !backend.servers.is_empty() && backend.servers.iter().all(|server| server.weight == 0) {
@@ -199,6 +213,7 @@ impl Judge<'_> {
             match listener.mode {
                 Mode::Tcp => self.without_requests(index, listener, backend),
                 Mode::Agent => self.door(index, listener, backend),
+                Mode::Proxy => self.proxy(index, listener, config),
             }
         }
         for (index, backend) in config.backends.iter().enumerate() {
@@ -229,10 +244,37 @@ impl Judge<'_> {
         };
         self.fault(
             Place::Listener(index),
-            format!("listener `{}` passes bytes unchanged, and backend `{name}` has `{key}`", listener.name),
-            "mode \"tcp\" neither speaks TLS nor changes requests",
+            format!("listener `{}` passes bytes on, and backend `{name}` has `{key}`", listener.name),
+            "modes \"tcp\" and \"proxy\" neither speak TLS nor change paths",
             "write mode = \"agent\"; or a backend of its own, where TLS stays between agent and server",
         );
+    }
+
+    fn proxy(&mut self, index: usize, listener: &Listener, config: &Config) {
+        let (at, name) = (Place::Listener(index), &listener.name);
+        let backend = config.backend_of(listener);
+        self.without_requests(index, listener, backend);
+        self.door(index, listener, backend);
+        let Proxy { users, allow } = &config.proxy;
+        if allow.is_empty() && backend.servers.is_empty() {
+            self.fault(
+                at,
+                format!("web proxy door `{name}` leads nowhere"),
+                "nobody gets anywhere unless it is named",
+                "say where: [proxy] with allow = [\"intake.example.com:443\"]",
+            );
+        }
+        let reachable = listener.bind.iter().any(|bind| !bind.ip().to_canonical().is_loopback());
+        let open = allow.iter().any(|to| to.host == Pattern::Any) && users.is_empty();
+        if open && reachable && listener.allow.is_empty() {
+            self.fault(
+                at,
+                format!("web proxy door `{name}` is open to everybody, for everywhere"),
+                "whoever reaches it could hide behind this host",
+                "name users in [proxy], or the agents' networks in `allow` of the listener, or hosts \
+                 instead of \"*\" in `allow` of [proxy]",
+            );
+        }
     }
 
     fn door(&mut self, index: usize, listener: &Listener, backend: &Backend) {
@@ -241,7 +283,7 @@ impl Judge<'_> {
         if !listener.proxy_from.is_empty() {
             self.fault(
                 at,
-                format!("agent door `{name}` has `proxy_from`"),
+                format!("door `{name}` has `proxy_from`"),
                 "a door reads no PROXY headers",
                 "remove it, and let agents come directly or by a balancer that says nothing first",
             );
@@ -249,7 +291,7 @@ impl Judge<'_> {
         if listener.ramp.is_some() {
             self.fault(
                 at,
-                format!("agent door `{name}` has `ramp`"),
+                format!("door `{name}` has `ramp`"),
                 "its servers see kept connections, not the agents' crowd",
                 "remove it; `maxconn` of the servers bounds what reaches them at one time",
             );
@@ -258,7 +300,7 @@ impl Judge<'_> {
             self.fault(
                 at,
                 format!(
-                    "agent door `{name}` goes to server `{}`, which has `send_proxy`",
+                    "door `{name}` goes to server `{}`, which has `send_proxy`",
                     server.name
                 ),
                 "its connections to servers are shared by all agents",

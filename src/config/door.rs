@@ -21,6 +21,8 @@ pub enum Mode {
     Tcp,
     /// They are requests of agents, forwarded one by one.
     Agent,
+    /// They begin by saying where they want to go, as a web proxy is told (CONNECT, absolute URIs).
+    Proxy,
 }
 
 impl Mode {

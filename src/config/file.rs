@@ -78,6 +78,7 @@ pub(super) struct Tables {
     pub(super) stats: Option<StatsTable>,
     pub(super) control: Option<ControlTable>,
     pub(super) log: Option<LogTable>,
+    pub(super) proxy: Option<ProxyTable>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -228,6 +229,13 @@ pub(super) struct DnsTable {
     pub(super) ttl_min: Option<Value>,
     pub(super) ttl_max: Option<Value>,
     pub(super) addresses_max: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ProxyTable {
+    pub(super) users: Option<BTreeMap<Spanned<String>, Value>>,
+    pub(super) allow: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
 //! The configuration, complete and checked: nothing left to interpret, nothing missing.
 //!
 //! `file` is the TOML as written, `value` one value as written, `reader` the way from both to here,
-//! `haproxy` the way from HAProxy's format, `backend` the servers, `door` and `upkeep` what only some of it is about, `origin` where it all comes from, `networks` sets of
+//! `haproxy` the way from HAProxy's format, `backend` the servers, `door`, `proxy` and `upkeep` what only some of it is about, `origin` where it all comes from, `networks` sets of
 //! addresses, `check` what makes the whole impossible, `error` what a person sees then, `render` the way back to TOML. The rest of the
 //! program knows only the types here, and [`Origin::load`], which makes them. Names of servers are not resolved here (that takes the
 //! network); everything else that can be judged from the text alone has been judged.
@@ -14,6 +14,7 @@ mod file;
 mod haproxy;
 mod networks;
 mod origin;
+mod proxy;
 mod reader;
 mod render;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use error::ConfigError;
 pub use haproxy::{Note, NoteKind, Report};
 pub use networks::{Network, Networks};
 pub use origin::{Origin, Overrides};
+pub use proxy::{Destination, Pattern, Proxy};
 pub use upkeep::{Check, Dns, HttpCheck, Prefer};
 pub use value::Refusal;
 
@@ -72,8 +74,9 @@ pub struct Config {
     pub global: Global,
     /// At least one.
     pub listeners: Vec<Listener>,
-    /// At least one, each with at least one server.
+    /// At least one, each with at least one server, but for those of web proxy doors alone.
     pub backends: Vec<Backend>,
+    pub proxy: Proxy,
     pub dns: Dns,
     pub stats: Stats,
     pub control: Control,
@@ -94,6 +97,7 @@ impl Config {
             global: overrides.over(Global::default()),
             listeners: vec![Listener::new(listen.to_vec(), 0)],
             backends: vec![backend],
+            proxy: Proxy::default(),
             dns: Dns::default(),
             stats: Stats::default(),
             control: Control { socket: overrides.control.clone() },

@@ -39,6 +39,19 @@ pub(super) fn read(text: &str, overrides: &Overrides) -> Result<Config, Vec<Faul
     if faults.is_empty() { Ok(config) } else { Err(faults) }
 }
 
+/// Where web proxy doors are all that there is, what leads on is no server of the file's: they have a
+/// backend of their own, for its limits.
+fn with_proxys_own(backends: Vec<Backend>, listeners: &[Spanned<ListenerTable>]) -> Vec<Backend> {
+    let is_proxy = |listener: &Spanned<ListenerTable>| {
+        let mode = listener.get_ref().mode.as_ref();
+        mode.is_some_and(|mode| matches!(mode.get_ref(), Written::Text(mode) if mode == "proxy"))
+    };
+    match backends.is_empty() && listeners.iter().any(is_proxy) {
+        true => vec![Backend::new("proxy")],
+        false => backends,
+    }
+}
+
 struct Reader {
     faults: Vec<Fault>,
     spans: Spans,
@@ -55,6 +68,7 @@ impl Reader {
             .map(|(index, (name, table))| self.backend(index, name, table))
             .collect();
         let listener_tables = tables.listener.as_deref().unwrap_or_default();
+        let backends = with_proxys_own(backends, listener_tables);
         let listeners = self.listeners(listener_tables, &backends);
         self.missing(listener_tables.is_empty(), backends.is_empty());
         let global = self.global(tables.global.as_ref());
@@ -66,6 +80,7 @@ impl Reader {
             global: overrides.over(global),
             listeners,
             backends,
+            proxy: self.proxy(tables.proxy.as_ref()),
             dns: self.dns(tables.dns.as_ref()),
             stats: self.stats(tables.stats.as_ref()),
             control: Control { socket: overrides.control.clone().or(socket) },

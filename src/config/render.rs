@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::value::{
     self, display_duration, display_latency_budget, display_or_off, display_size, word,
 };
-use super::{Backend, Check, Config, Dns, Global, Listener, Mode, Pin, Server, Tls};
+use super::{Backend, Check, Config, Dns, Global, Listener, Mode, Pin, Proxy, Server, Tls};
 
 /// The complete configuration as TOML.
 pub(super) fn config(config: &Config) -> String {
@@ -18,6 +18,7 @@ pub(super) fn config(config: &Config) -> String {
     for each in &config.backends {
         backend(&mut out, each);
     }
+    proxy(&mut out, &config.proxy);
     dns(&mut out, &config.dns);
     out.table("[stats]");
     out.list("bind", &config.stats.bind);
@@ -69,7 +70,7 @@ fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
     out.text("name", &listener.name);
     out.list("bind", &listener.bind);
     out.text("mode", listener.mode.label());
-    if listener.mode == Mode::Agent {
+    if listener.mode != Mode::Tcp {
         out.text("body_max", display_size(listener.body_max));
     }
     out.text("backend", &backend.name);
@@ -167,6 +168,15 @@ fn check(check: &Check) -> String {
         keys.push(format!("expect = {}", quoted(format_args!("{first}-{last}"))));
     }
     format!("{{ {} }}", keys.join(", "))
+}
+
+fn proxy(out: &mut Lines, proxy: &Proxy) {
+    out.table("[proxy]");
+    let users = proxy.users.iter();
+    let users: Vec<_> =
+        users.map(|(name, hash)| format!("{} = {}", quoted(name), quoted(hash.as_str()))).collect();
+    out.key("users", format!("{{ {} }}", users.join(", ")).replace("{  }", "{}"));
+    out.list("allow", &proxy.allow);
 }
 
 fn dns(out: &mut Lines, dns: &Dns) {

@@ -4,6 +4,7 @@
 mod backend;
 mod door;
 mod log;
+mod proxy;
 mod upkeep;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use crate::op::{SessionKey, SpliceMode};
 pub use backend::*;
 pub(super) use door::*;
 pub use log::*;
+pub(super) use proxy::*;
 pub use upkeep::*;
 
 /// The longest duration that can be asked for. Anything longer is meant as "never", and a

@@ -133,7 +133,7 @@ pub(super) fn in_order(config: &Config, inherited: &[Shared], workers: u16) -> (
     for (place, (listener, shared)) in listeners.zip(inherited).enumerate() {
         let door = |round| Door { listener, address: shared.address, place, round };
         match config.listeners[listener].mode {
-            Mode::Agent => agents.push(door(0)),
+            Mode::Agent | Mode::Proxy => agents.push(door(0)),
             Mode::Tcp => {
                 let rounds = shared.numbers.len().div_ceil(usize::from(workers));
                 worked.extend((0..rounds).map(door));

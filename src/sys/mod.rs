@@ -12,3 +12,4 @@ pub mod pipe;
 pub mod process;
 pub mod ring;
 pub mod socket;
+pub mod terminal;

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::config::check::{self, Place, Spans};
+use crate::config::{self, check};
+use crate::config::check::{Place, Spans};
 use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{
@@ -60,6 +61,7 @@ pub(super) fn config(
         global: overrides.over(global),
         listeners,
         backends,
+        proxy: config::Proxy::default(),
         dns,
         stats,
         control: Control { socket: overrides.control.clone().or(socket) },
@@ -320,7 +322,7 @@ impl Mapping {
         }
         Server {
             name: line.name.value.clone(),
-            weight: options.weight.unwrap_or(crate::config::WEIGHT_DEFAULT),
+            weight: options.weight.unwrap_or(config::WEIGHT_DEFAULT),
             backup: options.backup.unwrap_or_default(),
             maxconn: options.maxconn,
             send_proxy: options.send_proxy,

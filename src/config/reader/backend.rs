@@ -141,15 +141,10 @@ impl Reader {
         let tables = table.server.as_deref().unwrap_or_default();
         let check = table.check.as_ref().map(|check| self.check(check, Check::default()));
         let count = tables.len();
-        if count == 0 || count > SERVERS_MAX {
+        if count > SERVERS_MAX {
             let title = format!("backend `{}` has {count} servers", name.get_ref().escape_debug());
-            let help = format!(
-                "write 1 to {SERVERS_MAX} of [[backend.{}.server]] with address = \"HOST:PORT\"",
-                name.get_ref().escape_debug()
-            );
-            let why = "its sessions would have nowhere to go";
-            let why = if count == 0 { why } else { "too many" };
-            self.faults.push(Fault::new(title).at(name.span(), why).help(help));
+            let help = format!("at most {SERVERS_MAX}; a name may stand for many addresses");
+            self.faults.push(Fault::new(title).at(name.span(), "too many").help(help));
         }
         let mut servers = Vec::new();
         for spanned in tables.iter().take(SERVERS_MAX) {

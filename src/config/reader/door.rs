@@ -1,13 +1,15 @@
-//! What concerns agent doors and the way from them to their servers.
+//! What concerns the doors and the way from them to their servers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use toml::Spanned;
 
 use crate::config::check::Place;
 use crate::config::error::Fault;
-use crate::config::file::{BackendTable, ListenerTable, TlsSetting, TlsTable};
-use crate::config::{Mode, Tls, door, value};
+use crate::config::file::{BackendTable, ListenerTable, ProxyTable, TlsSetting, TlsTable};
+use crate::config::value::Refusal;
+use crate::config::{Mode, Proxy, Tls, door, value};
 
 use super::{Reader, text_of};
 
@@ -24,6 +26,38 @@ impl Reader {
             self.faults.push(fault.help("write mode = \"agent\", or remove it"));
         }
         (mode, bytes)
+    }
+
+    /// Who may use the web proxy doors, and what for.
+    pub(super) fn proxy(&mut self, table: Option<&ProxyTable>) -> Proxy {
+        let Some(ProxyTable { users, allow }) = table else { return Proxy::default() };
+        let help = format!("at most {}; name domains or networks", value::DESTINATIONS_MAX);
+        let allow = allow.as_ref();
+        self.no_more_than(value::DESTINATIONS_MAX, "allow", allow, "destinations", &help);
+        let allow = self.each("allow", allow, str::parse);
+        let mut named = BTreeMap::new();
+        for (name, hash) in users.iter().flatten() {
+            let user = name.get_ref();
+            if let Err(refusal) = value::user(user) {
+                let title = format!("a user cannot be called `{}`", user.escape_debug());
+                let fault = Fault::new(title).at(name.span(), refusal.why);
+                self.faults.push(fault.help(refusal.help));
+            }
+            let read = text_of(value::hash)(hash.get_ref());
+            match read {
+                Ok(hash) => drop(named.insert(user.clone(), hash)),
+                // What stands there may be a password: neither it nor its line is shown.
+                Err(Refusal { why, help }) => {
+                    let title = format!("the password of user `{}`: {why}", user.escape_debug());
+                    self.faults.push(Fault::new(title).help(help));
+                }
+            }
+        }
+        if named.len() > value::USERS_MAX {
+            let fault = Fault::new(format!("[proxy] has {} users", named.len()));
+            self.faults.push(fault.help(format!("at most {}", value::USERS_MAX)));
+        }
+        Proxy { users: named, allow }
     }
 
     /// What is put before paths, how the servers are spoken with, and how long connections are kept.

@@ -7,9 +7,10 @@ use crate::config::Mode;
 
 use super::{Refusal, Words, choice, host_name, size};
 
-pub(in crate::config) const MODES: Words<Mode> = &[("tcp", Mode::Tcp), ("agent", Mode::Agent)];
-/// Modes that are elsewhere or not there yet: not mistyped.
-const MODES_ELSEWHERE: [&str; 3] = ["proxy", "http", "haproxy"];
+pub(in crate::config) const MODES: Words<Mode> =
+    &[("tcp", Mode::Tcp), ("proxy", Mode::Proxy), ("agent", Mode::Agent)];
+/// Modes that are elsewhere: not mistyped.
+const MODES_ELSEWHERE: [&str; 2] = ["http", "haproxy"];
 /// Bodies that can be asked for.
 const BODY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 /// The longest path that is put before those of requests.
@@ -20,9 +21,9 @@ pub(in crate::config) const SYSTEM: &str = "system";
 pub(in crate::config) fn mode(word: &str) -> Result<Mode, Refusal> {
     if MODES_ELSEWHERE.contains(&word) {
         return Err(Refusal::new(
-            "this version relays TCP and has a door for agents",
-            "write mode = \"tcp\": HTTP and TLS pass through unchanged; or \"agent\": their \
-             requests are forwarded",
+            "not a mode of this relay",
+            "write mode = \"tcp\": HTTP and TLS pass through unchanged; \"proxy\": a web proxy for \
+             agents with proxy_host; or \"agent\": their requests are forwarded",
         ));
     }
     choice(word, MODES)

@@ -1,0 +1,109 @@
+//! Passwords of those who use the web proxy door: argon2id hashes in the form of PHC strings
+//! (`$argon2id$v=19$m=19456,t=2,p=1$salt$hash`), with the parameters that OWASP recommends.
+
+use std::fmt;
+
+use argon2::Argon2;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+/// The longest name of a user, and the longest password.
+pub const USER_BYTES_MAX: usize = 64;
+pub const PASSWORD_BYTES_MAX: usize = 128;
+/// What one check may cost at the most: a hash with more would let a few log-ins fill the memory, or
+/// hold up all others for seconds.
+const MEMORY_KIB_MAX: u32 = 256 * 1024;
+const ROUNDS_MAX: u32 = 32;
+const SALT_BYTES: usize = 16;
+
+/// The hash of a password that can be written into the configuration.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Hash(String);
+
+/// Why a text is no hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoHash(pub &'static str);
+
+/// The system gives no random numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct NoRandom;
+
+impl Hash {
+    /// The hash of a password, with a new salt.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn of(password: &[u8]) -> Result<Self, NoRandom> {
+        let mut salt = [0; SALT_BYTES];
+        SystemRandom::new().fill(&mut salt).map_err(|_| NoRandom)?;
+        let hash = Argon2::default().hash_password_with_salt(password, &salt);
+        hash.map(|hash| Self(hash.to_string())).map_err(|_| NoRandom)
+    }
+
+    /// Reads a hash as it is written.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(text: &str) -> Result<Self, NoHash> {
+        let hash = PasswordHash::new(text).map_err(|_| NoHash("not an argon2id hash"))?;
+        if hash.algorithm.as_str() != "argon2id" || hash.hash.is_none() || hash.salt.is_none() {
+            return Err(NoHash("not an argon2id hash"));
+        }
+        let costs = argon2::Params::try_from(&hash).map_err(|_| NoHash("not an argon2id hash"))?;
+        if costs.m_cost() > MEMORY_KIB_MAX || costs.t_cost() > ROUNDS_MAX {
+            return Err(NoHash("costs too much to check: more than 256 MiB, or 32 rounds"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Whether this is the password. Takes as long as the hash's parameters want: tens of milliseconds.
+    pub fn matches(&self, password: &[u8]) -> bool {
+        PasswordHash::new(&self.0)
+            .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Not what it is: hashes have no business in logs.
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hash(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_knows_its_password_and_no_other() {
+        let hash = Hash::of(b"correct horse").unwrap();
+        let again = Hash::read(hash.as_str()).unwrap();
+        assert!(again.matches(b"correct horse"));
+        assert!(!again.matches(b"correct horsf"));
+        assert!(!again.matches(b""));
+        assert_ne!(hash, Hash::of(b"correct horse").unwrap(), "the salt is new");
+        assert_eq!(format!("{hash:?}"), "Hash(..)");
+    }
+
+    #[test]
+    fn what_is_no_hash_is_told() {
+        let good = Hash::of(b"x").unwrap();
+        for bad in [
+            "",
+            "secret",
+            "$6$salt$hash",
+            "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ",
+            &good.as_str().replace("argon2id", "argon2i"),
+            &good.as_str().replace("m=19456", "m=9999999"),
+            &good.as_str().replace("t=2", "t=33"),
+        ] {
+            assert!(Hash::read(bad).is_err(), "{bad}");
+        }
+    }
+}
