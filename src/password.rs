@@ -17,6 +17,9 @@ const MEMORY_KIB_MAX: u32 = 256 * 1024;
 const ROUNDS_MAX: u32 = 32;
 const SALT_BYTES: usize = 16;
 
+/// The hash of random bytes that are known to nobody, with the usual costs.
+const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$8Z+wdvacyPcylQRbNt5gFA$//8Gt/qiyULlxAg0Xjz9xv0wXjBzdqshjBFODHcgy2k";
+
 /// The hash of a password that can be written into the configuration.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hash(String);
@@ -57,6 +60,12 @@ impl Hash {
         Ok(Self(text.to_owned()))
     }
 
+    /// One that no password is known for: what is checked where there is no such user, so that it takes
+    /// as long.
+    pub fn nobodys() -> Self {
+        Self(NOBODYS.to_owned())
+    }
+
     /// Whether this is the password. Takes as long as the hash's parameters want: tens of milliseconds.
     pub fn matches(&self, password: &[u8]) -> bool {
         PasswordHash::new(&self.0)
@@ -89,6 +98,15 @@ mod tests {
         assert!(!again.matches(b""));
         assert_ne!(hash, Hash::of(b"correct horse").unwrap(), "the salt is new");
         assert_eq!(format!("{hash:?}"), "Hash(..)");
+    }
+
+    #[test]
+    fn nobodys_hash_costs_what_others_do() {
+        let costs = |hash: &Hash| {
+            hash.as_str().rsplit_once('$').unwrap().0.rsplit_once('$').unwrap().0.to_owned()
+        };
+        assert_eq!(Hash::read(NOBODYS), Ok(Hash::nobodys()));
+        assert_eq!(costs(&Hash::nobodys()), costs(&Hash::of(b"x").unwrap()));
     }
 
     #[test]

@@ -8,9 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::error::Fault;
-use super::{
-    Backend, Config, Listener, Mode, Pattern, Pin, Proxy, Server, ServerAddress,
-};
+use super::{Backend, Config, Listener, Mode, Pattern, Pin, Proxy, Server, ServerAddress};
 use crate::backend::choose::Algorithm;
 use crate::op::SpliceMode;
 
@@ -299,10 +297,7 @@ impl Judge<'_> {
         if let Some(server) = backend.servers.iter().find(|server| server.send_proxy.is_some()) {
             self.fault(
                 at,
-                format!(
-                    "door `{name}` goes to server `{}`, which has `send_proxy`",
-                    server.name
-                ),
+                format!("door `{name}` goes to server `{}`, which has `send_proxy`", server.name),
                 "its connections to servers are shared by all agents",
                 "remove send_proxy from the server, or write a backend of its own for the door",
             );

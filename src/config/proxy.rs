@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use crate::password::Hash;
 
-use super::value::{self, Refusal};
 use super::Network;
+use super::value::{self, Refusal};
 
 /// Nobody gets anywhere unless it is named here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

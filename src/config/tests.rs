@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::*;
+use crate::password::Hash;
 
 const GOOD: &str = r#"# A relay with everything written out.
 [global]
@@ -249,9 +250,13 @@ const WRONG_PARTS: [(&str, &str, &[&str]); 31] = [
     (
         "bind = \":1\"\nmode = \"http\"",
         "address = \"h:1\"",
-        &["t.toml:3:8", "a door for agents", "\"tcp\""],
+        &["t.toml:3:8", "a web proxy for agents", "\"tcp\""],
     ),
-    ("bind = \":1\"\nmode = \"tpc\"", "address = \"h:1\"", &["allowed: \"tcp\" or \"agent\""]),
+    (
+        "bind = \":1\"\nmode = \"tpc\"",
+        "address = \"h:1\"",
+        &["allowed: \"tcp\", \"proxy\" or \"agent\""],
+    ),
     ("bind = \":1\"\nbackend = \"x\"", "address = \"h:1\"", &["no such backend", "\"intake\""]),
     ("bind = \":1\"\nbackend = 1", "address = \"h:1\"", &["t.toml:3:11", "no such backend"]),
     (
@@ -578,7 +583,48 @@ fn a_door_is_read_and_written_out_the_same() {
     let Tls { ca, sni } = config.backends[0].tls.clone().unwrap();
     assert_eq!((ca.unwrap().to_str(), sni.as_deref()), (Some("/etc/ca.pem"), Some("i.example")));
     assert_eq!((config.listeners[0].mode, config.global.door_threads), (Mode::Agent, Some(3)));
+    let proxy = "[[listener]]\nbind = [\":3128\"]\nmode = \"proxy\"\n[proxy]\n\
+        allow = [\"*.example.com:443\", \"10.0.0.0/8:*\", \"[2001:db8::/32]:80\", \"A.b:1\"]\n";
+    let users = format!("users = {{ \"a b\" = \"{}\" }}\n", Hash::nobodys().as_str());
+    for text in [proxy.to_owned(), format!("{proxy}{users}")] {
+        let config = read(&text).unwrap();
+        assert_eq!(read(&config.render()).unwrap(), config);
+        assert_eq!(config.proxy.allow[3].to_string(), "a.b:1");
+    }
     let system =
         read(&text.replace("{ ca = \"/etc/ca.pem\", sni = \"i.example\" }", "true")).unwrap();
     assert_eq!(system.backends[0].tls, Some(Tls::default()));
+}
+
+#[test]
+fn what_a_web_proxy_door_cannot_do_is_refused_with_the_remedy() {
+    const DOOR: &str = "[[listener]]\nbind = [\":3128\"]\nmode = \"proxy\"\n";
+    for (more, parts) in [
+        ("", &["leads nowhere", "allow = ["][..]),
+        ("[proxy]\nallow = [\"*:443\"]", &["open to everybody", "name users"]),
+        ("[proxy]\nallow = [\"h\"]", &["has no port", "HOST:PORT"]),
+        ("[proxy]\nallow = [\"h:0\"]", &["not a port", "1 to 65535"]),
+        ("[proxy]\nallow = [\"a b:1\"]", &["not a host"]),
+        ("[proxy]\nallow = [\"10.0.0.1/8:1\"]", &["behind its prefix"]),
+        ("[proxy]\nallow = [\"h:1\"]\nusers = { a = \"secret\" }", &["user `a`", "fanin passwd"]),
+        ("[proxy]\nallow = [\"h:1\"]\nusers = { \"a:b\" = \"x\" }", &["`a:b`", "colon"]),
+        ("ramp = 10\n[proxy]\nallow = [\"h:1\"]", &["has `ramp`"]),
+        (
+            "[proxy]\nallow = [\"h:1\"]\n[backend.b]\ntls = true",
+            &["has `tls`", "neither speak TLS"],
+        ),
+        (
+            "[proxy]\nallow = [\"h:1\"]\n[[listener]]\nbind = [\":1\"]",
+            &["backend `proxy` has 0 servers", "[[backend.proxy.server]]"],
+        ),
+    ] {
+        let text = format!("{DOOR}{more}");
+        let said = read(&text).unwrap_err().render(false);
+        assert!(parts.iter().all(|part| said.contains(part)), "{more}: {said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    for fine in ["bind = [\"127.0.0.1:3128\"]", "bind = [\":3128\"]\nallow = [\"10.0.0.0/8\"]"] {
+        read(&format!("[[listener]]\n{fine}\nmode = \"proxy\"\n[proxy]\nallow = [\"*:443\"]"))
+            .unwrap();
+    }
 }

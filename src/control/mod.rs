@@ -70,6 +70,7 @@ pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
 pub use prober::Health;
 pub use relay::{Applied, Relay, WorkerExit};
+pub use resolver::{Outcome, ask};
 pub use socket::{Asked, Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
     ConfigurationStatus, DoorStatus, ListenerState, ListenerStatus, NameStatus, PhaseName,

@@ -23,7 +23,7 @@ use crate::handover::Location;
 
 /// What became of a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// The name leads to these addresses, at least one, for so long.
     Found { addresses: Vec<Location>, ttl: Duration },
     /// There is nothing to connect to, for sure: why, and what to do.
@@ -35,8 +35,8 @@ pub(super) enum Outcome {
 /// What to do about a name that has no address.
 const CHECK: &str = "check the name with: getent ahosts NAME, or write the IP address";
 
-/// Asks where a name leads; never for longer than [`patience`].
-pub(super) async fn ask(dns: Dns, name: &str) -> Outcome {
+/// Asks where a name leads; never for much longer than the configuration's retries take.
+pub async fn ask(dns: Dns, name: &str) -> Outcome {
     let resolver = match resolver(&dns) {
         Ok(resolver) => resolver,
         Err(error) => return Outcome::Unanswered { why: error.to_string() },

@@ -85,7 +85,9 @@ pub(super) const fn code(reason: CloseReason) -> &'static str {
         CloseReason::BadGreeting
         | CloseReason::GreetingTimeout
         | CloseReason::SourceLimit
-        | CloseReason::BadRequest => "PR",
+        | CloseReason::BadRequest
+        | CloseReason::LoginFailed
+        | CloseReason::DestinationDenied => "PR",
         CloseReason::ServerDown => "DD",
         CloseReason::Rebalanced
         | CloseReason::ShutDown

@@ -23,17 +23,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::gate::sources::{Entry, Ticket};
+use crate::metrics::CloseReason;
 use crate::op::Time;
 use crate::sys::{process, socket};
 
-use super::forward::Origin;
+use super::forward::{Origin, To};
 use super::head::{HEAD_BYTES_MAX, HEAD_LINES_MAX};
+use super::plan::Door;
 use super::wire::{Line, Wire};
-use super::{Forwarder, Phase, Route};
+use super::{Forwarder, Phase, Route, proxy};
 
 /// How long the head of a request may take from its first byte, or the first one from the accept,
 /// however many bytes of it come meanwhile.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// What a head and the pieces of a body are read into.
 const BUFFER_BYTES_MAX: usize = 4 * HEAD_BYTES_MAX;
 /// How soon it is looked again for a place: another thread's connection may have ended, and nobody
@@ -108,7 +110,7 @@ async fn admit(
         return Ok(());
     }
     let counted = match rules.count(client.ip(), Time::from_micros(process::monotonic_micros())) {
-        Entry::Counted(ticket) => Some(Counted(ticket, Arc::clone(rules))),
+        Entry::Counted(ticket) => Some(Counted { ticket: Some(ticket), rules: Arc::clone(rules) }),
         Entry::Uncounted => None,
         Entry::Refused => {
             forwarder.counters.source_limited.add(1);
@@ -124,29 +126,58 @@ async fn admit(
             None => sleep(PAUSE_FOR_PLACE).await,
         }
     };
-    spawn_local(attend(Rc::clone(forwarder), route, (place, counted), stream, client));
+    let door = plan.routes[route].door.clone();
+    let (forwarder, held) = (Rc::clone(forwarder), Held { place, counted });
+    match door {
+        Door::Agent => {
+            let to = To::Servers;
+            spawn_local(async move {
+                converse(&forwarder, route, held, stream, client, to, Vec::new()).await;
+            })
+        }
+        Door::Proxy { .. } => spawn_local(proxy::attend(forwarder, route, held, stream, client)),
+    };
     Ok(())
 }
 
-/// Where a connection's source is counted.
-struct Counted(Ticket, Arc<Rules>);
+/// What a connection holds while it is here.
+pub(super) struct Held {
+    pub(super) place: Place,
+    pub(super) counted: Option<Counted>,
+}
 
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.1.discount(Some(self.0));
+/// Where a connection's source is counted.
+pub(super) struct Counted {
+    ticket: Option<Ticket>,
+    rules: Arc<Rules>,
+}
+
+impl Counted {
+    /// Whoever gets the ticket gives it back.
+    pub(super) const fn hand_over(&mut self) -> Option<Ticket> {
+        self.ticket.take()
     }
 }
 
-/// A connection's place: in the process, among the doors' and in its listener.
-struct Place {
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.rules.discount(self.ticket);
+    }
+}
+
+/// A connection's place: among the doors', in the process and in its listener.
+pub(super) struct Place {
     forwarder: Rc<Forwarder>,
-    quotas: [Arc<Quota>; 3],
+    doors: Arc<Quota>,
+    /// Those in the process and in the listener, unless they are a worker's by now.
+    beyond: Option<[Arc<Quota>; 2]>,
 }
 
 impl Place {
     fn take(forwarder: &Rc<Forwarder>, route: usize) -> Option<Self> {
         let ours = Arc::clone(&forwarder.plan().routes[route].quota);
-        let quotas = [Arc::clone(&forwarder.process), Arc::clone(&forwarder.places), ours];
+        let (process, doors) = (Arc::clone(&forwarder.process), Arc::clone(&forwarder.places));
+        let quotas = [&process, &doors, &ours];
         for taken in 0..quotas.len() {
             if !quotas[taken].acquire() {
                 quotas[..taken].iter().for_each(|quota| quota.release());
@@ -154,13 +185,19 @@ impl Place {
             }
         }
         forwarder.came();
-        Some(Self { forwarder: Rc::clone(forwarder), quotas })
+        Some(Self { forwarder: Rc::clone(forwarder), doors, beyond: Some([process, ours]) })
+    }
+
+    /// The places in the process and in the listener are a worker's from now on.
+    pub(super) fn hand_over(mut self) {
+        self.beyond = None;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.quotas.iter().for_each(|quota| quota.release());
+        self.doors.release();
+        self.beyond.iter().flatten().for_each(|quota| quota.release());
         self.forwarder.went();
     }
 }
@@ -172,16 +209,23 @@ enum End {
     Stopped,
 }
 
-/// Serves a connection to its end.
-async fn attend(
-    forwarder: Rc<Forwarder>,
+/// Serves a connection to its end, of which `before` has been read already. Towards destinations that
+/// it names itself, it serves one request.
+pub(super) async fn converse(
+    forwarder: &Rc<Forwarder>,
     route: usize,
-    held: (Place, Option<Counted>),
+    held: Held,
     stream: TcpStream,
     client: SocketAddr,
+    to: To,
+    before: Vec<u8>,
 ) {
     let line = Line::new(stream);
-    let origin = Origin { forwarder: Rc::clone(&forwarder), route, client, line: Rc::clone(&line) };
+    let wire = Wire::after(before.into(), Rc::clone(&line));
+    let keeps = matches!(to, To::Servers);
+    let forwarder = Rc::clone(forwarder);
+    let origin =
+        Origin { forwarder: Rc::clone(&forwarder), route, client, line: Rc::clone(&line), to };
     let origin = Rc::new(origin);
     let service = service_fn(move |request| {
         let origin = Rc::clone(&origin);
@@ -195,7 +239,8 @@ async fn attend(
             .max_buf_size(BUFFER_BYTES_MAX)
             // An agent that has said all that it has to say still gets its answer.
             .half_close(true)
-            .serve_connection(TokioIo::new(Wire(Rc::clone(&line))), service)
+            .keep_alive(keeps)
+            .serve_connection(TokioIo::new(wire), service)
     );
     let mut timer = pin!(sleep_until(Instant::now() + HEAD_PATIENCE));
     let over = poll_fn(|context| {
@@ -218,7 +263,8 @@ async fn attend(
         End::Over(Ok(())) => {}
         End::Over(Err(error)) => {
             if error.is_parse() {
-                forwarder.unreadable(route, client);
+                let reason = CloseReason::BadRequest;
+                forwarder.turned_away(route, client, reason, None, Duration::ZERO);
             }
             // What hyper says to a request that it cannot read is whole; an answer that was cut is not.
             if !error.is_parse() && !error.is_incomplete_message() {

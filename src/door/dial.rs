@@ -6,18 +6,19 @@ use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hyper::client::conn::http1;
+use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use nix::errno::Errno;
 use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::spawn_local;
 use tokio_rustls::TlsConnector;
 
 use crate::backend::board::{Board, Handshake};
 use crate::sys::socket;
 
+use super::body::Upload;
 use super::head::HEAD_BYTES_MAX;
 use super::kept::Connection;
 use super::plan::{Manner, Secure};
@@ -34,6 +35,16 @@ pub(super) enum NotConnected {
     Tls(String),
 }
 
+/// A connection without TLS to an address that is no server's of a backend; for one request.
+pub(super) async fn alone(
+    address: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<(SendRequest<Upload>, Rc<Line>), Errno> {
+    let line = Line::new(open(address, source).await?);
+    let sender = speak(Wire::new(Rc::clone(&line))).await.map_err(|_| Errno::ECONNRESET)?;
+    Ok((sender, line))
+}
+
 /// Connects, and shakes hands where that is the manner.
 pub(super) async fn dial(
     board: &Arc<Board>,
@@ -41,8 +52,8 @@ pub(super) async fn dial(
     source: Option<IpAddr>,
     manner: &Manner,
 ) -> Result<Connection, NotConnected> {
-    let line = connect(address, source).await.map_err(NotConnected::Tcp)?;
-    let wire = Wire(Rc::clone(&line));
+    let line = Line::new(open(address, source).await.map_err(NotConnected::Tcp)?);
+    let wire = Wire::new(Rc::clone(&line));
     let sender = match &manner.secure {
         None => speak(wire).await,
         Some(secure) => match shake_hands(wire, secure).await {
@@ -60,7 +71,11 @@ pub(super) async fn dial(
     Ok(Connection { sender, line, board: Arc::clone(board), address, manner: manner.clone() })
 }
 
-async fn connect(address: SocketAddr, source: Option<IpAddr>) -> Result<Rc<Line>, Errno> {
+/// Connects, from this address if there is one.
+///
+/// # Errors
+/// Those of connect(2).
+pub(super) async fn open(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, Errno> {
     let errno = |error: io::Error| error.raw_os_error().map_or(Errno::ECONNRESET, Errno::from_raw);
     let source = source.map(|ip| SocketAddr::new(ip, 0));
     let socket = TcpSocket::from_std_stream(socket::outbound(&address, source)?.into());
@@ -68,7 +83,7 @@ async fn connect(address: SocketAddr, source: Option<IpAddr>) -> Result<Rc<Line>
     if socket::has_met_itself(stream.as_fd(), socket::port_to_doubt(&address, source)) {
         return Err(Errno::ECONNREFUSED);
     }
-    Ok(Line::new(stream))
+    Ok(stream)
 }
 
 async fn shake_hands(
@@ -107,7 +122,7 @@ fn why(error: &io::Error) -> String {
 }
 
 /// Begins HTTP over a connection, which then lives for itself until both ends are done with it.
-async fn speak<S>(stream: S) -> hyper::Result<http1::SendRequest<super::body::Upload>>
+async fn speak<S>(stream: S) -> hyper::Result<SendRequest<Upload>>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {

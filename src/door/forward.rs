@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
@@ -23,7 +24,7 @@ use crate::sys::process;
 
 use super::answers::{self, Failure};
 use super::body::{Answer, Progress, Upload};
-use super::dial::{NotConnected, dial};
+use super::dial::{self, NotConnected};
 use super::kept::Connection;
 use super::plan::Backend;
 use super::story::Story;
@@ -37,11 +38,30 @@ pub(super) struct Origin {
     pub(super) route: usize,
     pub(super) client: SocketAddr,
     pub(super) line: Rc<Line>,
+    pub(super) to: To,
+}
+
+/// Where requests of a connection go.
+pub(super) enum To {
+    /// To the servers of the listener's backend.
+    Servers,
+    /// Where they say, which has been judged.
+    Named(Named),
+}
+
+/// A destination that a client has named.
+pub(super) struct Named {
+    /// At least one.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// The `Host` of the request.
+    pub(super) host: HeaderValue,
+    /// The same, for records.
+    pub(super) authority: String,
 }
 
 /// What has become of a request that was given to a connection.
 enum Given {
-    Answered(Response<Incoming>, Connection),
+    Answered(Response<Incoming>),
     /// The connection had ended before it took it.
     Back(Request<Upload>),
     Lost(Failure),
@@ -56,14 +76,18 @@ struct Missed {
 impl Origin {
     /// Answers a request, by a server or, where none can be had, by itself.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
-        let Self { forwarder, route, client, line } = self;
+        let Self { forwarder, route, client, line, to } = self;
         line.begin();
-        if answers::is_status(&request) {
+        if matches!(to, To::Servers) && answers::is_status(&request) {
             return answers::status(forwarder, *route, request.uri(), line);
         }
         let (head, body) = request.into_parts();
         let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
-        let mut story = Story::new(forwarder, *route, *client, &head.method, &head.uri);
+        let path = match to {
+            To::Servers => head::told(&head.uri),
+            To::Named(named) => format!("http://{}{}", named.authority, head::told(&head.uri)),
+        };
+        let mut story = Story::new(forwarder, *route, *client, &head.method, path);
         let (prefix, body_max, idle) = {
             let plan = forwarder.plan();
             let route = &plan.routes[*route];
@@ -79,7 +103,11 @@ impl Origin {
         };
         let (body, progress) = Upload::new(body, body_max, idle);
         story.uploads(Rc::clone(&progress));
-        let mut response = match self.forward(&mut story, head, body, &progress).await {
+        let forwarded = match to {
+            To::Servers => self.forward(&mut story, head, body, &progress).await,
+            To::Named(named) => self.forward_to(named, &mut story, head, body, &progress).await,
+        };
+        let mut response = match forwarded {
             Ok((response, connection)) => {
                 story.answered(connection);
                 story.status(response.status());
@@ -120,7 +148,7 @@ impl Origin {
         head: Parts,
         body: Upload,
         progress: &Progress,
-    ) -> Result<(Response<Incoming>, Connection), Failure> {
+    ) -> Result<(Response<Incoming>, Option<Connection>), Failure> {
         let mut request = Request::from_parts(head, body);
         let mut failed: Option<(ServerId, CloseReason)> = None;
         let mut paused = false;
@@ -141,10 +169,12 @@ impl Origin {
             }
             self.note_attempt(story, failed.map(|(server, _)| server), choice.server);
             match self.attempt(story, choice, request, progress).await {
-                Ok(Given::Answered(response, connection)) => return Ok((response, connection)),
-                Ok(Given::Lost(failure)) => return Err(failure),
+                Ok((Given::Answered(response), connection)) => {
+                    return Ok((response, Some(connection)));
+                }
+                Ok((Given::Lost(failure), _)) => return Err(failure),
                 // A kept connection had ended: that was no attempt. The place is given back already.
-                Ok(Given::Back(whole)) => {
+                Ok((Given::Back(whole), _)) => {
                     story.attempts -= 1;
                     request = whole;
                 }
@@ -154,6 +184,45 @@ impl Origin {
                 }
             }
         }
+    }
+
+    /// Gives the request to the destination that it names, over a connection of its own.
+    async fn forward_to(
+        &self,
+        named: &Named,
+        story: &mut Story,
+        head: Parts,
+        body: Upload,
+        progress: &Progress,
+    ) -> Result<(Response<Incoming>, Option<Connection>), Failure> {
+        let mut request = Request::from_parts(head, body);
+        request.headers_mut().insert(header::HOST, named.host.clone());
+        let counters = &self.forwarder.counters;
+        let mut failed = Errno::ETIMEDOUT;
+        for &address in &named.addresses {
+            if story.attempts >= self.backend(|backend| backend.attempts_max) {
+                break;
+            }
+            story.attempts += 1;
+            counters.connect_attempts.add(1);
+            let random = self.forwarder.roll();
+            let (patience, source) =
+                self.backend(|backend| (backend.connect, backend.source_for(address, random)));
+            match timeout(patience, dial::alone(address, source)).await {
+                Ok(Ok((mut sender, line))) => {
+                    story.connected();
+                    return match self.give(&mut sender, &line, request, progress).await {
+                        Given::Answered(response) => Ok((response, None)),
+                        Given::Back(_) => Err(Failure::unsent(CloseReason::ServerGone)),
+                        Given::Lost(failure) => Err(failure),
+                    };
+                }
+                Ok(Err(errno)) => failed = errno,
+                Err(_) => failed = Errno::ETIMEDOUT,
+            }
+            counters.connect_failures.add(1);
+        }
+        Err(Failure::unsent(CloseReason::of_connect(failed)))
     }
 
     fn choose(&self, failed: Option<ServerId>, avoid: Option<ServerId>) -> Option<Choice> {
@@ -200,7 +269,7 @@ impl Origin {
         choice: Choice,
         mut request: Request<Upload>,
         progress: &Progress,
-    ) -> Result<Given, Missed> {
+    ) -> Result<(Given, Connection), Missed> {
         let Self { forwarder, .. } = self;
         let board = std::sync::Arc::clone(forwarder.backends.borrow().board(choice.server));
         let Some(manner) = self.backend(|backend| backend.manner(&board).cloned()) else {
@@ -212,35 +281,37 @@ impl Origin {
         request.headers_mut().insert(header::HOST, manner.host.clone());
         let plan = forwarder.plan();
         let kept = forwarder.kept.borrow_mut().take(&board, choice.address, &plan);
-        if let Some(connection) = kept {
+        if let Some(mut connection) = kept {
             board.reused();
             story.established();
-            let given = self.give(connection, request, progress).await;
+            let Connection { sender, line, .. } = &mut connection;
+            let given = self.give(sender, line, request, progress).await;
             if matches!(given, Given::Back(_)) {
                 forwarder.backends.borrow_mut().release(choice.server);
                 story.leave();
             }
-            return Ok(given);
+            return Ok((given, connection));
         }
         let (patience, source) = self.backend(|backend| {
-            (backend.connect, source_for(backend, choice.address, forwarder.roll()))
+            (backend.connect, backend.source_for(choice.address, forwarder.roll()))
         });
         forwarder.counters.connect_attempts.add(1);
         let began = tokio::time::Instant::now();
-        let dialled = dial(&board, choice.address, source, &manner);
+        let dialled = dial::dial(&board, choice.address, source, &manner);
         let dialled =
             timeout(patience, dialled).await.unwrap_or(Err(NotConnected::Tcp(Errno::ETIMEDOUT)));
         match dialled {
-            Ok(connection) => {
+            Ok(mut connection) => {
                 story.connected();
                 forwarder.backends.borrow_mut().on_connected(choice.server, began.elapsed());
-                match self.give(connection, request, progress).await {
+                let Connection { sender, line, .. } = &mut connection;
+                match self.give(sender, line, request, progress).await {
                     Given::Back(request) => {
                         forwarder.backends.borrow_mut().release(choice.server);
                         story.leave();
                         Err(Missed { reason: CloseReason::ServerGone, request })
                     }
-                    given => Ok(given),
+                    given => Ok((given, connection)),
                 }
             }
             Err(why) => {
@@ -276,14 +347,14 @@ impl Origin {
     /// when nothing moves on its connection while it, and not the agent, is waited for.
     async fn give(
         &self,
-        mut connection: Connection,
+        sender: &mut SendRequest<Upload>,
+        line: &Line,
         request: Request<Upload>,
         progress: &Progress,
     ) -> Given {
         let idle = self.backend(|backend| backend.server_idle);
-        let line = Rc::clone(&connection.line);
         let began = tokio::time::Instant::now();
-        let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
+        let mut answer = std::pin::pin!(sender.try_send_request(request));
         let answered = loop {
             let due = line.moved().max(began) + idle;
             tokio::select! {
@@ -303,7 +374,7 @@ impl Origin {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Given::Lost(Failure::sent(CloseReason::ServerFailed))
             }
-            Ok(response) => Given::Answered(response, connection),
+            Ok(response) => Given::Answered(response),
             Err(mut error) => match error.take_message() {
                 Some(request) => Given::Back(request),
                 None => Given::Lost(lost(error.error(), progress)),
@@ -314,14 +385,6 @@ impl Origin {
 
 /// How often it is looked whose turn it is, while it is the agent's.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// An address of this host that a server can be connected to from.
-fn source_for(backend: &Backend, server: SocketAddr, random: u32) -> Option<std::net::IpAddr> {
-    let fits = |source: &&std::net::IpAddr| source.is_ipv4() == server.is_ipv4();
-    let ours: Vec<_> = backend.sources.iter().filter(fits).collect();
-    let at = random as usize % ours.len().max(1);
-    ours.get(at).map(|source| **source)
-}
 
 /// Why a request that may have reached the server has no answer.
 fn lost(error: &hyper::Error, progress: &Progress) -> Failure {

@@ -1,3 +1,6 @@
+//! The doors for those who speak HTTP: the agent door (requests forwarded one by one) and the web proxy
+//! door (`proxy`).
+//!
 //! The agent door: HTTP forwarded request by request, for agents that were pointed at another agent.
 //!
 //! Threads of their own, so that neither HTTP nor TLS holds up a worker: each has a tokio runtime, its
@@ -17,13 +20,21 @@
 mod accept;
 mod answers;
 mod body;
+pub mod destinations;
 mod dial;
 mod forward;
 pub mod head;
 mod kept;
+mod lane;
+mod lobby;
+pub mod lookups;
+mod once;
 mod plan;
+mod proxy;
+pub mod request;
 mod story;
 pub mod trust;
+pub mod users;
 mod wire;
 
 use std::cell::{Cell, RefCell};
@@ -43,12 +54,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::backend::Backends;
 use crate::backend::dice::Dice;
 use crate::gate::Quota;
-use crate::metrics::{CloseReason, Counters, Queued, Report, SessionRecord, Traffic};
+use crate::metrics::{CloseReason, Counters, Queued, Report, RequestLine, SessionRecord, Traffic};
 use crate::op::ListenerId;
 use crate::sys::process;
 
 use kept::{Connection, Kept};
-pub use plan::{Backend, Manner, Plan, Route, Secure};
+pub use lane::Lane;
+use lobby::Lobby;
+use lookups::Lookups;
+pub use plan::{Backend, Door, Manner, Plan, Route, Secure, Ways};
+use users::{Hasher, Logins};
 
 /// How often kept connections are looked at that nobody uses.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -84,6 +99,9 @@ pub struct Setup {
     pub records: rtrb::Producer<SessionRecord>,
     /// What an operator should know, a line each.
     pub remarks: mpsc::Sender<String>,
+    /// For web proxy doors: the ways to the workers, and who knows whose passwords are right.
+    pub lanes: Vec<Lane>,
+    pub hasher: Hasher,
     pub seed: u64,
 }
 
@@ -97,6 +115,8 @@ pub fn serve(setup: Setup, ready: &pulses::Sender<()>) -> io::Result<()> {
     let tasks = LocalSet::new();
     tasks.block_on(&runtime, async {
         let Setup { sockets, mailbox, .. } = setup;
+        let logins = Logins::new(setup.hasher);
+        let logins = logins.map_err(|_| io::Error::other("the system gives no random numbers"))?;
         let forwarder = Rc::new(Forwarder {
             kept: RefCell::default(),
             backends: RefCell::default(),
@@ -107,6 +127,10 @@ pub fn serve(setup: Setup, ready: &pulses::Sender<()>) -> io::Result<()> {
             records: RefCell::new(setup.records),
             remarks: setup.remarks,
             complaints: RefCell::default(),
+            lanes: setup.lanes,
+            lookups: Lookups::default(),
+            logins,
+            lobby: Lobby::default(),
             dice: Cell::new(Dice::new(setup.seed)),
             phase: watch::channel(Phase::Serving).0,
             connections: Cell::new(0),
@@ -142,6 +166,10 @@ struct Forwarder {
     remarks: mpsc::Sender<String>,
     /// By server: what was said of it last, and when.
     complaints: RefCell<HashMap<String, (String, Instant)>>,
+    lanes: Vec<Lane>,
+    lookups: Lookups,
+    logins: Logins,
+    lobby: Lobby,
     dice: Cell<Dice>,
     phase: watch::Sender<Phase>,
     /// Agents that are connected, and requests under way.
@@ -221,6 +249,7 @@ impl Forwarder {
         let members: Vec<_> = plan.backends.iter().map(|backend| backend.members.clone()).collect();
         self.backends.borrow_mut().replace(&members);
         self.kept.borrow_mut().sweep(&plan);
+        self.logins.retain(&plan.ways.users);
         *self.plan.borrow_mut() = plan;
     }
 
@@ -290,22 +319,29 @@ impl Forwarder {
         }
     }
 
-    /// Somebody has said what is no request.
-    fn unreadable(&self, route: usize, client: SocketAddr) {
+    /// Somebody has been turned away before anything began for him.
+    fn turned_away(
+        &self,
+        route: usize,
+        client: SocketAddr,
+        reason: CloseReason,
+        request: Option<Box<RequestLine>>,
+        total_time: Duration,
+    ) {
         self.opened(route);
         let report = Report {
-            reason: CloseReason::BadRequest,
+            reason,
             bytes: [0; 2],
             bytes_discarded: [0; 2],
             attempts: 0,
             connect_time: None,
             first_byte: None,
             last_byte: None,
-            total_time: Duration::ZERO,
+            total_time,
         };
         let listener = self.listener(route);
         let queued = Queued::default();
-        let (server, request, links) = (None, None, None);
+        let (server, links) = (None, None);
         self.ended(
             route,
             SessionRecord { listener, client, server, queued, request, links, report },

@@ -1,7 +1,8 @@
 //! What the threads of the doors are told: at their start, and again at each reload. Data only.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,41 @@ use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::metrics::Traffic;
 use crate::op::ListenerId;
+use crate::password::Hash;
+
+use super::destinations::Destinations;
+use super::lookups::Asker;
+use super::request::Host;
 
 /// The part of the configuration that requests live by, names resolved. All threads share one.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// One for each address of an agent door.
+    /// One for each address of a door.
     pub routes: Vec<Route>,
     pub backends: Vec<Backend>,
+    pub ways: Arc<Ways>,
+}
+
+/// Where web proxy doors lead, and for whom.
+#[derive(Debug)]
+pub struct Ways {
+    /// Empty is everybody who may connect.
+    pub users: BTreeMap<String, Hash>,
+    pub destinations: Destinations,
+    /// Where names lead.
+    pub asker: Asker,
+    /// Where this process listens.
+    pub own: Vec<SocketAddr>,
+}
+
+/// What a listener does with who comes.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// Forwards requests to the servers of its backend.
+    Agent,
+    /// Leads where it is asked to, if that is allowed: to the servers of its backend, which have these
+    /// addresses, among others.
+    Proxy { servers: Arc<HashMap<(Host, u16), Vec<SocketAddr>>> },
 }
 
 /// What becomes of the requests that come through one address.
@@ -40,6 +69,15 @@ pub struct Route {
     pub client_idle: Duration,
     /// Bytes of the longest body of a request.
     pub body_max: u64,
+    pub door: Door,
+}
+
+impl Route {
+    /// The addresses of the backend's server that is written so.
+    pub(super) fn server(&self, host: &Host, port: u16) -> Option<&[SocketAddr]> {
+        let Door::Proxy { servers } = &self.door else { return None };
+        servers.get(&(host.clone(), port)).map(Vec::as_slice)
+    }
 }
 
 /// Servers among which requests are shared out.
@@ -66,6 +104,14 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// An address of this host that a server can be connected to from; `None` leaves it to the routes.
+    pub(super) fn source_for(&self, server: SocketAddr, random: u32) -> Option<IpAddr> {
+        let fits = |source: &&IpAddr| source.is_ipv4() == server.is_ipv4();
+        let ours: Vec<_> = self.sources.iter().filter(fits).collect();
+        let at = random as usize % ours.len().max(1);
+        ours.get(at).map(|source| **source)
+    }
+
     /// How the server with this record is spoken with, if it is still one of them.
     pub(super) fn manner(&self, board: &Arc<Board>) -> Option<&Manner> {
         let place = self.members.iter().position(|member| Arc::ptr_eq(&member.board, board))?;

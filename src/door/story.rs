@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::{Method, StatusCode, Uri};
+use hyper::{Method, StatusCode};
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 
@@ -16,7 +16,6 @@ use crate::metrics::{CloseReason, Queued, Report, RequestLine, SessionRecord, te
 
 use super::Forwarder;
 use super::body::{Fault, Progress};
-use super::head;
 use super::kept::Connection;
 
 /// A request under way.
@@ -48,7 +47,7 @@ impl Story {
         route: usize,
         client: SocketAddr,
         method: &Method,
-        uri: &Uri,
+        path: String,
     ) -> Self {
         forwarder.opened(route);
         Self {
@@ -56,7 +55,7 @@ impl Story {
             route,
             client,
             began: Instant::now(),
-            line: RequestLine { method: method.to_string(), path: head::told(uri), status: None },
+            line: RequestLine { method: method.to_string(), path, status: None },
             server: None,
             established: false,
             tried: None,
@@ -99,9 +98,9 @@ impl Story {
         self.connect_time = Some(self.began.elapsed());
     }
 
-    /// A server has begun to answer, over this connection.
-    pub(super) fn answered(&mut self, connection: Connection) {
-        self.connection = Some(connection);
+    /// A server has begun to answer; over this connection, if another request may have it.
+    pub(super) fn answered(&mut self, connection: Option<Connection>) {
+        self.connection = connection;
         self.first_byte = Some(self.began.elapsed());
     }
 

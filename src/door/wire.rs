@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -106,15 +107,28 @@ impl Line {
 
 /// The bytes of a [`Line`].
 #[derive(Debug)]
-pub(super) struct Wire(pub(super) Rc<Line>);
+pub(super) struct Wire {
+    line: Rc<Line>,
+    /// What has been read of it already.
+    before: Bytes,
+}
 
 impl Wire {
+    pub(super) fn new(line: Rc<Line>) -> Self {
+        Self::after(Bytes::new(), line)
+    }
+
+    /// One of which these bytes have been read already: they come first.
+    pub(super) const fn after(before: Bytes, line: Rc<Line>) -> Self {
+        Self { line, before }
+    }
+
     fn poll_send(
         &self,
         context: &mut Context<'_>,
         send: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let Line { stream, moved, blocked, .. } = &*self.0;
+        let Line { stream, moved, blocked, .. } = &*self.line;
         loop {
             if stream.poll_write_ready(context)?.is_pending() {
                 blocked.set(blocked.get().or_else(|| Some(Instant::now())));
@@ -134,11 +148,16 @@ impl Wire {
 
 impl AsyncRead for Wire {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let line = &*self.0;
+        if !self.before.is_empty() {
+            let bytes = self.before.len().min(into.remaining());
+            into.put_slice(&self.before.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
+        let line = &*self.line;
         loop {
             ready!(line.stream.poll_read_ready(context))?;
             let room = into.remaining().min(PIECE);
@@ -184,7 +203,7 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         // A peer that is gone needs no FIN.
-        let _ = socket::shutdown_write(self.0.stream.as_fd());
+        let _ = socket::shutdown_write(self.line.stream.as_fd());
         Poll::Ready(Ok(()))
     }
 }

@@ -64,6 +64,10 @@ pub enum CloseReason {
     BadRequest,
     /// The server's certificate or its TLS was not accepted.
     TlsFailed,
+    /// A client of the web proxy door has not said who it is, or is not who it says.
+    LoginFailed,
+    /// It wanted to go where nobody may.
+    DestinationDenied,
     /// The drain's deadline passed.
     Drained,
     /// The relay was told to end at once.
@@ -72,7 +76,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// All reasons, in index order.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Completed,
         Self::ClientReset,
         Self::ServerReset,
@@ -99,6 +103,8 @@ impl CloseReason {
         Self::ShutDown,
         Self::BadRequest,
         Self::TlsFailed,
+        Self::LoginFailed,
+        Self::DestinationDenied,
         Self::Drained,
         Self::Stopped,
     ];
@@ -140,6 +146,8 @@ impl CloseReason {
             Self::ShutDown => "shut_down",
             Self::BadRequest => "bad_request",
             Self::TlsFailed => "tls_failed",
+            Self::LoginFailed => "login_failed",
+            Self::DestinationDenied => "destination_denied",
             Self::Drained => "drained",
             Self::Stopped => "stopped",
         }

@@ -1,14 +1,18 @@
 //! The agent doors of a relay process: their threads, and what these are told.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::config::{Config, Mode};
-use crate::door::{Command, Plan, Setup};
+use crate::door::users::{Hasher, Question};
+use crate::door::{Command, Lane, Plan, Setup};
 use crate::gate::Quota;
+use crate::gate::sources::Sources;
 use crate::handover::Shared;
 use crate::metrics::Counters;
 use crate::op::ListenerId;
@@ -20,6 +24,10 @@ use super::{Door, StartError};
 
 /// Remarks that wait to be written; more are dropped.
 const REMARKS_MAX: usize = 64;
+/// Passwords that wait to be checked: two seconds' worth.
+const QUESTIONS_MAX: usize = 64;
+/// Sources whose log-ins are counted at one time: 1 MiB.
+const SOURCES: usize = 1 << 17;
 
 /// What is served by threads of their own.
 #[derive(Debug)]
@@ -62,6 +70,7 @@ impl Doors {
         threads: u16,
         process: &Arc<Quota>,
         sockets: Vec<Vec<OwnedFd>>,
+        lanes: Vec<Lane>,
     ) -> Result<(), StartError> {
         if sockets.is_empty() {
             return Ok(());
@@ -78,6 +87,7 @@ impl Doors {
                 shares[number % usize::from(threads)].push((route, socket));
             }
         }
+        let hasher = hasher()?;
         for (index, sockets) in (0..threads).zip(shares) {
             let (tell, mailbox) = mpsc::unbounded_channel();
             let (records, ended) = rtrb::RingBuffer::new(crate::control::RECORDS_MAX);
@@ -90,6 +100,8 @@ impl Doors {
                 mailbox,
                 records,
                 remarks: self.remark.clone(),
+                lanes: lanes.clone(),
+                hasher: hasher.clone(),
                 seed: process::monotonic_micros() ^ (u64::from(index) << 32),
             };
             self.threads.push(Thread::open(index, setup, tell, ended)?);
@@ -124,6 +136,23 @@ impl Doors {
     }
 }
 
+/// The thread that checks passwords: one, so that whoever guesses keeps one processor busy at the most.
+fn hasher() -> Result<Hasher, StartError> {
+    let (questions, mut asked) = mpsc::channel::<Question>(QUESTIONS_MAX);
+    let check = move || {
+        // Without its signals blocked it would run the handlers of the main thread.
+        if process::block_signals().is_ok() {
+            while let Some(question) = asked.blocking_recv() {
+                question.settle();
+            }
+        }
+    };
+    let name = "passwords".to_owned();
+    let failed = |error| StartError::Thread { name: name.clone(), error };
+    Builder::new().name(name.clone()).spawn(check).map_err(failed)?;
+    Ok(Hasher { questions, tries: Arc::new(Sources::new(SOURCES)) })
+}
+
 /// The listeners' addresses in the order of their numbers: those that workers serve, which may have
 /// several sockets of one address each, and then those of the doors.
 pub(super) fn in_order(config: &Config, inherited: &[Shared], workers: u16) -> (Vec<Door>, usize) {
@@ -149,4 +178,9 @@ pub(super) fn in_order(config: &Config, inherited: &[Shared], workers: u16) -> (
 pub(super) fn numbered(doors: &[Door], from: usize) -> Vec<(ListenerId, usize)> {
     let numbers = (0u16..).map(ListenerId);
     numbers.zip(doors).skip(from).map(|(id, door)| (id, door.listener)).collect()
+}
+
+/// Where the process listens.
+pub(super) fn own(doors: &[Door], config: &Config) -> Vec<SocketAddr> {
+    doors.iter().map(|door| door.address).chain(config.stats.bind.iter().copied()).collect()
 }

@@ -11,6 +11,7 @@ pub mod limits;
 mod plan;
 mod status;
 mod thread;
+mod ways;
 
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -190,7 +191,8 @@ impl Supervisor {
         let mut registry = Registry::default();
         let listeners: Vec<usize> = doors.iter().map(|door| door.listener).collect();
         let plan = Arc::new(registry.plan(&config, addresses, &host, &listeners, worked)?);
-        let agents = registry.doors(&config, addresses, &doors::numbered(&doors, worked));
+        let own = doors::own(&doors, &config);
+        let agents = registry.doors(&config, addresses, &doors::numbered(&doors, worked), own);
         let agents = Doors::new(&config, &host, agents)?;
         let sockets = listen(&config, inherited)?;
         let quota = Arc::new(Quota::new(budget.sessions));
@@ -224,7 +226,8 @@ impl Supervisor {
         let sockets = theirs.map(|door| std::mem::take(&mut self.sockets[door.place])).collect();
         let threads = self.config.global.door_threads;
         let threads = threads.unwrap_or_else(|| self.budget.workers.div_ceil(2));
-        self.agents.serve(threads, &self.quota, sockets)
+        let lanes = self.threads.iter_mut().filter_map(Thread::take_lane).collect();
+        self.agents.serve(threads, &self.quota, sockets, lanes)
     }
 
     /// A worker's socket for each door. An address may have more sockets than there are workers, as
@@ -318,7 +321,8 @@ impl Supervisor {
         let plan = self.registry.plan(config, addresses, &self.host, &listeners, worked)?;
         let plan = Arc::new(plan);
         let doors = doors::numbered(&self.doors, self.worked);
-        let agents = self.registry.doors(config, addresses, &doors);
+        let own = doors::own(&self.doors, config);
+        let agents = self.registry.doors(config, addresses, &doors, own);
         self.agents.replace(config, &self.host, agents);
         self.quota.resize(budget.sessions);
         let summary = format!(

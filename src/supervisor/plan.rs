@@ -26,6 +26,7 @@ use crate::worker::queue::Queue;
 
 use super::StartError;
 use super::limits::{Host, source_ports};
+use super::ways;
 
 /// Sources that are counted at the least: 1 MiB, for any number of agents behind one relay.
 const SOURCES_MIN: usize = 1 << 17;
@@ -127,12 +128,14 @@ impl Registry {
     }
 
     /// Makes the doors' plan that follows from the same configuration, after the workers' has been made.
-    /// `doors` has the number of each address and its listener's, in order.
+    /// `doors` has the number of each address and its listener's, in order; `own` is where the process
+    /// listens.
     pub(super) fn doors(
         &mut self,
         config: &Config,
         addresses: &Addresses,
         doors: &[(ListenerId, usize)],
+        own: Vec<SocketAddr>,
     ) -> door::Plan {
         let mut backends = Vec::new();
         for (number, backend) in config.backends.iter().enumerate() {
@@ -167,9 +170,10 @@ impl Registry {
                 rules: Arc::new(self.rules(listener, config.global.maxconn)),
                 client_idle: listener.client_idle,
                 body_max: listener.body_max,
+                door: ways::entrance(config, addresses, number),
             }
         });
-        door::Plan { routes: routes.collect(), backends }
+        door::Plan { routes: routes.collect(), backends, ways: Arc::new(ways::ways(config, own)) }
     }
 
     /// How a server is spoken with.

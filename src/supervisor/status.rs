@@ -32,10 +32,8 @@ impl Supervisor {
 
     fn listener(&self, number: usize) -> ListenerStatus {
         let listener = &self.config.listeners[number];
-        let worked = self.plan.routes.iter().map(|Route { quota, traffic, .. }| (quota, traffic));
-        let agents = self.agents.plan.routes.iter();
-        let agents = agents.map(|door::Route { quota, traffic, .. }| (quota, traffic));
-        let ours = self.doors.iter().zip(worked.chain(agents));
+        let routes = self.plan.routes.iter().map(|Route { quota, traffic, .. }| (quota, traffic));
+        let ours = self.doors.iter().zip(routes);
         let ours: Vec<_> =
             ours.filter(|(door, _)| door.listener == number && door.round == 0).collect();
         let quota = ours.first().map(|(_, (quota, _))| *quota);

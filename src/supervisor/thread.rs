@@ -16,6 +16,7 @@ use crate::engine::uring::Uring;
 use crate::engine::{Engine, EngineLimits};
 use crate::metrics::{Counters, SessionRecord};
 use crate::op::ListenerId;
+use crate::sys::passage;
 use crate::sys::process::{self, Bell};
 use crate::worker::{Command, Setup, Worker};
 
@@ -60,10 +61,12 @@ pub(super) struct Thread<C> {
     /// Sessions that have ended and are not logged yet.
     pub(super) records: Option<rtrb::Consumer<SessionRecord>>,
     /// Leaves a message and wakes the thread. One that has ended hears nothing.
-    post: Box<dyn Fn(C)>,
+    post: Arc<dyn Fn(C) + Send + Sync>,
     handle: Option<JoinHandle<io::Result<()>>>,
     /// Closed by the thread when it turns.
     pulse: Option<mpsc::Receiver<()>>,
+    /// Where a worker is passed what doors have let in.
+    passage: Option<OwnedFd>,
 }
 
 impl<C> fmt::Debug for Thread<C> {
@@ -106,15 +109,25 @@ impl Thread<Command> {
         let (processor, counters) = (spawn.processor, Arc::clone(&spawn.setup.counters));
         let mailbox = spawn.mailbox.clone();
         let numbers: Vec<RawFd> = listeners.iter().map(|socket| socket.as_raw_fd()).collect();
-        let handle = start(&name, move |ready| work(spawn, heard, &numbers, ready))?;
+        let (passage, far_end) = passage::open().map_err(|errno| failed(errno.into()))?;
+        let number = far_end.as_raw_fd();
+        let handle = start(&name, move |ready| work(spawn, heard, &numbers, number, ready))?;
         // The bell is kept for as long as the thread may hear it: its number is the same in both tables.
-        let post = Box::new(move |command| {
+        let post = Arc::new(move |command| {
             if mailbox.send(command).is_ok() {
                 bell.ring();
             }
         });
-        let (records, handle) = (Some(records), Some(handle));
-        Ok(Self { name, index, processor, counters, records, post, handle, pulse: None })
+        let (records, handle, passage) = (Some(records), Some(handle), Some(passage));
+        Ok(Self { name, index, processor, counters, records, post, handle, pulse: None, passage })
+    }
+}
+
+impl Thread<Command> {
+    /// The way of what doors have let in; once.
+    pub(super) fn take_lane(&mut self) -> Option<door::Lane> {
+        let passage = self.passage.take()?;
+        Some(door::Lane::new(Arc::clone(&self.counters), passage, Arc::clone(&self.post)))
     }
 }
 
@@ -132,9 +145,10 @@ impl Thread<door::Command> {
             process::block_signals()?;
             door::serve(setup, ready)
         })?;
-        let post = Box::new(move |command| drop(mailbox.send(command)));
+        let post = Arc::new(move |command| drop(mailbox.send(command)));
         let (records, handle) = (Some(records), Some(handle));
-        Ok(Self { name, index, processor: None, counters, records, post, handle, pulse: None })
+        let (processor, pulse, passage) = (None, None, None);
+        Ok(Self { name, index, processor, counters, records, post, handle, pulse, passage })
     }
 }
 
@@ -195,18 +209,24 @@ fn work(
     spawn: Spawn,
     bell: Arc<Bell>,
     listeners: &[RawFd],
+    passage: RawFd,
     ready: &mpsc::Sender<()>,
 ) -> io::Result<()> {
     process::block_signals()?;
-    let keep: Vec<RawFd> = listeners.iter().copied().chain([bell.as_raw_fd()]).collect();
+    let keep: Vec<RawFd> = listeners.iter().copied().chain([passage, bell.as_raw_fd()]).collect();
     process::own_descriptor_table(&keep)?;
     if let Some(processor) = spawn.processor {
         process::pin_to(usize::from(processor))?;
     }
     let sockets = listeners.iter().map(|&number| process::inherited(number)).collect();
+    let passage = process::inherited(passage);
     match spawn.kind {
-        EngineKind::Epoll => serve(Epoll::new(spawn.limits, bell)?, spawn.setup, sockets, ready),
-        EngineKind::Uring => serve(Uring::new(spawn.limits, bell)?, spawn.setup, sockets, ready),
+        EngineKind::Epoll => {
+            serve(Epoll::new(spawn.limits, bell)?, spawn.setup, sockets, passage, ready)
+        }
+        EngineKind::Uring => {
+            serve(Uring::new(spawn.limits, bell)?, spawn.setup, sockets, passage, ready)
+        }
     }
 }
 
@@ -214,11 +234,13 @@ fn serve<E: Engine>(
     mut engine: E,
     setup: Setup,
     sockets: Vec<OwnedFd>,
+    passage: OwnedFd,
     ready: &mpsc::Sender<()>,
 ) -> io::Result<()> {
     for (socket, number) in sockets.into_iter().zip(0..) {
         engine.listen(ListenerId(number), socket)?;
     }
+    engine.receive(passage);
     let worker = Worker::new(engine, setup);
     // Nobody waits for it any more only if the process is ending.
     let _ = ready.send(());

@@ -80,19 +80,19 @@ mod tests {
         let (here, there) = open().unwrap();
         assert!(take(there.as_fd()).unwrap().is_none());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        for number in [7, 8] {
+        for number in [7u8, 8] {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (server, _) = listener.accept().unwrap();
-            pass(here.as_fd(), number, [client.as_fd(), server.as_fd()]).unwrap();
+            pass(here.as_fd(), number.into(), [client.as_fd(), server.as_fd()]).unwrap();
         }
-        for number in [7, 8] {
+        for number in [7u8, 8] {
             let (told, [client, server]) = take(there.as_fd()).unwrap().expect("it was passed");
-            assert_eq!(told, number);
+            assert_eq!(told, u64::from(number));
             // The sender's descriptors are closed; the connection lives.
-            TcpStream::from(client).write_all(&[number as u8]).unwrap();
+            TcpStream::from(client).write_all(&[number]).unwrap();
             let mut byte = [0];
             TcpStream::from(server).read_exact(&mut byte).unwrap();
-            assert_eq!(byte, [number as u8]);
+            assert_eq!(byte, [number]);
         }
         drop(there);
         let pair = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -55,6 +55,11 @@ fn any_head_of_a_request_goes_on_as_one_that_cannot_be_misread_or_is_refused() {
 }
 
 #[test]
+fn any_request_to_a_proxy_is_read_in_one_way_or_refused() {
+    fuzz("requests");
+}
+
+#[test]
 fn any_value_is_read_or_refused_with_words() {
     fuzz("values");
 }

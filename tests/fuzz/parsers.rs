@@ -5,7 +5,9 @@ use std::path::Path;
 
 use fanin::config::{Config, Network, Overrides, value};
 use fanin::control::parse_command;
+use fanin::door::destinations::{Destinations, Hosts};
 use fanin::door::head::onward;
+use fanin::door::request::{self, Host};
 use fanin::session::greeting::{HEADER_BYTES_MAX, Parsed, parse};
 use fanin::sys::process;
 use hyper::header::{HeaderName, HeaderValue};
@@ -30,6 +32,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "haproxy", bytes_max: 4096, check: haproxy },
     Parser { name: "greetings", bytes_max: 600, check: greetings },
     Parser { name: "heads", bytes_max: 1024, check: heads },
+    Parser { name: "requests", bytes_max: 1024, check: requests },
     Parser { name: "values", bytes_max: 64, check: values },
     Parser { name: "commands", bytes_max: 300, check: commands },
     Parser { name: "sysctls", bytes_max: 256, check: sysctls },
@@ -162,6 +165,38 @@ fn heads(input: &[u8]) {
             assert!(refused.status.is_client_error() || refused.status.as_u16() == 501);
             assert!(refused.why.ends_with('\n') && !refused.why.contains('\u{1b}'));
         }
+    }
+}
+
+/// What a web proxy is asked for: the same however it is cut, one spelling of a destination, and nothing of
+/// a refusal is the client's.
+fn requests(input: &[u8]) {
+    match request::parse(input) {
+        request::Parsed::Head { bytes, request } => {
+            assert!(input[..bytes].ends_with(b"\r\n\r\n") && request.port > 0);
+            let again = |input: &[u8]| match request::parse(input) {
+                request::Parsed::Head { bytes, request } => {
+                    Some((bytes, request.host, request.port))
+                }
+                _ => None,
+            };
+            let expected = Some((bytes, request.host.clone(), request.port));
+            assert_eq!(again(&input[..bytes]), expected, "what follows changes it");
+            for end in 0..bytes {
+                assert!(matches!(request::parse(&input[..end]), request::Parsed::More), "{end}");
+            }
+            // As it is told, it is read again, and is nothing that a resolver takes for an address.
+            let told = format!("CONNECT {}:{} HTTP/1.1\r\n\r\n", request.host, request.port);
+            assert_eq!(again(told.as_bytes()).map(|(_, host, _)| host), Some(request.host.clone()));
+            let anywhere = Destinations { hosts: vec![(Hosts::Any, None)], networks: Vec::new() };
+            if let Host::Address(address) = request.host {
+                let standing = anywhere.standing(&request.host, request.port);
+                let at = (address, request.port).into();
+                assert!(!anywhere.permit(at, standing) || !address.is_loopback());
+            }
+        }
+        request::Parsed::More => assert!(input.len() < request::HEAD_BYTES_MAX),
+        request::Parsed::Bad(why) => assert!(why.ends_with('\n')),
     }
 }
 

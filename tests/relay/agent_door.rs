@@ -3,13 +3,13 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::peers::{self, Server};
 use crate::support::relay::Relay;
+use crate::support::tls::{certificates, secure};
 use crate::support::{Folder, await_some, await_that, cells, cli, run, run_well, text};
 
 /// A door for one backend with these servers, and what else is to be said of the door and the backend.
@@ -433,60 +433,6 @@ fn limits_of_the_listener_hold_at_a_door() {
     assert_eq!(status(&post(relay.address(), "/intake/", "x")), "200");
     let mut rest = Vec::new();
     first.read_to_end(&mut rest).unwrap();
-}
-
-/// An authority and a certificate for 127.0.0.1, and a server that shows it: `openssl s_server`.
-struct Secure {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Secure {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn openssl(folder: &Folder, arguments: &str) {
-    let arguments: Vec<String> = arguments
-        .split(' ')
-        .map(|part| part.replace("DIR", folder.path("").to_str().unwrap()))
-        .collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    run_well("openssl", &arguments);
-}
-
-/// `ca.pem` and, signed by it, `cert.pem` with its key for 127.0.0.1; `other.pem` is of another.
-fn certificates(folder: &Folder) {
-    const CURVE: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    for (name, subject) in [("ca", "/CN=test"), ("other", "/CN=other")] {
-        openssl(
-            folder,
-            &format!(
-                "req -x509 {CURVE} -subj {subject} -days 2 -keyout DIR/{name}.key -out DIR/{name}.pem"
-            ),
-        );
-    }
-    openssl(folder, &format!("req {CURVE} -subj /CN=intake -keyout DIR/key.pem -out DIR/csr.pem"));
-    folder.write("ext", "subjectAltName=IP:127.0.0.1,DNS:intake.example.com\n");
-    openssl(
-        folder,
-        "x509 -req -in DIR/csr.pem -CA DIR/ca.pem -CAkey DIR/ca.key -CAcreateserial -days 2 -extfile DIR/ext -out DIR/cert.pem",
-    );
-}
-
-/// Answers requests over TLS with the file that they ask for, on kept connections or not.
-fn secure(folder: &Folder) -> Secure {
-    let address = peers::nobody();
-    folder.write("answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nsafe\n");
-    let mut command = Command::new("openssl");
-    command.current_dir(folder.path("")).args(["s_server", "-quiet", "-HTTP", "-accept"]);
-    command.arg(address.to_string()).args(["-cert", "cert.pem", "-key", "key.pem"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command.spawn().unwrap();
-    await_that("openssl listens", || TcpStream::connect(address).is_ok());
-    Secure { child, address }
 }
 
 #[test]

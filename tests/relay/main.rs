@@ -40,3 +40,4 @@ mod source_addresses;
 mod statistics;
 mod support;
 mod surroundings;
+mod web_proxy;

@@ -46,13 +46,15 @@ fn sweep_of_random_seeds_in_which_everything_occurs() {
     let mut never = missing(Fault::ALL, &seen.faults);
     never.extend(missing(Sight::ALL, &seen.sights));
     // No listener here asks for a greeting: a simulated stream is counts without content. And an
-    // administrator ends sessions as a server that is down does. Requests are the agent door's.
+    // administrator ends sessions as a server that is down does. Requests are the doors'.
     let elsewhere = [
         CloseReason::BadGreeting,
         CloseReason::GreetingTimeout,
         CloseReason::SourceLimit,
         CloseReason::BadRequest,
         CloseReason::TlsFailed,
+        CloseReason::LoginFailed,
+        CloseReason::DestinationDenied,
         CloseReason::ShutDown,
     ];
     let reasons = missing(&CloseReason::ALL, &seen.reasons);

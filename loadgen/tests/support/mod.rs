@@ -25,7 +25,7 @@ pub(crate) fn scratch(name: &str) -> PathBuf {
 
 /// A Python that has PyPI's `hdrhistogram`; `scripts/test` makes it.
 pub(crate) fn python() -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../hdrh/bin/python");
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../python/bin/python");
     assert!(path.exists(), "no {}: run scripts/test once, which makes it", path.display());
     path
 }

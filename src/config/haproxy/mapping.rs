@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::config::{self, check};
 use crate::config::check::{Place, Spans};
 use crate::config::error::Fault;
 use crate::config::value;
+use crate::config::{self, check};
 use crate::config::{
     Backend, Check, Config, Control, Global, IDLE_DEFAULT, Listener, Log, LogFormat, Network,
     Networks, Overrides, Prefer, Server, ServerAddress, SessionLines, Stats, Timeouts,

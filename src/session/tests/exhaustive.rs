@@ -313,6 +313,8 @@ fn every_state_keeps_the_rules_and_has_a_way_out() {
         CloseReason::ShutDown,
         CloseReason::BadRequest,
         CloseReason::TlsFailed,
+        CloseReason::LoginFailed,
+        CloseReason::DestinationDenied,
         CloseReason::Drained,
     ];
     for reason in CloseReason::ALL {

@@ -5,6 +5,7 @@ pub mod nameserver;
 pub mod peers;
 pub mod relay;
 pub mod strace;
+pub mod tls;
 pub mod witness;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,94 @@
+//! The way of a pair of connections to a worker, which relays it from then on.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use tokio::time::sleep;
+
+use crate::gate::sources::Ticket;
+use crate::metrics::{Counters, RequestLine};
+use crate::op::{ListenerId, Time};
+use crate::sys::passage;
+use crate::worker::{Command, Tunnel};
+
+/// How soon a full passage is tried again, and how often: a worker empties it in every turn.
+const PAUSE: Duration = Duration::from_millis(1);
+const TRIES_MAX: u32 = 1000;
+
+/// The way to one worker.
+#[derive(Clone)]
+pub struct Lane {
+    counters: Arc<Counters>,
+    passage: Arc<OwnedFd>,
+    /// Pairs that were passed so far, by all threads.
+    passed: Arc<AtomicU64>,
+    post: Arc<dyn Fn(Command) + Send + Sync>,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("passed", &self.passed).finish_non_exhaustive()
+    }
+}
+
+/// What the worker is told besides.
+#[derive(Debug)]
+pub(super) struct Errand {
+    pub(super) listener: ListenerId,
+    pub(super) client: SocketAddr,
+    /// Where its server is.
+    pub(super) address: SocketAddr,
+    pub(super) opened: Time,
+    pub(super) attempts: u16,
+    pub(super) request: RequestLine,
+}
+
+impl Lane {
+    /// The way to the worker that counts here, takes pairs at the other end of this passage and hears
+    /// what is posted.
+    pub fn new(
+        counters: Arc<Counters>,
+        passage: OwnedFd,
+        post: Arc<dyn Fn(Command) + Send + Sync>,
+    ) -> Self {
+        Self { counters, passage: Arc::new(passage), passed: Arc::default(), post }
+    }
+
+    /// The way to the worker with the fewest sessions.
+    pub(super) fn shortest(lanes: &[Self]) -> Option<&Self> {
+        lanes.iter().min_by_key(|lane| lane.counters.sessions.value())
+    }
+
+    /// Passes a client's connection and its server's to the worker. With the ticket, and the places that
+    /// it holds, they are the worker's from then on; the caller's descriptors stay the caller's.
+    ///
+    /// # Errors
+    /// Those of [`passage::pass`].
+    pub(super) async fn pass(
+        &self,
+        pair: [BorrowedFd<'_>; 2],
+        errand: Errand,
+        ticket: impl FnOnce() -> Option<Ticket>,
+    ) -> Result<(), Errno> {
+        let number = self.passed.fetch_add(1, Relaxed);
+        let mut tries = 0;
+        while let Err(errno) = passage::pass(self.passage.as_fd(), number, pair) {
+            tries += 1;
+            if errno != Errno::EAGAIN || tries == TRIES_MAX {
+                return Err(errno);
+            }
+            sleep(PAUSE).await;
+        }
+        let Errand { listener, client, address, opened, attempts, request } = errand;
+        let (request, ticket) = (Box::new(request), ticket());
+        let tunnel =
+            Tunnel { number, listener, client, address, ticket, opened, attempts, request };
+        (self.post)(Command::Join(Box::new(tunnel)));
+        Ok(())
+    }
+}
