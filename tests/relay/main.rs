@@ -37,6 +37,7 @@ mod ports;
 mod refusals;
 mod rules;
 mod source_addresses;
+mod squid;
 mod statistics;
 mod support;
 mod surroundings;

@@ -17,7 +17,7 @@ use crate::support::{Folder, await_passed, await_that, run, text};
 /// The secret that must stand in no output, and what `fanin passwd` makes of it.
 const CANARY: &str = "canary-7d1f";
 
-fn hash() -> String {
+pub fn hash() -> String {
     let mut passwd = Command::new(env!("CARGO_BIN_EXE_fanin"));
     let mut passwd =
         passwd.arg("passwd").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -49,7 +49,7 @@ fn door_to(folder: &Folder, servers: &[SocketAddr], door: &str, more: &str) -> R
 }
 
 /// What has been said so far up to the end of a head.
-fn read_head(stream: &mut TcpStream) -> String {
+pub fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -184,7 +184,7 @@ fn a_head_may_come_byte_by_byte_and_in_every_two_pieces() {
 }
 
 /// A server that keeps what it was asked, and says ok.
-fn witness() -> (Server, Arc<Mutex<Vec<String>>>) {
+pub fn witness() -> (Server, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&seen);
     let server = Server::new(move |mut stream| {
