@@ -59,9 +59,10 @@ impl Lane {
         Self { counters, passage: Arc::new(passage), passed: Arc::default(), post }
     }
 
-    /// The way to the worker with the fewest sessions.
+    /// The way to the worker with the fewest sessions; of those that count alike, for they count once a turn,
+    /// the one that was passed the fewest.
     pub(super) fn shortest(lanes: &[Self]) -> Option<&Self> {
-        lanes.iter().min_by_key(|lane| lane.counters.sessions.value())
+        lanes.iter().min_by_key(|lane| (lane.counters.sessions.value(), lane.passed.load(Relaxed)))
     }
 
     /// Passes a client's connection and its server's to the worker. With the ticket, and the places that

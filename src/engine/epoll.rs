@@ -449,6 +449,10 @@ impl Engine for Epoll {
         true
     }
 
+    fn awaits_pairs(&self) -> bool {
+        self.passed.is_open()
+    }
+
     fn refuse_pair(&mut self, number: u64) {
         self.passed.refuse(number);
     }

@@ -59,6 +59,11 @@ pub trait Engine {
     /// Ends the pair that was passed under this number with resets.
     fn refuse_pair(&mut self, _number: u64) {}
 
+    /// Whether other threads may still pass pairs.
+    fn awaits_pairs(&self) -> bool {
+        false
+    }
+
     /// Takes an operation. Never fails, never blocks, never calls back: what goes wrong is a
     /// completion too.
     fn submit(&mut self, op: Op);

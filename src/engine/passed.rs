@@ -32,6 +32,11 @@ impl Passed {
         None
     }
 
+    /// Whether pairs may still come.
+    pub(super) fn is_open(&self) -> bool {
+        self.passage.as_ref().is_some_and(|passage| passage::is_open(passage.as_fd()))
+    }
+
     /// Ends the pair that was passed under this number, so that both its peers see it.
     pub(super) fn refuse(&mut self, number: u64) {
         for socket in self.take(number).iter().flatten() {

@@ -61,6 +61,12 @@ pub fn take(from: BorrowedFd<'_>) -> Result<Option<(u64, [OwnedFd; 2])>, Errno> 
     }
 }
 
+/// Whether somebody may still pass something, or something that was passed has not been taken.
+pub fn is_open(end: BorrowedFd<'_>) -> bool {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    socket::recv(end.as_raw_fd(), &mut [0; size_of::<u64>()], flags) != Ok(0)
+}
+
 fn owned(number: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made this descriptor for the message that was taken, and nobody else
     // knows its number.
@@ -94,8 +100,14 @@ mod tests {
             TcpStream::from(server).read_exact(&mut byte).unwrap();
             assert_eq!(byte, [number]);
         }
+        assert!(is_open(there.as_fd()));
+        let last = here.try_clone().unwrap();
+        drop(here);
+        assert!(is_open(there.as_fd()));
+        let here = last;
         drop(there);
         let pair = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         assert_eq!(pass(here.as_fd(), 9, [pair.as_fd(), pair.as_fd()]), Err(Errno::EPIPE));
+        assert!(!is_open(here.as_fd()));
     }
 }

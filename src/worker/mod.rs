@@ -52,6 +52,9 @@ pub use tunnel::Tunnel;
 /// were on their way up when accepting paused.
 const WAITING_MAX: usize = 1024;
 
+/// How often a worker that drains and has no session looks whether doors may still pass some.
+const LOOK_AT_DOORS: Duration = Duration::from_millis(20);
+
 /// Woken so much later than it asked to be, a worker was kept from running: stopped, starved, its
 /// machine suspended. What has come meanwhile is heard and passed on before any deadline is looked
 /// at, until nothing more comes or for [`CATCH_UP_MAX`].
@@ -246,7 +249,7 @@ impl<E: Engine> Worker<E> {
         self.counters.listeners_paused.set(self.admission.paused() as u64);
         let over = match self.phase {
             Phase::Serving | Phase::Unlistening { .. } => false,
-            Phase::Draining { .. } => self.sessions.is_empty(),
+            Phase::Draining { .. } => self.sessions.is_empty() && !self.engine.awaits_pairs(),
             Phase::Stopping { until } => self.sessions.is_empty() || until <= self.now,
         };
         Ok(if over { Turn::Over } else { Turn::More })
@@ -267,6 +270,10 @@ impl<E: Engine> Worker<E> {
         let phase = match self.phase {
             Phase::Serving => None,
             Phase::Unlistening { .. } => Some(self.now),
+            // Nothing tells that the doors have nobody any more.
+            Phase::Draining { until } if self.sessions.is_empty() => {
+                Some(until.min(self.now + LOOK_AT_DOORS))
+            }
             Phase::Draining { until } | Phase::Stopping { until } => Some(until),
         };
         let next = [

@@ -553,6 +553,28 @@ fn reloads_apply_to_who_comes_and_a_drain_lets_tunnels_end() {
     assert!(relay.await_end().success());
 }
 
+/// Whoever has been let in before a drain is served, although no worker had a session any more.
+#[test]
+fn a_client_that_is_in_its_head_when_a_drain_begins_gets_its_tunnel() {
+    let server = peers::echo();
+    let folder = Folder::new("proxy-drain");
+    let mut relay = door_to(&folder, &[server.address], "", "");
+    let door = relay.address();
+    let head = connect_line(server.address);
+    let mut stream = peers::connect(door);
+    stream.write_all(&head.as_bytes()[..10]).unwrap();
+    await_that("it is in", || sessions(&relay) == 1);
+    relay.signal("TERM");
+    await_that("nobody is let in any more", || peers::try_connect(door).is_err());
+    stream.write_all(&head.as_bytes()[10..]).unwrap();
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
+    stream.write_all(b"ping").unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    assert!(relay.await_end().success());
+}
+
 #[test]
 fn places_and_sources_are_counted_from_the_head_to_the_end_of_the_tunnel() {
     let server = peers::echo();
