@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::error::Fault;
-use super::{Backend, Config, Listener, Mode, Pattern, Pin, Proxy, Server, ServerAddress};
+use super::{
+    Backend, Config, Destination, Listener, Mode, Pattern, Pin, Proxy, Server, ServerAddress,
+};
 use crate::backend::choose::Algorithm;
 use crate::op::SpliceMode;
 
@@ -263,14 +265,22 @@ impl Judge<'_> {
             );
         }
         let reachable = listener.bind.iter().any(|bind| !bind.ip().to_canonical().is_loopback());
-        let open = allow.iter().any(|to| to.host == Pattern::Any) && users.is_empty();
-        if open && reachable && listener.allow.is_empty() {
+        let everywhere = |to: &Destination| match &to.host {
+            Pattern::Any => true,
+            // *.com
+            Pattern::Under(domain) => !domain.contains('.'),
+            Pattern::Host(_) => false,
+            Pattern::Network(network) => network.is_wide(),
+        };
+        let open = allow.iter().any(everywhere) && users.is_empty();
+        let anybody = listener.allow.is_empty() || listener.allow.iter().any(|it| it.is_wide());
+        if open && reachable && anybody {
             self.fault(
                 at,
                 format!("web proxy door `{name}` is open to everybody, for everywhere"),
                 "whoever reaches it could hide behind this host",
                 "name users in [proxy], or the agents' networks in `allow` of the listener, or hosts \
-                 instead of \"*\" in `allow` of [proxy]",
+                 instead of everything in `allow` of [proxy]",
             );
         }
     }

@@ -31,6 +31,12 @@ impl Network {
         first..=first | 1u128.checked_shl(host).map_or(u128::MAX, |size| size - 1)
     }
 
+    /// Whether it is no organisation's, but a part of everything: larger than any that was ever given to
+    /// one (/8, and /16 of IPv6).
+    pub fn is_wide(self) -> bool {
+        self.prefix < if self.address.is_ipv4() { 8 } else { 16 }
+    }
+
     /// Every address of both families.
     pub const ALL: [Self; 2] = [
         Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), prefix: 0 },

@@ -602,6 +602,10 @@ fn what_a_web_proxy_door_cannot_do_is_refused_with_the_remedy() {
     for (more, parts) in [
         ("", &["leads nowhere", "allow = ["][..]),
         ("[proxy]\nallow = [\"*:443\"]", &["open to everybody", "name users"]),
+        ("[proxy]\nallow = [\"*.com:443\"]", &["open to everybody"]),
+        ("[proxy]\nallow = [\"0.0.0.0/1:*\"]", &["open to everybody"]),
+        ("[proxy]\nallow = [\"[::/0]:443\"]", &["open to everybody"]),
+        ("allow = [\"0.0.0.0/0\"]\n[proxy]\nallow = [\"*:443\"]", &["open to everybody"]),
         ("[proxy]\nallow = [\"h\"]", &["has no port", "HOST:PORT"]),
         ("[proxy]\nallow = [\"h:0\"]", &["not a port", "1 to 65535"]),
         ("[proxy]\nallow = [\"a b:1\"]", &["not a host"]),

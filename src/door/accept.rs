@@ -123,7 +123,10 @@ async fn admit(
         match Place::take(forwarder, route) {
             Some(place) => break place,
             None if *forwarder.phase.borrow() == Phase::Stopping => return Ok(()),
-            None => sleep(PAUSE_FOR_PLACE).await,
+            None => {
+                forwarder.lobby.make_room();
+                sleep(PAUSE_FOR_PLACE).await;
+            }
         }
     };
     let door = plan.routes[route].door.clone();
@@ -264,7 +267,7 @@ pub(super) async fn converse(
         End::Over(Err(error)) => {
             if error.is_parse() {
                 let reason = CloseReason::BadRequest;
-                forwarder.turned_away(route, client, reason, None, Duration::ZERO);
+                forwarder.turned_away(route, client, reason, None, 0, Duration::ZERO);
             }
             // What hyper says to a request that it cannot read is whole; an answer that was cut is not.
             if !error.is_parse() && !error.is_incomplete_message() {

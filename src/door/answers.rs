@@ -40,6 +40,12 @@ impl Failure {
         })
     }
 
+    /// Whether no connection could be made, however soon that was clear.
+    pub(super) const fn is_unreachable(self) -> bool {
+        use CloseReason::{ConnectFailed, ConnectRefused, ServerGone};
+        !self.sent && matches!(self.reason, ConnectFailed | ConnectRefused | ServerGone)
+    }
+
     /// What the agent is told: the kind of failure, what became of its request, and where to look.
     const fn answer(self) -> Refused {
         use CloseReason::{
@@ -78,6 +84,12 @@ impl Failure {
     pub(super) fn response(self, line: &Rc<Line>) -> Response<Answer> {
         refuse(self.answer(), line)
     }
+}
+
+/// The answer to a request whose destination cannot be connected to.
+pub(super) fn unreachable(line: &Rc<Line>) -> Response<Answer> {
+    const WHY: &str = "the destination could not be connected to: the request was not sent\n";
+    refuse(Refused { status: StatusCode::BAD_GATEWAY, why: WHY }, line)
 }
 
 /// The answer to a request that goes no further. Nothing behind it on its connection is read.

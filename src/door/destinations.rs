@@ -53,15 +53,19 @@ impl Destinations {
         standings.max_by_key(|standing| *standing as u8).unwrap_or(Standing::Unnamed)
     }
 
-    /// Whether any address could be let through to which a host of this standing leads.
-    pub fn may_lead_somewhere(&self, standing: Standing, port: u16) -> bool {
-        let fits = |(_, named): &(AddressSet, Option<u16>)| named.is_none_or(|named| named == port);
-        standing != Standing::Unnamed || self.networks.iter().any(fits)
+    /// Whether it is to be found out where this host is. Names that nobody has named are not looked up:
+    /// what is asked of name servers gets out, too.
+    pub fn is_of_interest(&self, host: &Host, standing: Standing) -> bool {
+        matches!(host, Host::Address(_)) || standing != Standing::Unnamed
     }
 
     /// Whether a connection may be made to this address for a host of this standing.
     pub fn permit(&self, address: SocketAddr, standing: Standing) -> bool {
         let (ip, port) = (address.ip().to_canonical(), address.port());
+        // A connect to an unspecified address arrives at this host itself.
+        if ip.is_unspecified() {
+            return false;
+        }
         let named = self
             .networks
             .iter()
@@ -189,8 +193,8 @@ mod tests {
         let literal = Host::Address("8.8.8.8".parse().unwrap());
         assert_eq!(all.standing(&literal, 8443), Standing::OneOfMany);
         assert_eq!(all.standing(&literal, 443), Standing::Unnamed);
-        assert!(all.may_lead_somewhere(Standing::Unnamed, 9000));
-        assert!(!all.may_lead_somewhere(Standing::Unnamed, 9001));
+        assert!(all.is_of_interest(&literal, Standing::Unnamed));
+        assert!(!all.is_of_interest(&name("x"), Standing::Unnamed));
     }
 
     #[test]

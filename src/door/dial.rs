@@ -13,15 +13,18 @@ use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
+use crate::backend::backoff;
 use crate::backend::board::{Board, Handshake};
 use crate::sys::socket;
 
+use super::Forwarder;
 use super::body::Upload;
 use super::head::HEAD_BYTES_MAX;
 use super::kept::Connection;
-use super::plan::{Manner, Secure};
+use super::plan::{Backend, Manner, Secure};
 use super::wire::{Line, Wire};
 
 /// What an answer's head and pieces are read into; the smallest that hyper takes is 8 KiB.
@@ -35,12 +38,39 @@ pub(super) enum NotConnected {
     Tls(String),
 }
 
-/// A connection without TLS to an address that is no server's of a backend; for one request.
-pub(super) async fn alone(
-    address: SocketAddr,
-    source: Option<IpAddr>,
-) -> Result<(SendRequest<Upload>, Rc<Line>), Errno> {
-    let line = Line::new(open(address, source).await?);
+/// Connects to one of these addresses, at least one, with the limits of a backend: beginning with any, then
+/// each in its turn.
+///
+/// # Errors
+/// How many attempts were made, and why the last came to nothing.
+pub(super) async fn any(
+    forwarder: &Forwarder,
+    backend: &Backend,
+    addresses: &[SocketAddr],
+) -> Result<(TcpStream, SocketAddr, u16), (u16, Errno)> {
+    let counters = &forwarder.counters;
+    let first = forwarder.roll() as usize % addresses.len().max(1);
+    let mut failed = Errno::ETIMEDOUT;
+    let in_turn = addresses.iter().cycle().skip(first);
+    for (attempt, &address) in (1..=backend.attempts_max).zip(in_turn) {
+        if usize::from(attempt) > addresses.len() {
+            sleep(backoff::again(attempt.into(), forwarder.roll())).await;
+        }
+        counters.connect_attempts.add(1);
+        let source = backend.source_for(address, forwarder.roll());
+        let connected = timeout(backend.connect, open(address, source)).await;
+        match connected.unwrap_or(Err(Errno::ETIMEDOUT)) {
+            Ok(stream) => return Ok((stream, address, attempt)),
+            Err(errno) => failed = errno,
+        }
+        counters.connect_failures.add(1);
+    }
+    Err((backend.attempts_max, failed))
+}
+
+/// Begins HTTP over a connection without TLS, for one request.
+pub(super) async fn alone(stream: TcpStream) -> Result<(SendRequest<Upload>, Rc<Line>), Errno> {
+    let line = Line::new(stream);
     let sender = speak(Wire::new(Rc::clone(&line))).await.map_err(|_| Errno::ECONNRESET)?;
     Ok((sender, line))
 }

@@ -115,7 +115,10 @@ impl Origin {
             }
             Err(failure) => {
                 story.ends(failure.reason);
-                let response = failure.response(line);
+                let response = match to {
+                    To::Named(_) if failure.is_unreachable() => answers::unreachable(line),
+                    _ => failure.response(line),
+                };
                 story.status(response.status());
                 response
             }
@@ -197,32 +200,26 @@ impl Origin {
     ) -> Result<(Response<Incoming>, Option<Connection>), Failure> {
         let mut request = Request::from_parts(head, body);
         request.headers_mut().insert(header::HOST, named.host.clone());
-        let counters = &self.forwarder.counters;
-        let mut failed = Errno::ETIMEDOUT;
-        for &address in &named.addresses {
-            if story.attempts >= self.backend(|backend| backend.attempts_max) {
-                break;
+        let plan = self.forwarder.plan();
+        let backend = &plan.backends[plan.routes[self.route].backend];
+        let failure = |errno| Failure::unsent(CloseReason::of_connect(errno));
+        let stream = match dial::any(&self.forwarder, backend, &named.addresses).await {
+            Ok((stream, _, attempts)) => {
+                story.attempts = attempts;
+                stream
             }
-            story.attempts += 1;
-            counters.connect_attempts.add(1);
-            let random = self.forwarder.roll();
-            let (patience, source) =
-                self.backend(|backend| (backend.connect, backend.source_for(address, random)));
-            match timeout(patience, dial::alone(address, source)).await {
-                Ok(Ok((mut sender, line))) => {
-                    story.connected();
-                    return match self.give(&mut sender, &line, request, progress).await {
-                        Given::Answered(response) => Ok((response, None)),
-                        Given::Back(_) => Err(Failure::unsent(CloseReason::ServerGone)),
-                        Given::Lost(failure) => Err(failure),
-                    };
-                }
-                Ok(Err(errno)) => failed = errno,
-                Err(_) => failed = Errno::ETIMEDOUT,
+            Err((attempts, errno)) => {
+                story.attempts = attempts;
+                return Err(failure(errno));
             }
-            counters.connect_failures.add(1);
+        };
+        let (mut sender, line) = dial::alone(stream).await.map_err(failure)?;
+        story.connected();
+        match self.give(&mut sender, &line, request, progress).await {
+            Given::Answered(response) => Ok((response, None)),
+            Given::Back(_) => Err(Failure::unsent(CloseReason::ServerGone)),
+            Given::Lost(failure) => Err(failure),
         }
-        Err(Failure::unsent(CloseReason::of_connect(failed)))
     }
 
     fn choose(&self, failed: Option<ServerId>, avoid: Option<ServerId>) -> Option<Choice> {

@@ -16,6 +16,8 @@ pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HEAD_LINES_MAX: usize = 64;
 /// Of a path, what is told in a record.
 const PATH_TOLD_BYTES_MAX: usize = 256;
+/// The same of a method.
+const METHOD_TOLD_BYTES_MAX: usize = 32;
 
 /// What is between two neighbours alone (RFC 9110 section 7.6.1), whose credentials are for this relay,
 /// or is answered here (`Expect`: the agent is told to go on when a server is there).
@@ -122,6 +124,11 @@ pub fn strip(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove(PROXY_CONNECTION);
+}
+
+/// Of a method, what is told: those that are registered have 17 letters at the most.
+pub fn short(method: &Method) -> String {
+    method.as_str().chars().take(METHOD_TOLD_BYTES_MAX).collect()
 }
 
 /// Of a request's target, what may be told: no query, in which agents put their key.

@@ -59,10 +59,13 @@ impl Lane {
         Self { counters, passage: Arc::new(passage), passed: Arc::default(), post }
     }
 
-    /// The way to the worker with the fewest sessions; of those that count alike, for they count once a turn,
-    /// the one that was passed the fewest.
-    pub(super) fn shortest(lanes: &[Self]) -> Option<&Self> {
-        lanes.iter().min_by_key(|lane| (lane.counters.sessions.value(), lane.passed.load(Relaxed)))
+    /// The ways, that to the worker with the fewest sessions first; of those that count alike, for they
+    /// count once a turn, the one that was passed the fewest.
+    pub(super) fn by_load(lanes: &[Self]) -> Vec<&Self> {
+        let mut lanes: Vec<_> = lanes.iter().collect();
+        let load = |lane: &&Self| (lane.counters.sessions.value(), lane.passed.load(Relaxed));
+        lanes.sort_by_cached_key(load);
+        lanes
     }
 
     /// Passes a client's connection and its server's to the worker. With the ticket, and the places that
@@ -73,7 +76,7 @@ impl Lane {
     pub(super) async fn pass(
         &self,
         pair: [BorrowedFd<'_>; 2],
-        errand: Errand,
+        errand: &Errand,
         ticket: impl FnOnce() -> Option<Ticket>,
     ) -> Result<(), Errno> {
         let number = self.passed.fetch_add(1, Relaxed);
@@ -85,8 +88,8 @@ impl Lane {
             }
             sleep(PAUSE).await;
         }
-        let Errand { listener, client, address, opened, attempts, request } = errand;
-        let (request, ticket) = (Box::new(request), ticket());
+        let Errand { listener, client, address, opened, attempts, ref request } = *errand;
+        let (request, ticket) = (Box::new(request.clone()), ticket());
         let tunnel =
             Tunnel { number, listener, client, address, ticket, opened, attempts, request };
         (self.post)(Command::Join(Box::new(tunnel)));

@@ -11,8 +11,9 @@ use tokio::sync::Notify;
 /// Who waits at one time in one thread. A head comes with the first segment or the next; even a fleet
 /// that returns at once is never here for long.
 const GUESTS_MAX: usize = 4096;
-/// Of these, from one source: half, so that one cannot keep all others out.
-const GUESTS_OF_SOURCE_MAX: u32 = 2048;
+/// And however few places there are. Of all these one source has half at the most, so that it cannot keep
+/// all others out: beyond, its own first have to go.
+const GUESTS_MIN: usize = 4;
 
 /// One thread's lobby.
 #[derive(Debug, Default)]
@@ -34,31 +35,41 @@ pub(super) struct Guest<'a> {
 }
 
 impl Lobby {
-    /// Lets somebody in; `None` if too many from there are inside already.
-    pub(super) fn enter(&self, address: IpAddr) -> Option<Guest<'_>> {
+    /// Lets somebody in, where there are so many places.
+    pub(super) fn enter(&self, address: IpAddr, places: usize) -> Guest<'_> {
+        let most = places.clamp(GUESTS_MIN, GUESTS_MAX);
         let mut inside = self.0.borrow_mut();
         let source = source(address);
-        let there = inside.sources.entry(source).or_default();
-        if *there >= GUESTS_OF_SOURCE_MAX {
-            return None;
+        if inside.sources.get(&source).is_some_and(|there| *there as usize >= most.div_ceil(2)) {
+            inside.dismiss_first(|other| other == source);
+        } else if inside.guests.len() >= most {
+            inside.dismiss_first(|_| true);
         }
-        *there += 1;
-        if inside.guests.len() >= GUESTS_MAX
-            && let Some((_, (of, first))) = inside.guests.pop_first()
-        {
-            first.notify_one();
-            inside.leave(of);
-        }
+        *inside.sources.entry(source).or_default() += 1;
         let number = inside.next;
         inside.next += 1;
         let dismissed = Rc::<Notify>::default();
         inside.guests.insert(number, (source, Rc::clone(&dismissed)));
         drop(inside);
-        Some(Guest { lobby: self, number, dismissed })
+        Guest { lobby: self, number, dismissed }
+    }
+
+    /// There is no place for somebody else: who came first has to go.
+    pub(super) fn make_room(&self) {
+        self.0.borrow_mut().dismiss_first(|_| true);
     }
 }
 
 impl Inside {
+    fn dismiss_first(&mut self, of: impl Fn(u128) -> bool) {
+        let first = self.guests.iter().find(|(_, (source, _))| of(*source));
+        let Some((&number, _)) = first else { return };
+        if let Some((source, first)) = self.guests.remove(&number) {
+            first.notify_one();
+            self.leave(source);
+        }
+    }
+
     fn leave(&mut self, source: u128) {
         if let Some(there) = self.sources.get_mut(&source) {
             *there -= 1;
@@ -107,8 +118,8 @@ mod tests {
     async fn when_it_is_full_who_came_first_has_to_go() {
         let lobby = Lobby::default();
         let mut guests: Vec<_> =
-            (0..GUESTS_MAX).map(|number| lobby.enter(address(number)).unwrap()).collect();
-        guests.push(lobby.enter(address(GUESTS_MAX)).unwrap());
+            (0..GUESTS_MAX).map(|number| lobby.enter(address(number), GUESTS_MAX)).collect();
+        guests.push(lobby.enter(address(GUESTS_MAX), GUESTS_MAX));
         guests[0].dismissed().await;
         tokio::select! {
             biased;
@@ -120,14 +131,20 @@ mod tests {
         assert_eq!((inside.guests.len(), inside.sources.len()), (0, 0));
     }
 
-    #[test]
-    fn one_source_cannot_keep_all_others_out() {
+    #[tokio::test]
+    async fn one_source_has_half_of_it_and_gives_way_to_itself() {
         let lobby = Lobby::default();
-        let enter = |_| lobby.enter(address(7));
-        let guests: Vec<_> = (0..GUESTS_MAX).filter_map(enter).collect();
-        assert_eq!(guests.len(), GUESTS_MAX / 2);
-        assert!(lobby.enter(address(8)).is_some());
-        drop(guests);
-        assert!(lobby.enter(address(7)).is_some());
+        let other = lobby.enter(address(8), GUESTS_MAX);
+        let guests: Vec<_> = (0..GUESTS_MAX).map(|_| lobby.enter(address(7), GUESTS_MAX)).collect();
+        assert_eq!(lobby.0.borrow().guests.len(), GUESTS_MAX / 2 + 1);
+        for guest in &guests[..GUESTS_MAX / 2] {
+            guest.dismissed().await;
+        }
+        tokio::select! {
+            biased;
+            () = other.dismissed() => panic!("it came before them all, from elsewhere"),
+            () = guests[GUESTS_MAX / 2].dismissed() => panic!("half of them may stay"),
+            () = std::future::ready(()) => {}
+        }
     }
 }

@@ -102,6 +102,8 @@ pub struct Setup {
     /// For web proxy doors: the ways to the workers, and who knows whose passwords are right.
     pub lanes: Vec<Lane>,
     pub hasher: Hasher,
+    /// Threads of the doors.
+    pub threads: u16,
     pub seed: u64,
 }
 
@@ -131,6 +133,7 @@ pub fn serve(setup: Setup, ready: &pulses::Sender<()>) -> io::Result<()> {
             lookups: Lookups::default(),
             logins,
             lobby: Lobby::default(),
+            threads: setup.threads,
             dice: Cell::new(Dice::new(setup.seed)),
             phase: watch::channel(Phase::Serving).0,
             connections: Cell::new(0),
@@ -170,6 +173,7 @@ struct Forwarder {
     lookups: Lookups,
     logins: Logins,
     lobby: Lobby,
+    threads: u16,
     dice: Cell<Dice>,
     phase: watch::Sender<Phase>,
     /// Agents that are connected, and requests under way.
@@ -282,6 +286,14 @@ impl Forwarder {
         roll
     }
 
+    /// Places in the lobby of this thread: a half of those that the process, the doors and the listener
+    /// have, so that those who say nothing leave the other half to those who do.
+    fn lobby_places(&self, route: usize) -> usize {
+        let limits =
+            [self.process.limit(), self.places.limit(), self.plan().routes[route].quota.limit()];
+        limits.into_iter().min().unwrap_or_default() as usize / 2 / usize::from(self.threads.max(1))
+    }
+
     fn listener(&self, route: usize) -> ListenerId {
         self.plan().routes[route].listener
     }
@@ -326,6 +338,7 @@ impl Forwarder {
         client: SocketAddr,
         reason: CloseReason,
         request: Option<Box<RequestLine>>,
+        attempts: u16,
         total_time: Duration,
     ) {
         self.opened(route);
@@ -333,7 +346,7 @@ impl Forwarder {
             reason,
             bytes: [0; 2],
             bytes_discarded: [0; 2],
-            attempts: 0,
+            attempts,
             connect_time: None,
             first_byte: None,
             last_byte: None,

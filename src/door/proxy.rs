@@ -17,12 +17,11 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use nix::errno::Errno;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::backend::backoff;
 use crate::metrics::{CloseReason, RequestLine};
 use crate::op::Time;
 use crate::sys::{process, socket};
@@ -33,13 +32,15 @@ use super::dial;
 use super::forward::{Named, To};
 use super::lane::{Errand, Lane};
 use super::lookups::Answer;
-use super::plan::{Backend, Ways};
-use super::request::{HEAD_BYTES_MAX, Host, Parsed, Request, Target, parse};
+use super::plan::Ways;
+use super::request::{HEAD_BYTES_MAX, Host, Parsed, Request, Target, parse, without_credentials};
 use super::users::Login;
 use super::{Forwarder, Phase};
 
 /// What a client is told whose tunnel stands (RFC 9110 section 9.3.6).
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+/// How long a password may wait to be checked, and be.
+const LOGIN_PATIENCE: Duration = Duration::from_secs(10);
 /// How long, and how much, a client that is turned away may go on sending before it is cut off: long
 /// enough to read the answer.
 const LINGER: Duration = Duration::from_secs(2);
@@ -68,15 +69,16 @@ struct Refusal {
     /// None for those who have not begun to speak, or are not there any more.
     answer: Option<(u16, &'static str)>,
     line: RequestLine,
+    attempts: u16,
 }
 
 impl Refusal {
     fn new(reason: CloseReason, status: u16, why: &'static str) -> Self {
-        Self { reason, answer: Some((status, why)), line: RequestLine::default() }
+        Self { answer: Some((status, why)), ..Self::silent(reason) }
     }
 
     fn silent(reason: CloseReason) -> Self {
-        Self { reason, answer: None, line: RequestLine::default() }
+        Self { reason, answer: None, line: RequestLine::default(), attempts: 0 }
     }
 
     fn to(self, request: &Request) -> Self {
@@ -103,6 +105,8 @@ pub(super) async fn attend(
     let mut phase = forwarder.phase.subscribe();
     let caller = Caller { forwarder, route, client, came: Instant::now(), opened };
     tokio::select! {
+        // What is cut has to end as such: who is served hears of the end himself.
+        biased;
         () = caller.serve(stream, held) => {}
         // What it held is dropped, which ends it.
         _ = phase.wait_for(|phase| *phase == Phase::Stopping) => {}
@@ -123,8 +127,7 @@ impl Caller {
 
     async fn judge(&self, stream: &TcpStream) -> Result<Granted, Refusal> {
         let Self { forwarder, client, came, .. } = self;
-        let guest = forwarder.lobby.enter(client.ip());
-        let guest = guest.ok_or_else(|| Refusal::silent(CloseReason::SourceLimit))?;
+        let guest = forwarder.lobby.enter(client.ip(), forwarder.lobby_places(self.route));
         let late = |head: &[u8]| match head {
             [] => Refusal::silent(CloseReason::GreetingTimeout),
             _ => Refusal::new(
@@ -133,15 +136,26 @@ impl Caller {
                 "the request did not come in time\n",
             ),
         };
-        let mut head = Zeroizing::new(Vec::new());
+        // As long as it can be: what grows leaves copies behind.
+        let mut head = Zeroizing::new(Vec::with_capacity(HEAD_BYTES_MAX));
         let read = tokio::select! {
             read = timeout_at(*came + HEAD_PATIENCE, read_head(stream, &mut head)) => read.ok(),
-            () = guest.dismissed() => None,
+            () = guest.dismissed() => return Err(Refusal::silent(CloseReason::GreetingTimeout)),
         };
         let request = read.ok_or_else(|| late(&head))??;
-        self.log_in(&request).await.map_err(|refusal| refusal.to(&request))?;
+        let logged_in = tokio::select! {
+            logged_in = timeout(LOGIN_PATIENCE, self.log_in(&request)) => logged_in,
+            () = guest.dismissed() => return Err(Refusal::silent(CloseReason::GreetingTimeout)),
+        };
+        let busy = |_| Refusal::new(CloseReason::LoginFailed, 503, BUSY);
+        let logged_in = logged_in.map_err(busy).and_then(|logged_in| logged_in);
+        logged_in.map_err(|refusal| refusal.to(&request))?;
         drop(guest);
-        let addresses = self.addresses(&request).await.map_err(|refusal| refusal.to(&request))?;
+        let addresses = tokio::select! {
+            addresses = self.addresses(&request) => addresses,
+            () = failed(stream) => Err(Refusal::silent(CloseReason::ClientReset)),
+        };
+        let addresses = addresses.map_err(|refusal| refusal.to(&request))?;
         Ok(Granted { head, request, addresses })
     }
 
@@ -160,7 +174,7 @@ impl Caller {
             Login::Passed => Ok(()),
             Login::Failed => refuse(407, "the name or the password is wrong\n"),
             Login::TooMany => refuse(429, "too many log-ins from this address; try in a minute\n"),
-            Login::Busy => refuse(503, "too many passwords wait to be checked; try again\n"),
+            Login::Busy => refuse(503, BUSY),
         }
     }
 
@@ -174,11 +188,14 @@ impl Caller {
         let plan = self.forwarder.plan();
         if let Some(addresses) = plan.routes[self.route].server(host, *port) {
             let nowhere = || Refusal::new(CloseReason::NoServer, 503, NO_ADDRESS);
-            return if addresses.is_empty() { Err(nowhere()) } else { Ok(addresses.to_vec()) };
+            let addresses =
+                addresses.iter().copied().filter(|address| !is_own(&plan.ways, *address));
+            let addresses: Vec<_> = addresses.collect();
+            return if addresses.is_empty() { Err(nowhere()) } else { Ok(addresses) };
         }
         let Ways { destinations, .. } = &*plan.ways;
         let standing = destinations.standing(host, *port);
-        if !destinations.may_lead_somewhere(standing, *port) {
+        if !destinations.is_of_interest(host, standing) {
             return Err(denied(DENIED));
         }
         let found = match host {
@@ -190,8 +207,8 @@ impl Caller {
             addresses.filter(|address| may_connect(&plan.ways, *address, standing)).collect();
         match (permitted.is_empty(), host) {
             (false, _) => Ok(permitted),
-            (true, Host::Name(_)) if standing != Standing::Unnamed => Err(denied(INWARD)),
-            (true, _) => Err(denied(DENIED)),
+            (true, Host::Name(_)) => Err(denied(INWARD)),
+            (true, Host::Address(_)) => Err(denied(DENIED)),
         }
     }
 
@@ -208,7 +225,11 @@ impl Caller {
     /// Connects, and gives both connections to a worker.
     async fn tunnel(&self, mut stream: TcpStream, held: Held, granted: Granted) {
         let Granted { request, addresses, .. } = granted;
-        let (server, address, attempts) = match self.connect(&addresses).await {
+        let connected = tokio::select! {
+            connected = self.connect(&addresses) => connected,
+            () = failed(&stream) => Err(Refusal::silent(CloseReason::ClientReset)),
+        };
+        let (server, address, attempts) = match connected {
             Ok(connected) => connected,
             Err(refusal) => return self.turn_away(stream, refusal.to(&request)).await,
         };
@@ -221,12 +242,9 @@ impl Caller {
         let reason = match timeout(LINGER, stream.write_all(ESTABLISHED)).await {
             Ok(Ok(())) => {
                 forwarder.traffic(*route).answered(200);
-                match Lane::shortest(&forwarder.lanes) {
-                    None => CloseReason::NoResources,
-                    Some(lane) => match pass(lane, &stream, &server, errand, held).await {
-                        Ok(()) => return,
-                        Err(_) => CloseReason::NoResources,
-                    },
+                match pass(&forwarder.lanes, &stream, &server, &errand, held).await {
+                    Ok(()) => return,
+                    Err(_) => CloseReason::NoResources,
                 }
             }
             _ => CloseReason::ClientGone,
@@ -234,7 +252,7 @@ impl Caller {
         for socket in [&stream, &server] {
             socket::reset_on_close(socket.as_fd());
         }
-        self.tell(reason, RequestLine { status, ..told(&request) });
+        self.tell(reason, RequestLine { status, ..told(&request) }, attempts);
     }
 
     /// Has hyper serve the one request whose head has been read.
@@ -245,7 +263,8 @@ impl Caller {
         let Ok(value) = HeaderValue::try_from(&authority) else { return };
         let to = To::Named(Named { addresses, host: value, authority });
         let Self { forwarder, route, client, .. } = self;
-        converse(forwarder, *route, held, stream, *client, to, head.to_vec()).await;
+        let head = without_credentials(&head);
+        converse(forwarder, *route, held, stream, *client, to, head).await;
     }
 
     /// Connects to one of these addresses, each in its turn; the last one's failure counts.
@@ -256,18 +275,12 @@ impl Caller {
         let Self { forwarder, route, .. } = self;
         let plan = forwarder.plan();
         let backend = &plan.backends[plan.routes[*route].backend];
-        let mut failed = Errno::ETIMEDOUT;
-        for (attempt, &address) in (1..=backend.attempts_max).zip(addresses.iter().cycle()) {
-            if usize::from(attempt) > addresses.len() {
-                sleep(backoff::again(attempt.into(), forwarder.roll())).await;
-            }
-            match attempt_at(forwarder, backend, address).await {
-                Ok(stream) => return Ok((stream, address, attempt)),
-                Err(errno) => failed = errno,
-            }
-        }
+        let (attempts, failed) = match dial::any(forwarder, backend, addresses).await {
+            Ok(connected) => return Ok(connected),
+            Err(missed) => missed,
+        };
         let reason = CloseReason::of_connect(failed);
-        Err(match reason {
+        let refusal = match reason {
             CloseReason::ConnectTimeout => {
                 Refusal::new(reason, 504, "the destination could not be reached in time\n")
             }
@@ -277,16 +290,17 @@ impl Caller {
                 "the relay has no socket for the destination; try again\n",
             ),
             _ => Refusal::new(reason, 502, "the destination could not be connected to\n"),
-        })
+        };
+        Err(Refusal { attempts, ..refusal })
     }
 
     /// Answers, and sees to it that the answer is read.
     async fn turn_away(&self, mut stream: TcpStream, refusal: Refusal) {
-        let Refusal { reason, answer, line } = refusal;
+        let Refusal { reason, answer, line, attempts } = refusal;
         let status = answer.map(|(status, _)| status);
-        self.tell(reason, RequestLine { status, ..line });
+        self.tell(reason, RequestLine { status, ..line }, attempts);
         let Some((status, why)) = answer else {
-            if reason != CloseReason::ClientGone {
+            if !matches!(reason, CloseReason::ClientGone | CloseReason::ClientReset) {
                 socket::reset_on_close(stream.as_fd());
             }
             return;
@@ -301,52 +315,57 @@ impl Caller {
         .await;
     }
 
-    fn tell(&self, reason: CloseReason, line: RequestLine) {
+    fn tell(&self, reason: CloseReason, line: RequestLine, attempts: u16) {
         let line = (!line.method.is_empty()).then(|| Box::new(line));
-        self.forwarder.turned_away(self.route, self.client, reason, line, self.came.elapsed());
+        let (client, time) = (self.client, self.came.elapsed());
+        self.forwarder.turned_away(self.route, client, reason, line, attempts, time);
     }
 }
 
+const BUSY: &str = "too many passwords wait to be checked; try again\n";
 const NO_ADDRESS: &str = "the relay does not know yet where this server is\n";
 
-async fn attempt_at(
-    forwarder: &Forwarder,
-    backend: &Backend,
-    address: SocketAddr,
-) -> Result<TcpStream, Errno> {
-    forwarder.counters.connect_attempts.add(1);
-    let source = backend.source_for(address, forwarder.roll());
-    let connected = timeout(backend.connect, dial::open(address, source)).await;
-    connected.unwrap_or(Err(Errno::ETIMEDOUT)).inspect_err(|_| {
-        forwarder.counters.connect_failures.add(1);
-    })
-}
-
-/// Gives both connections, and all that is held for them, to a worker.
+/// Gives both connections, and all that is held for them, to a worker: the first that takes them.
 async fn pass(
-    lane: &Lane,
+    lanes: &[Lane],
     client: &TcpStream,
     server: &TcpStream,
-    errand: Errand,
+    errand: &Errand,
     held: Held,
 ) -> Result<(), Errno> {
     let Held { place, mut counted } = held;
-    let ticket = || counted.as_mut().and_then(Counted::hand_over);
-    lane.pass([client.as_fd(), server.as_fd()], errand, ticket).await?;
-    place.hand_over();
-    Ok(())
+    let mut failed = Errno::EPIPE;
+    for lane in Lane::by_load(lanes) {
+        let ticket = || counted.as_mut().and_then(Counted::hand_over);
+        match lane.pass([client.as_fd(), server.as_fd()], errand, ticket).await {
+            Ok(()) => {
+                place.hand_over();
+                return Ok(());
+            }
+            Err(errno) => failed = errno,
+        }
+    }
+    Err(failed)
 }
 
-/// Whether a connection may be made to this address. The relay's own are none: nothing but loops is
-/// to be had there.
+/// Ends when a client's connection has failed. That it has said all that it has to say is no failure.
+async fn failed(stream: &TcpStream) {
+    while !stream.ready(Interest::ERROR).await.is_ok_and(|ready| ready.is_error()) {}
+}
+
+/// Whether a connection may be made to this address.
 fn may_connect(ways: &Ways, address: SocketAddr, standing: Standing) -> bool {
+    ways.destinations.permit(address, standing) && !is_own(ways, address)
+}
+
+/// Whether the relay itself listens there: nothing but loops is to be had.
+fn is_own(ways: &Ways, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
-    let is_here = |own: &SocketAddr| {
+    ways.own.iter().any(|own| {
         own.port() == address.port()
             && (own.ip().to_canonical() == ip
                 || (own.ip().is_unspecified() && socket::bind_alone((ip, 0).into()).is_ok()))
-    };
-    ways.destinations.permit(address, standing) && !ways.own.iter().any(is_here)
+    })
 }
 
 /// Reads a head, and not a byte of what follows it. What has come of it so far stands in `head`.

@@ -16,6 +16,8 @@ use crate::password::{PASSWORD_BYTES_MAX, USER_BYTES_MAX};
 /// The longest head, and the most lines in it. Agents send some 500 bytes in a dozen lines.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 pub const HEAD_LINES_MAX: usize = 64;
+/// The longest method: twice those that are registered with IANA.
+const METHOD_BYTES_MAX: usize = 32;
 /// The longest name of a host (RFC 1035 section 2.3.4) and of one of its parts.
 const HOST_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
@@ -141,6 +143,9 @@ fn read(head: &[u8]) -> Result<Request, &'static str> {
         _ => return Err(MALFORMED),
     }
     let (Some(method), Some(path)) = (parsed.method, parsed.path) else { return Err(MALFORMED) };
+    if method.len() > METHOD_BYTES_MAX {
+        return Err(MALFORMED);
+    }
     let target = if method == "CONNECT" { Target::Tunnel } else { Target::Plain };
     let authority = match target {
         Target::Tunnel => path,
@@ -230,13 +235,21 @@ fn judge(
     if lengths + codings > 1 || (codings > 0 && old) {
         return Err("a body has one length, or is sent in chunks\n");
     }
-    match all("proxy-authorization").next() {
-        None => Ok(None),
-        Some(header) => credentials(header.value).ok_or(NO_CREDENTIALS).map(Some),
-    }
+    // What is not exactly Basic says nothing of who it is, and is told what to say.
+    Ok(all("proxy-authorization").next().and_then(|header| credentials(header.value)))
 }
 
-const NO_CREDENTIALS: &str = "Proxy-Authorization is not Basic with a name and a password\n";
+/// A head that was read, without the credentials in it.
+pub fn without_credentials(head: &[u8]) -> Vec<u8> {
+    const NAME: &[u8] = b"proxy-authorization:";
+    let is_secret =
+        |line: &&[u8]| line.get(..NAME.len()).is_some_and(|it| it.eq_ignore_ascii_case(NAME));
+    head.split_inclusive(|&byte| byte == b'\n')
+        .filter(|line| !is_secret(line))
+        .flatten()
+        .copied()
+        .collect()
+}
 
 /// `Basic` and the base64 of `user:password` (RFC 7617 section 2), strictly.
 fn credentials(value: &[u8]) -> Option<Credentials> {
@@ -402,6 +415,7 @@ mod tests {
             head("CONNECT example.com:443", &[]),
             head("CONNECT example.com:443 HTTP/2.0", &[]),
             head("CONNECT example.com:443 HTTP/1.2", &[]),
+            head(&format!("{} http://x/ HTTP/1.1", "A".repeat(33)), &[]),
             head("connect example.com:443 HTTP/1.1", &[]),
             head("GET / HTTP/1.1", &["Host: x"]),
             head("OPTIONS * HTTP/1.1", &["Host: x"]),
@@ -447,8 +461,10 @@ mod tests {
             "YWdlbnQ6c2U6Y3JldA==",
             &format!("Basic {long}"),
         ] {
-            bad(&with(value));
+            assert!(good(&with(value)).credentials.is_none(), "{value}");
         }
+        let said = with("Basic YTo=");
+        assert_eq!(without_credentials(&said), b"CONNECT x:443 HTTP/1.1\r\n\r\n");
         let twice = ["Proxy-Authorization: Basic YTo="; 2];
         bad(&head("CONNECT x:443 HTTP/1.1", &twice));
     }

@@ -16,6 +16,7 @@ use crate::metrics::{CloseReason, Queued, Report, RequestLine, SessionRecord, te
 
 use super::Forwarder;
 use super::body::{Fault, Progress};
+use super::head;
 use super::kept::Connection;
 
 /// A request under way.
@@ -55,7 +56,7 @@ impl Story {
             route,
             client,
             began: Instant::now(),
-            line: RequestLine { method: method.to_string(), path, status: None },
+            line: RequestLine { method: head::short(method), path, status: None },
             server: None,
             established: false,
             tried: None,

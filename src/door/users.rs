@@ -19,7 +19,7 @@ use crate::password::Hash;
 use super::once::Once;
 use super::request::Credentials;
 
-/// Log-ins that are not known yet, from one source: enough for whoever mistypes a file and puts it
+/// Log-ins that failed, from one source: enough for whoever mistypes a file and puts it
 /// right, and too few to guess by.
 const TRIES: SourceLimits = SourceLimits {
     sessions: None,
@@ -27,6 +27,12 @@ const TRIES: SourceLimits = SourceLimits {
     ipv4_prefix: 32,
     ipv6_prefix: 64,
 };
+
+/// How long a log-in that has failed is known as one: who waited for the answer gets it, and a fleet whose
+/// password is an old one does not have it checked again and again.
+const FAILED_FOR: Duration = Duration::from_secs(2);
+/// Of these so many; more are checked anew.
+const FAILED_MAX: usize = 4096;
 
 /// Whether a password is that of a hash.
 #[derive(Debug)]
@@ -71,6 +77,8 @@ pub(super) struct Logins {
     key: hmac::Key,
     /// By user: the hash by which it passed, and the tag of what it said.
     passed: RefCell<HashMap<String, (Hash, hmac::Tag)>>,
+    /// By the tag of what was said, until then.
+    failed: RefCell<HashMap<Vec<u8>, Time>>,
     checking: Once<Vec<u8>>,
 }
 
@@ -81,7 +89,8 @@ impl Logins {
     /// When the system gives no random numbers.
     pub(super) fn new(hasher: Hasher) -> Result<Self, ring::error::Unspecified> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
-        Ok(Self { hasher, key, passed: RefCell::default(), checking: Once::default() })
+        let (passed, failed) = (RefCell::default(), RefCell::default());
+        Ok(Self { hasher, key, passed, failed, checking: Once::default() })
     }
 
     /// Whether somebody is who he says he is.
@@ -99,8 +108,12 @@ impl Logins {
             if self.is_known(known, said, &spoken) {
                 return Login::Passed;
             }
-            let Some(turn) = self.checking.turn(&tag.as_ref().to_vec()).await else { continue };
-            if !self.may_try(source, now()) {
+            let sign = tag.as_ref().to_vec();
+            if self.failed.borrow().get(&sign).is_some_and(|until| now() < *until) {
+                return Login::Failed;
+            }
+            let Some(_turn) = self.checking.turn(&sign).await else { continue };
+            if !self.hasher.tries.would_enter(0, source, &TRIES, now()) {
                 return Login::TooMany;
             }
             let (answer, answered) = oneshot::channel();
@@ -109,12 +122,12 @@ impl Logins {
             if self.hasher.questions.try_send(question).is_err() {
                 return Login::Busy;
             }
-            let passed = answered.await == Ok(true) && known.is_some();
-            if passed {
+            if answered.await == Ok(true) && known.is_some() {
                 self.passed.borrow_mut().insert(said.user.clone(), (hash, tag));
+                return Login::Passed;
             }
-            drop(turn);
-            return if passed { Login::Passed } else { Login::Failed };
+            self.note_failure(sign, source, now());
+            return Login::Failed;
         }
     }
 
@@ -128,16 +141,20 @@ impl Logins {
     /// Forgets those who are users no more.
     pub(super) fn retain(&self, users: &BTreeMap<String, Hash>) {
         self.passed.borrow_mut().retain(|user, (hash, _)| users.get(user) == Some(hash));
+        // What has failed may be right now.
+        self.failed.borrow_mut().clear();
     }
 
-    fn may_try(&self, source: IpAddr, now: Time) -> bool {
-        match self.hasher.tries.enter(0, source, &TRIES, now) {
-            Entry::Counted(ticket) => {
-                self.hasher.tries.leave(ticket);
-                true
-            }
-            Entry::Uncounted => true,
-            Entry::Refused => false,
+    fn note_failure(&self, sign: Vec<u8>, source: IpAddr, now: Time) {
+        if let Entry::Counted(ticket) = self.hasher.tries.enter(0, source, &TRIES, now) {
+            self.hasher.tries.leave(ticket);
+        }
+        let mut failed = self.failed.borrow_mut();
+        if failed.len() >= FAILED_MAX {
+            failed.retain(|_, until| now < *until);
+        }
+        if failed.len() < FAILED_MAX {
+            failed.insert(sign, now + FAILED_FOR);
         }
     }
 }
@@ -199,6 +216,8 @@ mod tests {
         let wrong = said("one", "two");
         assert_eq!(run(&logins, &mut asked, &users, &wrong).await, (Login::Failed, 1));
         assert_eq!(run(&logins, &mut asked, &users, &one).await, (Login::Passed, 0));
+        let again = run(&logins, &mut asked, &users, &wrong).await;
+        assert_eq!(again, (Login::Failed, 0), "known as wrong");
         users.insert("one".to_owned(), Hash::of(b"new").unwrap());
         assert_eq!(run(&logins, &mut asked, &users, &one).await, (Login::Failed, 1));
     }
@@ -216,13 +235,24 @@ mod tests {
         let users = users(&["one"]);
         let one = said("one", "one");
         assert_eq!(run(&logins, &mut asked, &users, &one).await.0, Login::Passed);
-        for guess in 0..19 {
+        for guess in 0..20 {
             let guess = said("one", &guess.to_string());
             assert_eq!(run(&logins, &mut asked, &users, &guess).await, (Login::Failed, 1));
         }
         let guess = said("one", "more");
         assert_eq!(run(&logins, &mut asked, &users, &guess).await, (Login::TooMany, 0));
         assert_eq!(run(&logins, &mut asked, &users, &one).await, (Login::Passed, 0));
+    }
+
+    #[tokio::test]
+    async fn those_who_pass_use_up_nothing_of_their_source() {
+        let (logins, mut asked) = logins(8);
+        let names: Vec<String> = (0..30).map(|number| format!("user{number}")).collect();
+        let users = users(&names.iter().map(String::as_str).collect::<Vec<_>>());
+        for name in &names {
+            let said = said(name, name);
+            assert_eq!(run(&logins, &mut asked, &users, &said).await, (Login::Passed, 1), "{name}");
+        }
     }
 
     #[tokio::test]

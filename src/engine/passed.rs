@@ -2,7 +2,11 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
+use nix::errno::Errno;
+
 use crate::sys::{passage, socket};
+
+use super::listeners::Listeners;
 
 /// The passage's end, and what came through it before it was asked for: several threads pass, and
 /// tell of it in another order.
@@ -23,18 +27,31 @@ impl Passed {
             return Some(self.early.swap_remove(place).1);
         }
         let passage = self.passage.as_ref()?;
-        while let Ok(Some((other, pair))) = passage::take(passage.as_fd()) {
-            if other == number {
-                return Some(pair);
+        loop {
+            match passage::take(passage.as_fd()) {
+                Ok(Some((other, pair))) if other == number => return Some(pair),
+                Ok(Some(early)) => self.early.push(early),
+                // One is gone for want of descriptors; which one is not known.
+                Err(Errno::EMFILE) => {}
+                Ok(None) | Err(_) => return None,
             }
-            self.early.push((other, pair));
         }
+    }
+
+    /// The same, if there is room for it among what came through the listeners; else it ends.
+    pub(super) fn enter(&mut self, number: u64, listeners: &mut Listeners) -> Option<[OwnedFd; 2]> {
+        let pair = self.take(number)?;
+        if listeners.enter() {
+            return Some(pair);
+        }
+        pair.iter().for_each(|socket| socket::reset_on_close(socket.as_fd()));
         None
     }
 
     /// Whether pairs may still come.
     pub(super) fn is_open(&self) -> bool {
-        self.passage.as_ref().is_some_and(|passage| passage::is_open(passage.as_fd()))
+        let open = |passage: &OwnedFd| passage::is_open(passage.as_fd());
+        !self.early.is_empty() || self.passage.as_ref().is_some_and(open)
     }
 
     /// Ends the pair that was passed under this number, so that both its peers see it.

@@ -507,13 +507,8 @@ impl Engine for Uring {
     }
 
     fn adopt_pair(&mut self, number: u64, session: SessionKey) -> bool {
-        let Some(pair) = self.passed.take(number) else { return false };
-        if !self.listeners.enter() {
-            pair.iter().for_each(|socket| socket::reset_on_close(socket.as_fd()));
-            return false;
-        }
-        self.begin(session).sides = pair.map(Peer::of);
-        true
+        let pair = self.passed.enter(number, &mut self.listeners);
+        pair.map(|pair| self.begin(session).sides = pair.map(Peer::of)).is_some()
     }
 
     fn awaits_pairs(&self) -> bool {

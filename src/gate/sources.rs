@@ -127,6 +127,22 @@ impl Sources {
         Entry::Uncounted
     }
 
+    /// Whether who comes now would be let in. Nothing is counted.
+    pub fn would_enter(
+        &self,
+        salt: u64,
+        address: IpAddr,
+        limits: &SourceLimits,
+        now: Time,
+    ) -> bool {
+        let hash = self.hasher.hash_one((salt, prefix_of(address, limits)));
+        let tag = hash >> 44;
+        let now = (now.as_micros() / 1000) & MOMENT_MASK;
+        let Some((_, found)) = self.find(hash, tag, now) else { return true };
+        let known = Word::unpack(found);
+        known.tag != tag || admit(known, limits, now).is_some()
+    }
+
     /// A session of a counted source has ended.
     pub fn leave(&self, ticket: Ticket) {
         let less = |word: u64| {

@@ -102,6 +102,7 @@ impl Doors {
                 remarks: self.remark.clone(),
                 lanes: lanes.clone(),
                 hasher: hasher.clone(),
+                threads,
                 seed: process::monotonic_micros() ^ (u64::from(index) << 32),
             };
             self.threads.push(Thread::open(index, setup, tell, ended)?);

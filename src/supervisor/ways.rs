@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{self, Config, Dns, Listener, Mode, Networks, Pattern};
+use crate::config::{self, Config, Dns, Listener, Mode, Networks, Pattern, value};
 use crate::control::{self, Addresses};
 use crate::door;
 use crate::door::destinations::{Destinations, Hosts};
@@ -55,6 +55,10 @@ pub(super) fn ways(config: &Config, own: Vec<SocketAddr>) -> door::Ways {
 
 /// Where a name leads, in the doors' words.
 async fn look_up(dns: Dns, name: String) -> Answer {
+    if value::is_service(&name) {
+        // The destination has a port already; nobody asks for another's.
+        return Answer::Absent;
+    }
     let (least, most) = (dns.ttl_min, dns.ttl_max);
     match control::ask(dns, &name).await {
         control::Outcome::Found { addresses, ttl } => Answer::Found {

@@ -1,12 +1,13 @@
 //! Sessions that a door has begun: both connections are made, and are relayed here from now on.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::gate::sources::Ticket;
-use crate::metrics::RequestLine;
+use crate::metrics::{Queued, RequestLine, SessionRecord};
 use crate::op::{ListenerId, Time};
-use crate::session::{Session, Step};
+use crate::session::{CloseReason, Report, Session, Step};
 
 use super::ending::Phase;
 use super::queue::Wait;
@@ -44,8 +45,7 @@ impl<E: Engine> Worker<E> {
             self.engine.refuse_pair(number);
             self.admission.give_back(listener);
             self.rules(listener).discount(ticket);
-            self.counters.refused.add(1);
-            return self.traffic(listener).refused();
+            return self.lose(listener, client, request, attempts, self.now.since(opened));
         };
         self.admission.enter_held();
         let session = Session::joined(key, opened, attempts, self.now, &mut self.ops);
@@ -69,5 +69,37 @@ impl<E: Engine> Worker<E> {
         };
         self.settle(key, relay);
         self.with(key, |_, _, _, _| Step::Continue);
+    }
+
+    /// A tunnel that its client was told of, and that there is no place for: it ends as a session does.
+    fn lose(
+        &mut self,
+        listener: ListenerId,
+        client: SocketAddr,
+        request: Box<RequestLine>,
+        attempts: u16,
+        total_time: Duration,
+    ) {
+        let reason = CloseReason::NoResources;
+        let report = Report {
+            reason,
+            bytes: [0; 2],
+            bytes_discarded: [0; 2],
+            attempts,
+            connect_time: None,
+            first_byte: None,
+            last_byte: None,
+            total_time,
+        };
+        let route = &self.plan.routes[usize::from(listener.0)];
+        route.traffic.opened(route.quota.taken());
+        route.traffic.ended(&report);
+        self.counters.sessions_total.add(1);
+        self.counters.ended[reason.index()].add(1);
+        let (server, queued, links, request) = (None, Queued::default(), None, Some(request));
+        let record = SessionRecord { listener, client, server, queued, request, links, report };
+        if self.records.push(record).is_err() {
+            self.counters.records_dropped.add(1);
+        }
     }
 }

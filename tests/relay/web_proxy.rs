@@ -454,8 +454,15 @@ fn destinations_that_cannot_be_reached_are_told_apart() {
         let (status, answer) = ask(relay.address(), connect_line(&to).as_bytes());
         assert_eq!(status, expected, "{to}: {answer}");
     }
+    let plain = format!("GET http://{nobody}/ HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(ask(relay.address(), plain.as_bytes()).0, 502);
+    assert!(relay.await_line("method=GET").contains("attempts=2"));
+    // Who has not been named is not even asked for.
+    assert_eq!(ask(relay.address(), connect_line("other.example.org:443").as_bytes()).0, 403);
+    assert_eq!(nameserver.asked("other.example.org"), 0);
     let line = relay.await_line("reason=connect_timeout");
     assert!(line.contains("status=504") && line.contains("method=CONNECT"), "{line}");
+    assert!(line.contains("attempts=2"), "{line}");
     relay.await_line("reason=connect_refused");
 }
 
@@ -594,6 +601,36 @@ fn places_and_sources_are_counted_from_the_head_to_the_end_of_the_tunnel() {
         drop(stream);
         await_that("it is over", || sessions(&relay) == 0);
     }
+}
+
+/// Whoever says nothing leaves places to those who do, and to the other listeners: a small relay has fewer
+/// places than the bound of a thread.
+#[test]
+fn those_who_say_nothing_do_not_take_every_place() {
+    let server = peers::echo();
+    let folder = Folder::new("proxy-crowd");
+    let relay = door_to(&folder, &[server.address], "maxconn = 40", "");
+    let _idle: Vec<_> = (0..60).map(|_| peers::connect(relay.address())).collect();
+    let began = Instant::now();
+    let mut stream = tunnel(relay.address(), server.address);
+    stream.write_all(b"ping").unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// Who has gone does not keep a place for as long as his destination is silent.
+#[test]
+fn a_client_that_resets_while_it_is_dialled_for_leaves_its_place() {
+    let deaf = peers::Deaf::new();
+    let folder = Folder::new("proxy-gone");
+    let to = deaf.address.to_string();
+    let mut relay = start(&folder, &file(&[&to], "", "[backend.b]\nconnect = \"1m\""));
+    let mut stream = peers::connect(relay.address());
+    stream.write_all(connect_line(&to).as_bytes()).unwrap();
+    await_that("it is being dialled for", || relay.total("connect_attempts") > 0);
+    peers::reset(stream);
+    await_that("its place is free", || sessions(&relay) == 0);
+    relay.await_line("reason=client_reset");
 }
 
 #[test]

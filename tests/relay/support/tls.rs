@@ -49,7 +49,8 @@ pub fn certificates(folder: &Folder) {
 /// Answers requests over TLS with the file that they ask for, on kept connections or not.
 pub fn secure(folder: &Folder) -> Secure {
     let address = peers::nobody();
-    folder.write("answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nsafe\n");
+    folder
+        .write("answer", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsafe\n");
     let mut command = Command::new("openssl");
     command.current_dir(folder.path("")).args(["s_server", "-quiet", "-HTTP", "-accept"]);
     command.arg(address.to_string()).args(["-cert", "cert.pem", "-key", "key.pem"]);
