@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use io_uring::register::Restriction;
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use nix::errno::Errno;
@@ -93,6 +94,27 @@ impl Default for Offer {
     }
 }
 
+/// All that is ever asked of a ring.
+const OPERATIONS: [(u8, &str); 6] = [
+    (opcode::RecvMulti::CODE, "IORING_OP_RECV"),
+    (opcode::Send::CODE, "IORING_OP_SEND"),
+    (opcode::Connect::CODE, "IORING_OP_CONNECT"),
+    (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
+    (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
+    (opcode::Close::CODE, "IORING_OP_CLOSE"),
+];
+/// `IORING_REGISTER_PROBE`, for [`Ring::missing`].
+const REGISTER_PROBE: u8 = 8;
+
+/// What a ring obeys: no filter of system calls sees what it is asked for, so that it must not be able to
+/// open a file, say (`IORING_REGISTER_RESTRICTIONS`, Linux 5.10).
+fn restrictions() -> Vec<Restriction> {
+    let flags = squeue::Flags::SKIP_SUCCESS | squeue::Flags::BUFFER_SELECT;
+    let others =
+        [Restriction::sqe_flags_allowed(flags.bits()), Restriction::register_op(REGISTER_PROBE)];
+    OPERATIONS.iter().map(|(code, _)| Restriction::sqe_op(*code)).chain(others).collect()
+}
+
 /// One thread's ring with its buffers.
 pub struct Ring {
     // Before the memory that the kernel writes to: dropped first.
@@ -131,6 +153,8 @@ impl Ring {
             // would submit, and run none of it.
             .setup_taskrun_flag()
             .setup_submit_all()
+            // Until it is restricted.
+            .setup_r_disabled()
             .setup_cqsize(COMPLETIONS)
             .setup_clamp()
             .build(SUBMISSIONS)?;
@@ -142,6 +166,9 @@ impl Ring {
             let start = entries.as_ptr() as u64;
             ring.submitter().register_buf_ring_with_flags(start, BUFFERS, GROUP, 0)
         }?;
+        let mut allowed = restrictions();
+        ring.submitter().register_restrictions(&mut allowed)?;
+        ring.submitter().register_enable_rings()?;
         Ok(Self {
             ring,
             entries,
@@ -353,16 +380,42 @@ impl Ring {
         ];
         let mut probe = Probe::new();
         self.ring.submitter().register_probe(&mut probe)?;
-        let codes = [
-            (opcode::RecvMulti::CODE, "IORING_OP_RECV"),
-            (opcode::Send::CODE, "IORING_OP_SEND"),
-            (opcode::Connect::CODE, "IORING_OP_CONNECT"),
-            (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
-            (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
-            (opcode::Close::CODE, "IORING_OP_CLOSE"),
-        ];
-        let codes = codes.map(|(code, name)| (probe.is_supported(code), name));
+        let codes = OPERATIONS.map(|(code, name)| (probe.is_supported(code), name));
         let mut all = features.into_iter().chain(codes);
         Ok(all.find_map(|(there, name)| (!there).then_some(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_does_nothing_but_what_the_engine_asks_of_it() {
+        let mut ring = match Ring::new() {
+            Ok(ring) => ring,
+            Err(error) => return eprintln!("SKIPPED ON IO_URING: {error}"),
+        };
+        let path = c"/etc/hostname".as_ptr();
+        let flags = squeue::Flags::IO_LINK;
+        let here = std::env::current_dir().map(std::fs::File::open).unwrap().unwrap();
+        let poll = opcode::PollAdd::new(Fd(here.as_raw_fd()), 1).build();
+        let forbidden = [
+            opcode::OpenAt::new(Fd(libc::AT_FDCWD), path).build(),
+            opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+            opcode::Nop::new().build(),
+            // A flag that is not used.
+            poll.flags(flags),
+        ];
+        for (entry, word) in forbidden.into_iter().zip(0..) {
+            ring.push(entry, word);
+            let mut answers = Vec::new();
+            ring.enter(Patience::Answer(Some(Duration::from_secs(10))), &mut answers).unwrap();
+            let [answer] = answers.as_slice() else { panic!("{answers:?}") };
+            assert_eq!((answer.word, answer.result), (word, Err(Errno::EACCES)));
+        }
+        let again = ring.ring.submitter().unregister_buf_ring(GROUP);
+        assert_eq!(again.unwrap_err().raw_os_error(), Some(libc::EACCES));
+        assert_eq!(ring.missing().unwrap(), None);
     }
 }
