@@ -215,6 +215,9 @@ pub struct Run {
     /// Shape of the log lines on standard error: text or json
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
+    /// Do not confine the relay process: for debugging, and for finding out whether that is to blame
+    #[arg(long)]
+    no_sandbox: bool,
 }
 
 impl Run {
@@ -228,6 +231,7 @@ impl Run {
             maxconn: self.maxconn.map(|AutoOr(maxconn)| maxconn),
             control: self.control,
             log_format: self.log_format,
+            sandbox: self.no_sandbox.then_some(false),
         };
         if self.listen.is_empty() {
             return Origin::File { path: self.config, overrides };
@@ -462,7 +466,7 @@ mod tests {
     fn every_override_is_read() {
         let Origin::File { overrides, .. } = origin(
             "fanin run --workers auto --engine io_uring --splice never --pin 0,2-3 --maxconn 500 \
-             --control /tmp/x.sock --log-format json",
+             --control /tmp/x.sock --log-format json --no-sandbox",
         ) else {
             panic!("expected a file");
         };
@@ -474,6 +478,7 @@ mod tests {
             maxconn: Some(Some(500)),
             control: Some("/tmp/x.sock".into()),
             log_format: Some(LogFormat::Json),
+            sandbox: Some(false),
         };
         assert_eq!(overrides, expected);
     }

@@ -23,7 +23,7 @@ pub const VARIABLE: &str = "FANIN_HANDOVER";
 
 /// Changes whenever what is defined here does. A relay process of another format does not start, so
 /// that an upgrade to such a binary is refused, and a restart needed.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 const MEMORY_NAME: &str = "fanin-handover";
 
@@ -170,8 +170,21 @@ pub enum Report {
     Upgrade { binary: Option<PathBuf> },
     /// Somebody wants the service to end, at once or when its sessions have.
     End { at_once: bool },
+    /// The relay process got a signal that is meant for the service.
+    Signalled { wish: Wish },
     /// Every worker has turned since the last of these.
     Turning,
+}
+
+/// What a signal asks of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wish {
+    /// SIGTERM: sessions may end; told again, at once.
+    Terminate,
+    /// SIGINT: the end, at once.
+    Interrupt,
+    /// SIGHUP.
+    Reload,
 }
 
 impl Handover {

@@ -7,6 +7,7 @@
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod confinement;
 pub mod control;
 pub mod doctor;
 pub mod door;

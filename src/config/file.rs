@@ -95,6 +95,9 @@ pub(super) struct GlobalTable {
     pub(super) latency_budget: Option<Value>,
     pub(super) pipes: Option<Value>,
     pub(super) pipe_size: Option<Value>,
+    pub(super) user: Option<Value>,
+    pub(super) group: Option<Value>,
+    pub(super) sandbox: Option<Value>,
 }
 
 #[derive(Debug, Deserialize)]

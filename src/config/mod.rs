@@ -185,6 +185,12 @@ pub struct Global {
     /// Pipes at one time in the process; `None` is a quarter of maxconn, within what
     /// `fs.pipe-user-pages-soft` grants an ordinary user.
     pub pipes: Option<u32>,
+    /// Whom the relay process runs as; `None` is whoever started it.
+    pub user: Option<String>,
+    /// Its group; `None` is the user's.
+    pub group: Option<String>,
+    /// Whether the relay process is confined to what it needs.
+    pub sandbox: bool,
 }
 
 impl Default for Global {
@@ -201,6 +207,9 @@ impl Default for Global {
             latency_budget: Duration::ZERO,
             pipe_bytes: PIPE_BYTES_DEFAULT,
             pipes: None,
+            user: None,
+            group: None,
+            sandbox: true,
         }
     }
 }

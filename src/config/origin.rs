@@ -63,6 +63,7 @@ pub struct Overrides {
     pub maxconn: Option<Option<u32>>,
     pub control: Option<PathBuf>,
     pub log_format: Option<LogFormat>,
+    pub sandbox: Option<bool>,
 }
 
 impl Overrides {
@@ -73,6 +74,7 @@ impl Overrides {
             splice: self.splice.unwrap_or(global.splice),
             pin: self.pin.clone().unwrap_or(global.pin),
             maxconn: self.maxconn.unwrap_or(global.maxconn),
+            sandbox: self.sandbox.unwrap_or(global.sandbox),
             ..global
         };
         // A list of CPUs says how many workers there are, unless that is said too.

@@ -63,6 +63,10 @@ fn global(out: &mut Lines, global: &Global) {
     out.text("latency_budget", display_latency_budget(global.latency_budget));
     out.auto_or("pipes", global.pipes);
     out.text("pipe_size", display_size(global.pipe_bytes.into()));
+    for (key, account) in [("user", &global.user), ("group", &global.group)] {
+        out.text(key, account.as_deref().unwrap_or("off"));
+    }
+    out.key("sandbox", global.sandbox);
 }
 
 fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {

@@ -181,6 +181,7 @@ fn flags_override_the_file() {
         control: Some("/x.sock".into()),
         log_format: Some(LogFormat::Text),
         splice: Some(SpliceMode::Never),
+        sandbox: Some(false),
     };
     let config = Config::from_text(Path::new("t.toml"), GOOD, &overrides).expect("valid");
     assert_eq!(config.global.workers, None);
@@ -188,6 +189,7 @@ fn flags_override_the_file() {
     assert_eq!(config.global.pin, Pin::Auto);
     assert_eq!(config.global.maxconn, Some(7));
     assert_eq!(config.global.splice, SpliceMode::Never);
+    assert!(!config.global.sandbox);
     assert_eq!(config.control.socket, Some(PathBuf::from("/x.sock")));
     assert_eq!(config.log.format, LogFormat::Text);
     assert_eq!(config.global.drain, Duration::from_millis(1500));

@@ -3,14 +3,14 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
-use nix::sys::signal::{self, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal::{SIGHUP, SIGINT, SIGTERM};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::handover::{self, Order, Report};
+use crate::handover::{self, Order, Report, Wish};
 
 /// Orders that wait to be carried out.
 const ORDERS_MAX: usize = 16;
@@ -75,23 +75,28 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
+        let heard = Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
-        })
+        };
+        // The parent, which reads its own from a descriptor, blocks them, and a child inherits that.
+        let blocked: SigSet = [SIGTERM, SIGINT, SIGHUP].into_iter().collect();
+        blocked.thread_unblock()?;
+        Ok(heard)
     }
 
     /// Passes them on to the parent: only it can end the relay without losing who waits in a queue.
-    pub(super) async fn pass_on(mut self, parent: i32) {
+    /// Not as signals: this process may be another user's.
+    pub(super) async fn pass_on(mut self, parent: mpsc::UnboundedSender<Report>) {
         loop {
-            let signal = tokio::select! {
-                _ = self.terminate.recv() => signal::SIGTERM,
-                _ = self.interrupt.recv() => signal::SIGINT,
-                _ = self.hangup.recv() => signal::SIGHUP,
+            let wish = tokio::select! {
+                _ = self.terminate.recv() => Wish::Terminate,
+                _ = self.interrupt.recv() => Wish::Interrupt,
+                _ = self.hangup.recv() => Wish::Reload,
             };
             // A parent that is gone takes this process with it.
-            let _ = kill(Pid::from_raw(parent), signal);
+            let _ = parent.send(Report::Signalled { wish });
         }
     }
 }

@@ -134,8 +134,8 @@ impl Control {
     pub fn run<R: Relay>(self, relay: R, workers: usize, mut setup: Setup) -> Result<(), String> {
         let Self { runtime, signals } = self;
         let ended = runtime.block_on(async {
-            tokio::spawn(signals.pass_on(setup.parent.process));
             let (orders, reports) = setup.parent.talk().map_err(|error| error.to_string())?;
+            tokio::spawn(signals.pass_on(reports.clone()));
             Loop::new(relay, workers, setup, reports).run(orders).await
         });
         // Nobody waits for a question that is under way.

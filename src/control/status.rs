@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::backend::board::{Admin, Tally};
 use crate::config::Mode;
+use crate::confinement::Sandbox;
 use crate::metrics::{Counts, TrafficCounts};
 
 use super::Health;
@@ -93,6 +94,8 @@ pub struct RelayStatus {
     pub descriptors: u64,
     /// The name of the host.
     pub host: String,
+    /// What the relay process has given up.
+    pub sandbox: Sandbox,
     pub listeners: Vec<ListenerStatus>,
     pub servers: Vec<ServerStatus>,
     /// Of each backend, in the order of the configuration.
@@ -278,6 +281,7 @@ pub(super) mod tests {
             pipes_max: 512,
             descriptors: 20_000,
             host: "relay-1".to_owned(),
+            sandbox: Sandbox::example(),
             listeners: vec![listener()],
             servers: vec![ServerStatus {
                 backend: "intake".to_owned(),
@@ -362,6 +366,8 @@ relay process  4712, generation 1
 configuration  /etc/fanin/fanin.toml, loaded 2026-08-21T09:30:00.250Z
 last reload    2026-08-21T10:00:00.000Z  FAILED, what ran before runs on: fanin.toml:3:1: unknown key
 engine         io_uring is barred by seccomp; using epoll
+sandbox        as fanin; no capabilities, files (Landlock ABI 3)
+note           sandbox: not in force: ports (Linux 6.7 or newer has it)
 sessions       34 now, 1,234,567 so far
 bytes          3.0 KiB (0.0 %) copied, 6.0 MiB (99.9 %) spliced
   to servers   6.0 MiB: 2.0 KiB (0.0 %) copied, 6.0 MiB (99.9 %) spliced

@@ -130,10 +130,17 @@ impl Case<'_> {
             name: String::new(),
             descriptors,
             processors: (0..u16::try_from(self.host.processors).unwrap_or(u16::MAX)).collect(),
-            pipe_pages: self.host.pipe_pages.filter(|&pages| pages > 0 && !self.host.is_root),
+            pipe_pages: self.host.pipe_pages.filter(|_| self.counts_pipes()),
             local_ports: self.host.local_ports.clone().unwrap_or(32_768..=60_999),
             reserved_ports: self.host.reserved_ports.clone(),
         }
+    }
+
+    /// Whether the pages of pipes are limited: root is free of that by its capabilities, which the
+    /// sandbox takes from it.
+    fn counts_pipes(&self) -> bool {
+        let free = self.host.is_root && !self.config.global.sandbox;
+        !free && self.host.pipe_pages.is_some_and(|pages| pages > 0)
     }
 
     fn files(&self) -> Option<Finding> {
@@ -287,7 +294,7 @@ impl Case<'_> {
     fn pipes(&self) -> Option<Finding> {
         let pages = self.host.pipe_pages?;
         let wants = pages_of_pipes(self.agents);
-        if self.host.is_root || pages == 0 {
+        if !self.counts_pipes() {
             let found = "the limit on pages of pipes does not bind".to_owned();
             return Some(finding("pipes", None, found, String::new(), String::new()));
         }

@@ -28,9 +28,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::ExitCode;
-use crate::config::{Config, Origin};
+use crate::config::{Config, Log, Origin};
 use crate::control::{ControlSocket, Logger};
-use crate::handover::{KnownNames, Order, Report, ToParent};
+use crate::handover::{KnownNames, Order, Report, ToParent, Wish};
 use crate::supervisor::StartError;
 use crate::sys::process;
 
@@ -116,7 +116,7 @@ impl Parent {
         let host = |what| move |error| StartError::Host { what, error };
         Ok(Self {
             signals,
-            log: Logger::open(config.log.clone()).map_err(host("how to write the log"))?,
+            log: open_log(&config).map_err(host("how to write the log"))?,
             config,
             names: Vec::new(),
             doors: Doors::default(),
@@ -199,6 +199,7 @@ impl Parent {
             Report::Renew { config, why } => self.on_renew(number, &config, why),
             Report::Upgrade { binary } => self.upgrade(Some(number), binary),
             Report::End { at_once } => self.end(at_once),
+            Report::Signalled { wish } => self.grant(wish),
             Report::Turning if self.serving().is_some_and(|child| child.number == number) => {
                 manager::feed_watchdog();
             }
@@ -208,8 +209,8 @@ impl Parent {
 
     /// Takes note of the configuration that is in force now.
     fn adopt(&mut self, config: Config) {
-        if config.log != self.config.log
-            && let Ok(log) = Logger::open(config.log.clone())
+        if (&config.log, &config.global.user) != (&self.config.log, &self.config.global.user)
+            && let Ok(log) = open_log(&config)
         {
             self.log = log;
         }
@@ -220,13 +221,21 @@ impl Parent {
         while let Ok(Some(heard)) = self.signals.read_signal() {
             let number = i32::try_from(heard.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
-                Ok(Signal::SIGTERM) => self.end(self.ending.is_some()),
-                Ok(Signal::SIGINT) => self.end(true),
-                Ok(Signal::SIGHUP) => self.reload(),
+                Ok(Signal::SIGTERM) => self.grant(Wish::Terminate),
+                Ok(Signal::SIGINT) => self.grant(Wish::Interrupt),
+                Ok(Signal::SIGHUP) => self.grant(Wish::Reload),
                 Ok(Signal::SIGUSR2) => self.upgrade(None, None),
                 // USR1 is what scripts of logrotate send; log files are made anew without it.
                 _ => {}
             }
+        }
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Terminate => self.end(self.ending.is_some()),
+            Wish::Interrupt => self.end(true),
+            Wish::Reload => self.reload(),
         }
     }
 
@@ -362,6 +371,13 @@ impl Parent {
             self.generations
         )
     }
+}
+
+/// Where the parent writes. A file in a folder that another user may write to is for that user alone:
+/// what root would write there, that user could lead elsewhere.
+fn open_log(config: &Config) -> io::Result<Logger> {
+    let file = config.log.file.clone().filter(|_| config.global.user.is_none());
+    Logger::open(Log { file, ..config.log.clone() })
 }
 
 /// Blocks the signals that are heard here and everything else that would end the parent in the

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use crate::cli::ExitCode;
 use crate::config::ConfigError;
+use crate::confinement::ConfineError;
 use crate::control::SocketError;
 
 /// What stops a start, or makes a reload impossible. The message is one line for people: the
@@ -64,6 +65,9 @@ pub enum StartError {
          allowed ones, or use pin \"auto\""
     )]
     Pin { processor: u16, allowed: String },
+    /// The relay process cannot be confined.
+    #[error("{0}")]
+    Confine(#[from] ConfineError),
     /// The control socket cannot be made.
     #[error("{0}")]
     Control(#[from] SocketError),
@@ -110,6 +114,8 @@ impl StartError {
             | Self::Pin { .. } => ExitCode::Configuration,
             Self::Bind { errno: Errno::EACCES | Errno::EPERM, .. } => ExitCode::Permission,
             Self::Control(error) if error.is_permission() => ExitCode::Permission,
+            Self::Confine(error) if error.is_permission() => ExitCode::Permission,
+            Self::Confine(error) if error.is_configuration() => ExitCode::Configuration,
             Self::Resolve(_) | Self::Later(_) => ExitCode::Runtime,
             _ => ExitCode::System,
         }

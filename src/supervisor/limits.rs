@@ -7,7 +7,7 @@ use std::io;
 use std::ops::RangeInclusive;
 
 use crate::config::{Config, SourcePorts};
-use crate::sys::process;
+use crate::sys::{confine, process};
 
 use super::StartError;
 
@@ -64,10 +64,10 @@ impl Host {
             .map_err(|errno| cannot("the descriptor limit")(errno.into()))?;
         let processors = process::processors_allowed()
             .map_err(|errno| cannot("which CPUs to use")(errno.into()))?;
-        // Root is not bound by it: see pipe(7), CAP_SYS_RESOURCE and CAP_SYS_ADMIN.
+        // See pipe(7): CAP_SYS_RESOURCE and CAP_SYS_ADMIN, which the sandbox takes from root.
         let pipe_pages = match process::pipe_pages_soft() {
             Ok(0) => None,
-            Ok(_) if process::is_root() => None,
+            Ok(_) if confine::is_unlimited() => None,
             Ok(pages) => Some(pages),
             Err(error) => return Err(cannot("the page limit of pipes")(error)),
         };

@@ -13,6 +13,7 @@ mod status;
 mod thread;
 mod ways;
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -28,9 +29,10 @@ pub use error::StartError;
 
 use crate::backend::board::Board;
 use crate::config::{Config, EngineChoice, Listener, Log, Origin, Overrides, Pin};
+use crate::confinement::{self, Narrow, Sandbox};
 use crate::control::{
-    self, Addresses, Applied, Control, ControlSocket, Logger, Names, Parent, RECORDS_MAX, Relay,
-    RelayStatus, WorkerExit,
+    self, Addresses, Applied, Control, ControlSocket, Level, Logger, Names, Parent, RECORDS_MAX,
+    Relay, RelayStatus, WorkerExit,
 };
 use crate::engine::{EngineLimits, uring};
 use crate::gate::Quota;
@@ -93,6 +95,20 @@ impl Prepared {
         for line in supervisor.greeting() {
             setup.log.info(line);
         }
+        let sandbox = &supervisor.sandbox;
+        let level = if sandbox.on { Level::Info } else { Level::Warn };
+        setup.log.event(level, format_args!("sandbox: {}", sandbox.summary()));
+        for line in sandbox.warnings() {
+            setup.log.warn(format_args!("sandbox: {line}"));
+        }
+        if let Some(file) = setup.origin.path()
+            && let Err(error) = File::open(file)
+        {
+            let (user, file) = (&sandbox.user, file.display());
+            setup.log.warn(format_args!(
+                "a reload will not be able to read {file} as user {user}: {error}; have that user read it"
+            ));
+        }
         setup.parent.link = Some(link);
         let workers = setup.records.len();
         control.run(supervisor, workers, setup).map_err(StartError::Later)
@@ -107,18 +123,24 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
     }
     let host = |what| move |errno: Errno| StartError::Host { what, error: errno.into() };
     process::name(c"fanin").map_err(host("its name"))?;
-    process::end_with_parent(Pid::from_raw(left.parent)).map_err(host("who the parent is"))?;
     // splice(2) to a socket whose peer is gone would end the process otherwise.
     process::ignore_broken_pipes().map_err(host("whether SIGPIPE is ignored"))?;
     let text = Path::new("the configuration in force");
     let config = Config::from_text(text, &left.config, &Overrides::default())?;
     let system = |error| StartError::Host { what: "how to wait for signals", error };
+    // While there is one thread: the others inherit it.
+    let sandbox = confinement::step_down(&config.global)?;
+    // Only now: the kernel forgets it when a process gives up rights.
+    process::end_with_parent(Pid::from_raw(left.parent)).map_err(host("who the parent is"))?;
     let control = Control::new().map_err(system)?;
     let names = control
         .resolve(&config, Names::recall(left.names))
         .map_err(|lines| StartError::Resolve(lines.join("\n")))?;
     let addresses = names.addresses(&config);
     let mut supervisor = Supervisor::listen(config.clone(), &addresses, left.sockets)?;
+    let pages = pages(left.pages)?;
+    supervisor.confine(sandbox, origin.path());
+    // From here on threads are started.
     let log = Logger::open(config.log.clone()).map_err(system)?;
     supervisor.serve()?;
     let setup = control::Setup {
@@ -126,7 +148,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
         config,
         names,
         log,
-        pages: pages(left.pages)?,
+        pages,
         socket: left.control.map(|(number, path)| ControlSocket::inherit(number, path, None)),
         parent: Parent {
             process: left.parent,
@@ -159,6 +181,9 @@ pub struct Supervisor {
     doors: Vec<Door>,
     worked: usize,
     agents: Doors,
+    sandbox: Sandbox,
+    /// What workers are narrowed to.
+    narrow: Option<Narrow>,
 }
 
 /// What a [`ListenerId`](crate::op::ListenerId) stands for in every thread.
@@ -209,7 +234,16 @@ impl Supervisor {
             doors,
             worked,
             agents,
+            sandbox: Sandbox::default(),
+            narrow: None,
         })
+    }
+
+    /// Gives up what serving does not take. The threads that are started afterwards inherit that.
+    fn confine(&mut self, mut sandbox: Sandbox, file: Option<&Path>) {
+        let rings = self.engine.0 == EngineKind::Uring;
+        self.narrow = confinement::close(&mut sandbox, &self.config, file, rings);
+        self.sandbox = sandbox;
     }
 
     /// Starts the workers and the agent doors on the sockets that are open.
@@ -265,7 +299,8 @@ impl Supervisor {
             splice: self.config.global.splice,
         };
         let processor = self.processor(index)?;
-        let spawn = Spawn { kind: self.engine.0, limits, processor, setup, mailbox };
+        let narrow = self.narrow.clone();
+        let spawn = Spawn { kind: self.engine.0, limits, processor, setup, mailbox, narrow };
         Thread::spawn(spawn, ended, sockets)
     }
 
@@ -466,6 +501,14 @@ fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
         (was.latency_budget != is.latency_budget, "the latency budget ([global] latency_budget)"),
         (was.pipe_bytes != is.pipe_bytes, "the size of pipes ([global] pipe_size)"),
         (was.pipes != is.pipes, "the number of pipes ([global] pipes)"),
+        (
+            (&was.user, &was.group, was.sandbox) != (&is.user, &is.group, is.sandbox),
+            "whom the relay process runs as, or its confinement ([global] user, group, sandbox)",
+        ),
+        (
+            !confinement::covers(old, new),
+            "the ports and folders that the sandbox lets the relay process reach",
+        ),
         (old.stats != new.stats, "the addresses of the statistics ([stats] bind)"),
         (old.control != new.control, "the control socket ([control] socket)"),
         (old.log.format != new.log.format, "the log's format ([log] format)"),

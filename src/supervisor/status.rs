@@ -22,6 +22,7 @@ impl Supervisor {
             pipes_max: u64::from(self.budget.pipes_a_worker) * u64::from(self.budget.workers),
             descriptors: self.host.descriptors,
             host: self.host.name.clone(),
+            sandbox: self.sandbox.clone(),
             listeners: (0..self.config.listeners.len()).map(|n| self.listener(n)).collect(),
             servers: self.servers(),
             queues: self.queues(),

@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, TryRecvError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use crate::confinement::Narrow;
 use crate::control::WorkerExit;
 use crate::door;
 use crate::engine::epoll::Epoll;
@@ -50,6 +51,8 @@ pub(super) struct Spawn {
     pub(super) processor: Option<u16>,
     pub(super) setup: Setup,
     pub(super) mailbox: mpsc::Sender<Command>,
+    /// What it may still do once it is set up.
+    pub(super) narrow: Option<Narrow>,
 }
 
 /// A worker or a door's thread that runs, and hears commands `C`.
@@ -221,18 +224,14 @@ fn work(
     let sockets = listeners.iter().map(|&number| process::inherited(number)).collect();
     let passage = process::inherited(passage);
     match spawn.kind {
-        EngineKind::Epoll => {
-            serve(Epoll::new(spawn.limits, bell)?, spawn.setup, sockets, passage, ready)
-        }
-        EngineKind::Uring => {
-            serve(Uring::new(spawn.limits, bell)?, spawn.setup, sockets, passage, ready)
-        }
+        EngineKind::Epoll => serve(Epoll::new(spawn.limits, bell)?, spawn, sockets, passage, ready),
+        EngineKind::Uring => serve(Uring::new(spawn.limits, bell)?, spawn, sockets, passage, ready),
     }
 }
 
 fn serve<E: Engine>(
     mut engine: E,
-    setup: Setup,
+    spawn: Spawn,
     sockets: Vec<OwnedFd>,
     passage: OwnedFd,
     ready: &mpsc::Sender<()>,
@@ -241,7 +240,10 @@ fn serve<E: Engine>(
         engine.listen(ListenerId(number), socket)?;
     }
     engine.receive(passage);
-    let worker = Worker::new(engine, setup);
+    let worker = Worker::new(engine, spawn.setup);
+    if let Some(narrow) = spawn.narrow {
+        narrow.apply()?;
+    }
     // Nobody waits for it any more only if the process is ending.
     let _ = ready.send(());
     worker.run()

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "this room exists so that no other one needs it")]
 
+pub mod confine;
 pub mod pages;
 pub mod passage;
 pub mod pipe;

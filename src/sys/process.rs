@@ -94,6 +94,17 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     Ok(hard)
 }
 
+/// Raises the limit on locked memory as far as the process may: rings count against it (once root's
+/// capabilities are gone, root's too).
+pub fn raise_locked_memory_limit() {
+    let unlimited = libc::RLIM_INFINITY;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_MEMLOCK) else { return };
+    if setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited).is_err() && soft < hard {
+        // Cannot fail: an ordinary user may.
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
+    }
+}
+
 /// Gives the calling thread a descriptor table of its own, with the standard three and `keep` in
 /// it and nothing else. To be called at the start of a thread, before it opens anything: whatever
 /// else it could name is closed (in the new table; the old one keeps it).
@@ -176,7 +187,7 @@ pub fn io_uring_disabled() -> Option<u8> {
     text.trim().parse().ok().filter(|value| *value > 0)
 }
 
-/// Whether the limits that bind ordinary users' pipes do not bind this process.
+/// Whether this process is root's.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }

@@ -22,6 +22,7 @@ mod agents;
 mod checks;
 mod cli;
 mod clients;
+mod confinement;
 mod connecting;
 mod departures;
 mod doctor;

@@ -92,6 +92,9 @@ impl Reader {
             pipes: self.take("pipes", table.pipes.as_ref(), None, |written| {
                 auto_or(written, 0, value::PIPES_MAX)
             }),
+            user: self.take("user", table.user.as_ref(), None, text_of(value::account)),
+            group: self.take("group", table.group.as_ref(), None, text_of(value::account)),
+            sandbox: self.take("sandbox", table.sandbox.as_ref(), defaults.sandbox, boolean),
         }
     }
 

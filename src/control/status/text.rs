@@ -49,6 +49,10 @@ impl Status {
         for why in whys {
             let _ = writeln!(out, "engine         {why}");
         }
+        let _ = writeln!(out, "sandbox        {}", self.relay.sandbox.summary());
+        for warning in self.relay.sandbox.warnings() {
+            let _ = writeln!(out, "note           sandbox: {warning}");
+        }
     }
 
     fn numbers(&self, out: &mut String) {

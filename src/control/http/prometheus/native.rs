@@ -112,6 +112,10 @@ pub(in crate::control::http) fn native(snapshot: &Snapshot) -> String {
     out.family("gauge", "fanin_build_info", "What runs.");
     out.sample(&[("version", status.version)], 1);
     out.singles("fanin_", &PROCESS, snapshot);
+    out.family("gauge", "fanin_sandbox_part", "Whether this part of the sandbox is in force.");
+    for part in &relay.sandbox.parts {
+        out.sample(&[("part", part.name)], u8::from(part.in_force));
+    }
     out.family("gauge", "fanin_name_resolved", "Whether the last question for it was answered.");
     for name in &status.names {
         out.sample(&[("name", &name.name)], u8::from(name.failure.is_none()));
