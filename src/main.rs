@@ -45,7 +45,7 @@ fn main() -> process::ExitCode {
 fn run(origin: Origin) -> ExitCode {
     let result = match Handover::take() {
         Ok(None) => parent::start(&origin),
-        Ok(Some(Handover::Parent(left))) => parent::resume(*left),
+        Ok(Some(Handover::Parent(left))) => parent::resume(&origin, *left),
         // Whatever happens is told to the parent.
         Ok(Some(Handover::Relay(left))) => {
             return supervisor::run(origin, left)

@@ -57,7 +57,7 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 pub fn start(origin: &Origin) -> Result<ExitCode, StartError> {
     let signals = signals()?;
     let config = origin.load()?;
-    let mut parent = Parent::new(signals, config.clone())?;
+    let mut parent = Parent::new(signals, config.clone(), origin)?;
     parent.found = manager::found();
     parent.renew(Reason::Start, config)?;
     parent.found.clear();
@@ -68,9 +68,9 @@ pub fn start(origin: &Origin) -> Result<ExitCode, StartError> {
 ///
 /// # Errors
 /// When what it left cannot be used.
-pub fn resume(left: ToParent) -> Result<ExitCode, StartError> {
+pub fn resume(origin: &Origin, left: ToParent) -> Result<ExitCode, StartError> {
     let signals = signals()?;
-    let parent = Parent::inherit(signals, left)?;
+    let parent = Parent::inherit(signals, origin, left)?;
     parent.log.info(format_args!(
         "upgraded: fanin {} is in charge, process {}",
         env!("CARGO_PKG_VERSION"),
@@ -83,6 +83,8 @@ pub fn resume(left: ToParent) -> Result<ExitCode, StartError> {
 struct Parent {
     signals: SignalFd,
     log: Logger,
+    /// Where the first configuration came from.
+    origin: Origin,
     /// The configuration in force.
     config: Config,
     /// What the relay processes have learnt of its names.
@@ -112,11 +114,12 @@ struct Parent {
 }
 
 impl Parent {
-    fn new(signals: SignalFd, config: Config) -> Result<Self, StartError> {
+    fn new(signals: SignalFd, config: Config, origin: &Origin) -> Result<Self, StartError> {
         let host = |what| move |error| StartError::Host { what, error };
         Ok(Self {
             signals,
             log: open_log(&config).map_err(host("how to write the log"))?,
+            origin: origin.clone(),
             config,
             names: Vec::new(),
             doors: Doors::default(),
@@ -189,8 +192,9 @@ impl Parent {
             Report::Ready { version } => self.on_ready(number, &version),
             Report::Failed { message, code } => self.on_failed(number, message, code),
             Report::Applied { config } => {
-                if let Some(config) = renewal::parse(&config) {
-                    self.adopt(config);
+                match self.believe(&config) {
+                    Ok(config) => self.adopt(config),
+                    Err(why) => self.log.warn(format_args!("after a restart: {why}")),
                 }
                 manager::ready(&self.describe());
             }
@@ -204,6 +208,23 @@ impl Parent {
                 manager::feed_watchdog();
             }
             Report::Turning => {}
+        }
+    }
+
+    /// A configuration that a relay process speaks of, if it is the one in force or what can be read
+    /// where the first one came from: a process that is taken over must not choose what the next one
+    /// may do, or where this one writes.
+    ///
+    /// # Errors
+    /// What else it is.
+    fn believe(&self, config: &str) -> Result<Config, String> {
+        if config == self.config.render() {
+            return Ok(self.config.clone());
+        }
+        let read = self.origin.load().map_err(|error| error.summary())?;
+        match read.render() == config {
+            true => Ok(read),
+            false => Err("the configuration file has changed again meanwhile; reload again".into()),
         }
     }
 

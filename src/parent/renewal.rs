@@ -114,11 +114,11 @@ impl Parent {
 
     /// A generation asks for the next.
     pub(super) fn on_renew(&mut self, number: u64, config: &str, why: String) {
-        let outcome = match parse(config) {
-            None => Err("the configuration was not understood".to_owned()),
-            Some(_) if self.renewal.is_some() => Err(BUSY.to_owned()),
-            Some(_) if self.ending.is_some() => Err("the relay is ending".to_owned()),
-            Some(config) => {
+        let outcome = match self.believe(config) {
+            Err(why) => Err(why),
+            Ok(_) if self.renewal.is_some() => Err(BUSY.to_owned()),
+            Ok(_) if self.ending.is_some() => Err("the relay is ending".to_owned()),
+            Ok(config) => {
                 self.renew(Reason::Renew { why }, config).map_err(|error| error.to_string())
             }
         };

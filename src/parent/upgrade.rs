@@ -3,12 +3,16 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signalfd::SignalFd;
+use nix::unistd::geteuid;
 
+use crate::config::Origin;
 use crate::control::ControlSocket;
 use crate::handover::{FORMAT, Handover, ToParent, VARIABLE};
 use crate::supervisor::StartError;
@@ -27,14 +31,17 @@ impl Parent {
         } else if self.ending.is_some() {
             Err("the relay is ending".to_owned())
         } else {
-            binary.map_or_else(named_like_us, Ok).map_err(|error| error.to_string()).and_then(
-                |binary| {
+            binary
+                .map_or_else(
+                    || named_like_us().map_err(|error| error.to_string()),
+                    |binary| ours(&binary, self.config.log.file.as_deref()).map(|()| binary),
+                )
+                .and_then(|binary| {
                     self.log.info(format_args!("upgrading to {}", binary.display()));
                     let config = self.config.clone();
                     let reason = Reason::Upgrade { binary, asked_by };
                     self.renew(reason, config).map_err(|error| error.to_string())
-                },
-            )
+                })
         };
         if let Err(why) = begun {
             self.refuse(asked_by, format!("not upgraded: {why}"));
@@ -66,11 +73,15 @@ impl Parent {
     }
 
     /// The parent that another binary left.
-    pub(super) fn inherit(signals: SignalFd, left: ToParent) -> Result<Self, StartError> {
+    pub(super) fn inherit(
+        signals: SignalFd,
+        origin: &Origin,
+        left: ToParent,
+    ) -> Result<Self, StartError> {
         let unusable = |error| StartError::Host { what: "what the parent before left", error };
         let config = parse(&left.config)
             .ok_or_else(|| unusable(io::Error::other("its configuration is not understood")))?;
-        let mut parent = Self::new(signals, config)?;
+        let mut parent = Self::new(signals, config, origin)?;
         parent.names = left.names;
         let mut claims = Doors::inherit_claims(left.claims);
         parent.doors = Doors::inherit(left.sockets, &mut claims);
@@ -100,6 +111,29 @@ fn replace(binary: &Path, left: ToParent) -> Result<Infallible, io::Error> {
     // Not by the standard library, which would unblock the signals first.
     let path = c(binary.as_os_str().as_bytes().to_vec())?;
     Ok(nix::unistd::execve(&path, &arguments, &environment)?)
+}
+
+/// Whether a binary that a relay process names can be nobody's but root's or our own user's: not what
+/// that process has made itself.
+fn ours(binary: &Path, log: Option<&Path>) -> Result<(), String> {
+    let shown = binary.display();
+    let failed = |error: io::Error| format!("{shown}: {error}");
+    let folder = binary.parent().unwrap_or_else(|| Path::new("/"));
+    if log.and_then(Path::parent) == Some(folder) {
+        return Err(format!("{shown} is in the folder of the log file; put it elsewhere"));
+    }
+    let (file, folder) = (binary.metadata().map_err(failed)?, folder.metadata().map_err(failed)?);
+    let us = geteuid().as_raw();
+    let others_write = |found: &Metadata| found.mode() & 0o022 != 0;
+    // In a sticky folder (/tmp) nobody replaces what is another's.
+    let replaceable = others_write(&folder) && folder.mode() & 0o1000 == 0;
+    if others_write(&file) || replaceable || ![0, us].contains(&file.uid()) {
+        return Err(format!(
+            "{shown} may be written or replaced by others than root and user {us}; install it with: \
+             install -o root -m 755 {shown} /usr/local/bin/fanin"
+        ));
+    }
+    Ok(())
 }
 
 /// The path of the running binary; after a package upgrade another file has it.
