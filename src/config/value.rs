@@ -528,3 +528,18 @@ pub fn socket_path(text: &str) -> Result<std::path::PathBuf, Refusal> {
     }
     Ok(text.into())
 }
+
+/// Whom to run as: `off`, or the name or number of a user or group.
+pub fn account(text: &str) -> Result<Option<String>, Refusal> {
+    let usable = |c: char| c.is_ascii_graphic() && !matches!(c, ':' | '/' | ',');
+    match text {
+        "off" => Ok(None),
+        name if !name.is_empty() && name.len() <= 256 && name.chars().all(usable) => {
+            Ok(Some(name.to_owned()))
+        }
+        _ => Err(Refusal::new(
+            "not the name of a user or group",
+            "allowed: \"off\", a name such as \"fanin\", or a number such as \"65534\"",
+        )),
+    }
+}

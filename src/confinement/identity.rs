@@ -40,8 +40,8 @@ impl ConfineError {
 
 /// Becomes the configured user, if that is somebody else, and says who it is.
 pub(super) fn become_configured(global: &Global) -> Result<String, ConfineError> {
-    let user = global.user.as_deref().map(|name| known_user(name)).transpose()?;
-    let group = global.group.as_deref().map(|name| known_group(name)).transpose()?;
+    let user = global.user.as_deref().map(known_user).transpose()?;
+    let group = global.group.as_deref().map(known_group).transpose()?;
     let (uid, gid) = (geteuid(), getegid());
     let user = user.unwrap_or((uid, gid));
     let wanted = (user.0, group.unwrap_or(user.1));

@@ -96,7 +96,7 @@ pub fn drop_capabilities() -> Result<(), Errno> {
 /// None that can happen.
 pub fn capabilities() -> Result<Capabilities, Errno> {
     let [low, high] = words()?;
-    let both = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+    let both = |low: u32, high: u32| u64::from(low) | (u64::from(high) << 32);
     let asked = |option, first: Option<libc::c_ulong>| {
         let has = |number: &u32| {
             let (first, second) = match first {
@@ -105,7 +105,7 @@ pub fn capabilities() -> Result<Capabilities, Errno> {
             };
             prctl(option, first, second) == Ok(1)
         };
-        (0..CAPABILITIES_MAX).filter(has).fold(0, |bits, number| bits | 1 << number)
+        (0..CAPABILITIES_MAX).filter(has).fold(0, |bits, number| bits | (1 << number))
     };
     Ok(Capabilities {
         effective: both(low.effective, high.effective),
@@ -118,7 +118,7 @@ pub fn capabilities() -> Result<Capabilities, Errno> {
 
 /// Whether the limits that bind ordinary users' pipes do not bind the calling thread.
 pub fn is_unlimited() -> bool {
-    let free = 1 << CAP_SYS_ADMIN | 1 << CAP_SYS_RESOURCE;
+    let free = (1 << CAP_SYS_ADMIN) | (1 << CAP_SYS_RESOURCE);
     capabilities().is_ok_and(|has| has.effective & free != 0)
 }
 

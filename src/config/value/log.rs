@@ -76,21 +76,6 @@ pub fn log_file(text: &str) -> Result<Option<PathBuf>, Refusal> {
     }
 }
 
-/// Whom to run as: `off`, or the name or number of a user or group.
-pub fn account(text: &str) -> Result<Option<String>, Refusal> {
-    let usable = |c: char| c.is_ascii_graphic() && !matches!(c, ':' | '/' | ',');
-    match text {
-        "off" => Ok(None),
-        name if !name.is_empty() && name.len() <= 256 && name.chars().all(usable) => {
-            Ok(Some(name.to_owned()))
-        }
-        _ => Err(Refusal::new(
-            "not the name of a user or group",
-            "allowed: \"off\", a name such as \"fanin\", or a number such as \"65534\"",
-        )),
-    }
-}
-
 /// What stands before a line to a syslog server.
 pub fn syslog_form(text: &str) -> Result<SyslogForm, Refusal> {
     choice(text, SYSLOG_FORMS)
