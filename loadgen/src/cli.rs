@@ -12,7 +12,7 @@ use crate::proxy::Proxy;
 use crate::report::slo::Objective;
 use crate::search::Bounds;
 use crate::sink;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 pub(crate) use meant::{Cast, Claim, Command, Files, FindMax, Relay, Settings, Target, Tls};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -311,6 +311,11 @@ pub(crate) struct Tether {
     pub(crate) command: Vec<std::ffi::OsString>,
 }
 
+/// What may be typed.
+pub fn command() -> clap::Command {
+    Typed::command()
+}
+
 /// Reads the command line.
 ///
 /// # Errors
@@ -478,7 +483,6 @@ fn choose_io(typed: TypedIo) -> Result<(IoKind, Option<String>), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {
