@@ -100,6 +100,31 @@ fn tune_host_is_taken_back_to_the_letter_even_after_two_runs() {
     assert!(text(&host.tune(&["--revert"])).contains("nothing to revert"));
 }
 
+/// docs/TUNING.md promises for 5000 agents what the script does: each key, what it was, what it becomes.
+#[test]
+fn tune_host_does_what_its_document_says() {
+    let host = Host::new("tune-document");
+    let tracked = host.path("net.netfilter.nf_conntrack_max");
+    fs::create_dir_all(tracked.parent().unwrap()).unwrap();
+    fs::write(tracked, "262144\n").unwrap();
+    let said = text(&host.tune(&["--agents", "5000", "--dry-run"]));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/TUNING.md");
+    let document = fs::read_to_string(path).unwrap();
+    let mut rows = 0;
+    for row in document.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<_> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+        let (key, before, after) = (cells[1], cells[2], cells[3]);
+        let expected = match after {
+            "stays" => format!("{key} = "),
+            after => format!("{key}: {before} -> {after}\n"),
+        };
+        assert!(said.contains(&expected), "{expected}\n{said}");
+        rows += 1;
+    }
+    assert_eq!(rows, KEYS.len() + 1, "a row for each key, and connection tracking");
+    assert_eq!(said.matches(" -> ").count() + said.matches(" is enough").count(), rows, "{said}");
+}
+
 #[test]
 fn tune_host_lowers_nothing() {
     let host = Host::new("tune-high");
