@@ -109,6 +109,8 @@ struct Parent {
     pause: Duration,
     /// When to kill what is left, once told to end.
     ending: Option<u64>,
+    /// The service manager starts another process once this one has ended.
+    followed: bool,
     /// How it will have ended.
     outcome: Option<ExitCode>,
 }
@@ -135,6 +137,7 @@ impl Parent {
             restart: None,
             pause: PAUSE_FIRST,
             ending: None,
+            followed: false,
             outcome: None,
         })
     }
@@ -243,6 +246,12 @@ impl Parent {
             let number = i32::try_from(heard.ssi_signo).unwrap_or(0);
             match Signal::try_from(number) {
                 Ok(Signal::SIGTERM) => self.grant(Wish::Terminate),
+                // Another process is to follow (RestartKillSignal= of the unit): what the service
+                // manager keeps waits for that one.
+                Ok(Signal::SIGQUIT) => {
+                    self.followed = true;
+                    self.grant(Wish::Terminate);
+                }
                 Ok(Signal::SIGINT) => self.grant(Wish::Interrupt),
                 Ok(Signal::SIGHUP) => self.grant(Wish::Reload),
                 Ok(Signal::SIGUSR2) => self.upgrade(None, None),
@@ -277,7 +286,9 @@ impl Parent {
         }
         // First ours: a socket that nobody serves swallows connections. The relay process empties
         // its queues before it closes the last references.
-        manager::let_go(self.doors.sockets().map(|(address, _)| address));
+        if !self.followed {
+            manager::let_go(self.doors.sockets().map(|(address, _)| address));
+        }
         self.doors = Doors::default();
         self.restart = None;
         if let Some(renewal) = self.renewal.take() {
@@ -404,8 +415,9 @@ fn open_log(config: &Config) -> io::Result<Logger> {
 /// Blocks the signals that are heard here and everything else that would end the parent in the
 /// middle of something; the mask outlives execve(2), so that none is lost at an upgrade.
 fn signals() -> Result<SignalFd, StartError> {
-    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-    let heard: SigSet = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2].into_iter().collect();
+    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    let heard: SigSet =
+        [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2].into_iter().collect();
     heard
         .thread_block()
         .and_then(|()| SignalFd::with_flags(&heard, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC))

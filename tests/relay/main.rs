@@ -33,6 +33,7 @@ mod introduction;
 mod lifecycle;
 mod limits;
 mod logs;
+mod manager;
 mod names;
 mod ports;
 mod refusals;
