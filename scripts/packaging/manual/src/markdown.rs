@@ -94,7 +94,10 @@ impl Page {
             }
             TagEnd::Strong | TagEnd::Emphasis => self.strong = false,
             TagEnd::Link => {
-                if let Some(file) = self.link.take().filter(|link| !link.contains("://")) {
+                let link =
+                    self.link.take().filter(|link| !link.contains("://")).unwrap_or_default();
+                // What is on this page needs no place.
+                if let Some(file) = link.split('#').next().filter(|file| !file.is_empty()) {
                     self.say(&format!(" (/usr/share/doc/fanin/{file})"), false);
                 }
             }
