@@ -77,6 +77,15 @@ pub struct Shared {
     pub numbers: Vec<RawFd>,
 }
 
+/// A server that an administrator has taken out of service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutOfService {
+    pub backend: String,
+    pub server: String,
+    /// It is in maintenance; otherwise it is drained.
+    pub maintenance: bool,
+}
+
 /// What a relay process begins with.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ToRelay {
@@ -89,6 +98,8 @@ pub struct ToRelay {
     pub config: String,
     /// What is known of the names in it.
     pub names: KnownNames,
+    #[serde(default)]
+    pub out_of_service: Vec<OutOfService>,
     /// In the order of the configuration's addresses.
     pub sockets: Vec<Shared>,
     /// Where statistics are served.
@@ -111,6 +122,8 @@ pub struct ToParent {
     pub config: String,
     /// What is known of the names in it.
     pub names: KnownNames,
+    #[serde(default)]
+    pub out_of_service: Vec<OutOfService>,
     pub sockets: Vec<Shared>,
     pub pages: Vec<Shared>,
     /// What keeps a second instance away; see `parent::claim`.
@@ -162,6 +175,8 @@ pub enum Report {
     Kept,
     /// What is known of names now.
     Names { names: KnownNames },
+    /// All servers that are out of service because an administrator wants it.
+    OutOfService { servers: Vec<OutOfService> },
     /// Another generation is needed, with this configuration: a reload changes what a process
     /// cannot change in itself, or a worker has failed.
     Renew { config: String, why: String },

@@ -26,7 +26,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 /// A moment on the monotonic clock: microseconds since an arbitrary start, the same for all
-/// threads of a process. Only an engine reads the clock, once a turn.
+/// threads of a process. Only an engine reads the clock, when a turn begins and when it is over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 

@@ -253,6 +253,11 @@ impl Board {
         true
     }
 
+    /// The most sessions so far begin anew.
+    pub fn forget_highest(&self) {
+        self.sessions_max.store(self.sessions(), Relaxed);
+    }
+
     /// Gives back the place of a session whose connect failed.
     pub fn release_failed(&self) {
         self.connect_failures.fetch_add(1, Relaxed);

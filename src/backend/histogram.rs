@@ -24,6 +24,10 @@ pub const BOUNDS_MICROS: [u64; 14] = [
     300_000_000,
 ];
 
+/// The same for what takes microseconds: a turn of a worker.
+pub const TURN_BOUNDS_MICROS: [u64; BOUNDS_MICROS.len()] =
+    [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 1_000_000];
+
 /// Times that many threads note, once a session: two additions that nobody waits for.
 #[derive(Debug, Default)]
 pub struct Histogram {
@@ -52,7 +56,7 @@ impl Histogram {
 /// What a [`Histogram`] has counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Times {
-    /// By class; see [`BOUNDS_MICROS`].
+    /// By class; see [`BOUNDS_MICROS`], or [`TURN_BOUNDS_MICROS`] for turns.
     pub counts: [u64; BOUNDS_MICROS.len() + 1],
     pub sum_micros: u64,
 }

@@ -245,12 +245,14 @@ pub(super) struct ProxyTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct StatsTable {
     pub(super) bind: Option<Value>,
+    pub(super) admins: Option<BTreeMap<Spanned<String>, Value>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ControlTable {
     pub(super) socket: Option<Value>,
+    pub(super) level: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

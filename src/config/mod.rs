@@ -22,6 +22,7 @@ mod tests;
 mod upkeep;
 pub mod value;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::op::SpliceMode;
+use crate::password::Hash;
 
 pub use backend::{
     Backend, CONNECT_DEFAULT, HALF_CLOSED_DEFAULT, Queue, RETRIES_DEFAULT, Server, ServerAddress,
@@ -100,7 +102,7 @@ impl Config {
             proxy: Proxy::default(),
             dns: Dns::default(),
             stats: Stats::default(),
-            control: Control { socket: overrides.control.clone() },
+            control: Control { socket: overrides.control.clone(), ..Control::default() },
             log: Log { format: overrides.log_format.unwrap_or_default(), ..Log::default() },
         };
         match check::judge(&config, &check::Spans::default()) {
@@ -359,13 +361,43 @@ impl Listener {
 pub struct Stats {
     /// Where; empty is nowhere.
     pub bind: Vec<SocketAddr>,
+    /// Who may change servers there; empty is nobody.
+    pub admins: BTreeMap<String, Hash>,
 }
 
 /// The socket through which `fanin status` and its siblings speak to a running relay.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// `None` is a path derived from who runs the relay and where it listens.
     pub socket: Option<PathBuf>,
+    /// What those may do there who are neither root nor the user who runs the relay.
+    pub level: ControlLevel,
+}
+
+/// How much somebody may do through the control socket; HAProxy's word for it is `level`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ControlLevel {
+    /// Ask for what says nothing of any client.
+    User,
+    /// Ask for everything.
+    #[default]
+    Operator,
+    /// Change things.
+    Admin,
+}
+
+impl fmt::Display for ControlLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value::word(*self, value::CONTROL_LEVELS))
+    }
+}
+
+impl FromStr for ControlLevel {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::choice(text, value::CONTROL_LEVELS)
+    }
 }
 
 /// What is written about what happened: to standard error, and to a syslog server if there is one.

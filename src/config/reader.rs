@@ -72,9 +72,7 @@ impl Reader {
         let listeners = self.listeners(listener_tables, &backends);
         self.missing(listener_tables.is_empty(), backends.is_empty());
         let global = self.global(tables.global.as_ref());
-        let socket = tables.control.as_ref().and_then(|table| table.socket.as_ref());
-        let socket = self
-            .take("socket", socket, None, |written| text_of(value::socket_path)(written).map(Some));
+        let control = self.control(tables.control.as_ref());
         let log = self.log(tables.log.as_ref());
         Config {
             global: overrides.over(global),
@@ -83,7 +81,7 @@ impl Reader {
             proxy: self.proxy(tables.proxy.as_ref()),
             dns: self.dns(tables.dns.as_ref()),
             stats: self.stats(tables.stats.as_ref()),
-            control: Control { socket: overrides.control.clone().or(socket) },
+            control: Control { socket: overrides.control.clone().or(control.socket), ..control },
             log: Log { format: overrides.log_format.unwrap_or(log.format), ..log },
         }
     }

@@ -1,7 +1,10 @@
 //! The way back from the configuration to TOML, for `fanin check --print`.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fmt::Write as _;
+
+use crate::password::Hash;
 
 use super::value::{
     self, display_duration, display_latency_budget, display_or_off, display_size, word,
@@ -22,11 +25,13 @@ pub(super) fn config(config: &Config) -> String {
     dns(&mut out, &config.dns);
     out.table("[stats]");
     out.list("bind", &config.stats.bind);
+    users(&mut out, "admins", &config.stats.admins);
     out.table("[control]");
     match &config.control.socket {
         Some(path) => out.text("socket", path.display()),
         None => out.comment("socket is derived from who runs fanin and where it listens"),
     }
+    out.text("level", config.control.level);
     out.table("[log]");
     out.text("format", config.log.format);
     out.key("sessions", config.log.sessions);
@@ -174,12 +179,17 @@ fn check(check: &Check) -> String {
     format!("{{ {} }}", keys.join(", "))
 }
 
+fn users(out: &mut Lines, key: &str, users: &BTreeMap<String, Hash>) {
+    let users: Vec<_> = users
+        .iter()
+        .map(|(name, hash)| format!("{} = {}", quoted(name), quoted(hash.as_str())))
+        .collect();
+    out.key(key, format!("{{ {} }}", users.join(", ")).replace("{  }", "{}"));
+}
+
 fn proxy(out: &mut Lines, proxy: &Proxy) {
     out.table("[proxy]");
-    let users = proxy.users.iter();
-    let users: Vec<_> =
-        users.map(|(name, hash)| format!("{} = {}", quoted(name), quoted(hash.as_str()))).collect();
-    out.key("users", format!("{{ {} }}", users.join(", ")).replace("{  }", "{}"));
+    users(out, "users", &proxy.users);
     out.list("allow", &proxy.allow);
 }
 

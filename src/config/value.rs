@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{EngineChoice, Pin, Prefer, Rate, ServerAddress};
+use super::{ControlLevel, EngineChoice, Pin, Prefer, Rate, ServerAddress};
 use crate::op::{SessionKey, SpliceMode};
 
 pub use backend::*;
@@ -80,6 +80,11 @@ pub(super) const ENGINES: Words<EngineChoice> = &[
     ("auto", EngineChoice::Auto),
     ("io_uring", EngineChoice::IoUring),
     ("epoll", EngineChoice::Epoll),
+];
+pub(super) const CONTROL_LEVELS: Words<ControlLevel> = &[
+    ("user", ControlLevel::User),
+    ("operator", ControlLevel::Operator),
+    ("admin", ControlLevel::Admin),
 ];
 pub(super) const SPLICES: Words<SpliceMode> =
     &[("auto", SpliceMode::Auto), ("always", SpliceMode::Always), ("never", SpliceMode::Never)];

@@ -56,6 +56,8 @@ use crate::handover::{Order, Report};
 use crate::metrics::SessionRecord;
 
 use ends::Ends;
+use haproxy::sessions;
+use haproxy::stat::Counted;
 use http::Questions;
 use lookups::Lookups;
 use observer::Observer;
@@ -64,7 +66,7 @@ use rebalance::Rebalance;
 use snapshot::Snapshot;
 use tcplog::Scene;
 
-pub use haproxy::{Change, Show};
+pub use haproxy::{Change, SessionId, Show};
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
@@ -201,6 +203,10 @@ struct Loop<R> {
     clients: Vec<AbortHandle>,
     observer: Observer,
     observed: Instant,
+    /// What HAProxy's statistics begin from: somebody has cleared them.
+    cleared: Arc<Counted>,
+    /// To the workers, of those who ask for sessions.
+    questions: sessions::Questions,
     parent: Parent,
     reports: mpsc::UnboundedSender<Report>,
     /// Earlier generations that let their sessions end.
@@ -241,6 +247,8 @@ impl<R: Relay> Loop<R> {
             clients: Vec::new(),
             observer: Observer::default(),
             observed: Instant::now(),
+            cleared: Arc::default(),
+            questions: sessions::Questions::default(),
             parent: setup.parent,
             reports,
             retiring: Vec::new(),
@@ -256,14 +264,21 @@ impl<R: Relay> Loop<R> {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<(), String> {
         let (requests, mut inbox) = mpsc::channel(REQUESTS_MAX);
         if let Some(socket) = self.socket.take() {
-            self.clients.push(tokio::spawn(socket.serve(requests.clone())).abort_handle());
+            self.clients.push(
+                tokio::spawn(socket.serve(self.config.control.level, requests.clone()))
+                    .abort_handle(),
+            );
         }
         let (questions, mut asked) = mpsc::channel(REQUESTS_MAX);
         for page in std::mem::take(&mut self.pages) {
             if let Ok(address) = page.local_addr() {
                 self.log.info(format_args!("statistics on http://{address}/"));
             }
-            let serving = tokio::spawn(http::serve(page, Questions(questions.clone())));
+            let serving = tokio::spawn(http::serve(
+                page,
+                Questions(questions.clone()),
+                self.config.stats.admins.clone(),
+            ));
             self.clients.push(serving.abort_handle());
         }
         for complaint in self.lookups.names.complaints() {
@@ -277,9 +292,7 @@ impl<R: Relay> Loop<R> {
             tokio::select! {
                 Some(order) = orders.recv() => self.on_order(order),
                 Some(request) = inbox.recv() => self.on_request(request),
-                Some(question) = asked.recv() => {
-                    let _ = question.send(Arc::new(self.snapshot()));
-                }
+                Some(question) = asked.recv() => self.on_question(question),
                 loaded = reload::loaded(&mut self.reload) => self.on_loaded(loaded),
                 answer = self.lookups.answer() => self.on_answer(answer),
                 Some(remark) = self.remarks.recv() => self.log.warn(remark),
@@ -304,6 +317,7 @@ impl<R: Relay> Loop<R> {
             self.on_exit(&exit);
         }
         self.tell_ends();
+        self.answer_questions();
         if self.phase == Phase::Serving {
             self.mind_servers();
         }
@@ -368,6 +382,8 @@ impl<R: Relay> Loop<R> {
             Command::Show(show) => show.answer(&self.snapshot()),
             Command::Ends(question) => self.ends.answer(&question, &self.listeners),
             Command::Change(change) => self.change(&change),
+            Command::Sessions(only) => return self.ask_sessions(only, request.answer),
+            Command::EndSession(id) => return self.end_session(id, request.answer),
             Command::Drain if self.phase == Phase::Serving => {
                 self.report(Report::End { at_once: false });
                 "draining".to_owned()
@@ -388,6 +404,18 @@ impl<R: Relay> Loop<R> {
         };
         // A client that has gone does not want its answer.
         let _ = request.answer.send(answer);
+    }
+
+    /// The statistics ask. One who has gone does not want the answer.
+    fn on_question(&mut self, question: http::Question) {
+        match question {
+            http::Question::Snapshot(answer) => drop(answer.send(Arc::new(self.snapshot()))),
+            http::Question::Change(http::Order { who, changes, answer }) => {
+                self.log.info(format_args!("{who} changes servers on the page of the statistics"));
+                let answers = changes.iter().map(|change| self.change(change)).collect();
+                drop(answer.send(answers));
+            }
+        }
     }
 
     /// Whether neither a reload nor an upgrade is under way.

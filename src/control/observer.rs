@@ -64,6 +64,9 @@ pub(super) struct Observer {
     sums: Option<Sums>,
     rates: Rates,
     points: VecDeque<Point>,
+    /// What the workers' turns have taken, and what they took of the last second, in hundredths.
+    busy_micros: u64,
+    busy_percent: u64,
 }
 
 impl Observer {
@@ -79,6 +82,10 @@ impl Observer {
             sessions += counts.sessions;
         }
         now.insert(Subject::Process, sums.opened);
+        let turns = relay.workers.iter().map(|worker| worker.counts.turns.sum_micros);
+        let before = std::mem::replace(&mut self.busy_micros, turns.sum());
+        let second = 1_000_000 * (relay.workers.len() as u64).max(1);
+        self.busy_percent = 100 * self.busy_micros.saturating_sub(before) / second;
         for listener in &relay.listeners {
             let name = listener.name.clone();
             now.insert(Subject::Listener(name), listener.traffic.sessions_total);
@@ -107,6 +114,18 @@ impl Observer {
                 errors: sums.errors.saturating_sub(before.errors),
             });
         }
+    }
+
+    /// The highest rates so far begin anew.
+    pub(super) fn forget_highest(&mut self) {
+        for rate in self.rates.0.values_mut() {
+            rate.max = rate.now;
+        }
+    }
+
+    /// How much of the last second the workers had nothing to do, in hundredths.
+    pub(super) const fn idle_percent(&self) -> u64 {
+        100u64.saturating_sub(self.busy_percent)
     }
 
     pub(super) const fn rates(&self) -> &Rates {

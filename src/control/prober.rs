@@ -5,7 +5,7 @@
 //! workers see it; a server that is down is passed over while there is another, and is the last resort
 //! when there is none, since a check may be wrong and a client has nothing to lose.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -151,13 +151,26 @@ impl State {
         if !self.streak.hear(check, failed.is_none()) {
             return None;
         }
+        self.turned(now, wall);
+        Some(failed.map_or(Change::Up, |failure| Change::Down(failure.why.clone())))
+    }
+
+    /// It is up now, or down, and was not.
+    fn turned(&mut self, now: Instant, wall: SystemTime) {
         if self.streak.up {
             self.down += now - self.since;
         } else {
             self.downs += 1;
         }
         (self.since, self.since_wall) = (now, wall);
-        Some(failed.map_or(Change::Up, |failure| Change::Down(failure.why.clone())))
+    }
+
+    /// It is taken for up, or for down.
+    fn turn(&mut self, up: bool, now: Instant, wall: SystemTime) {
+        let before = std::mem::replace(&mut self.streak, Streak { up, against: 0 });
+        if before.up != up {
+            self.turned(now, wall);
+        }
     }
 
     fn health(&self, check: &Check, now: Instant) -> Health {
@@ -194,6 +207,8 @@ type Identity = (String, String, String);
 #[derive(Debug)]
 pub(super) struct Prober {
     states: HashMap<Identity, State>,
+    /// Servers, by the names of their backends and their own, whose checks somebody has stopped.
+    paused: HashSet<(String, String)>,
     /// The tasks of this round, and where their verdicts come in.
     tasks: Vec<AbortHandle>,
     round: u64,
@@ -204,6 +219,7 @@ impl Prober {
     pub(super) fn new() -> Self {
         Self {
             states: HashMap::new(),
+            paused: HashSet::new(),
             tasks: Vec::new(),
             round: 0,
             verdicts: mpsc::unbounded_channel(),
@@ -222,7 +238,11 @@ impl Prober {
         for ((place, identity, check), nth) in checked.into_iter().zip(0u32..) {
             let state = self.states.remove(&identity).unwrap_or_else(|| State::new(now, wall));
             let streak = state.streak;
+            let paused = self.paused.contains(&(identity.0.clone(), identity.1.clone()));
             states.insert(identity, state);
+            if paused {
+                continue;
+            }
             let task = Task {
                 place,
                 round: self.round,
@@ -237,6 +257,31 @@ impl Prober {
             self.tasks.push(tokio::spawn(task.run()).abort_handle());
         }
         self.states = states;
+    }
+
+    /// Stops the checks of a server, or has them go on, from the next [`Prober::attend`] on.
+    pub(super) fn pause(&mut self, config: &Config, place: Place, paused: bool) {
+        let Some(((backend, server, _), _)) = identify(config, place) else { return };
+        match paused {
+            true => drop(self.paused.insert((backend, server))),
+            false => drop(self.paused.remove(&(backend, server))),
+        }
+    }
+
+    /// All checks go on.
+    pub(super) fn resume(&mut self) {
+        self.paused.clear();
+    }
+
+    /// Takes a server for up or down, as if its checks had found that; whether it is checked. Holds from
+    /// the next [`Prober::attend`] on, until checks find otherwise.
+    pub(super) fn force(&mut self, config: &Config, place: Place, up: bool) -> bool {
+        let known = identify(config, place);
+        let Some(state) = known.and_then(|(identity, _)| self.states.get_mut(&identity)) else {
+            return false;
+        };
+        state.turn(up, Instant::now(), SystemTime::now());
+        true
     }
 
     /// Ends all checks.

@@ -1,12 +1,12 @@
 //! What the loop controls.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::backend::board::Board;
 use crate::config::Config;
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, SessionPlace, SessionView};
 
 use super::names::Addresses;
 use super::status::RelayStatus;
@@ -32,6 +32,16 @@ pub trait Relay {
 
     /// So many sessions of a server, and not more, leave it when they are at rest.
     fn shed(&self, backend: usize, server: usize, sessions: u32);
+
+    /// Asks every worker for its sessions. Each answers when it turns, without waking anybody.
+    fn list(&self) -> Vec<(u16, mpsc::Receiver<Vec<SessionView>>)>;
+
+    /// Ends a session of a worker, which answers likewise whether it was there; `None` where there is
+    /// no such worker.
+    fn end_session(&self, worker: u16, session: SessionPlace) -> Option<mpsc::Receiver<bool>>;
+
+    /// The highest counts so far, of sessions and of those who wait, begin anew.
+    fn forget_highest(&self);
 
     /// Whether every worker has turned since this was last asked.
     fn is_turning(&mut self) -> bool;

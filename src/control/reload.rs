@@ -54,7 +54,7 @@ impl<R: Relay> Loop<R> {
                     self.lookups.names.renew(&config, names);
                     self.remember_names();
                     self.config = config;
-                    self.weigh_as_written();
+                    self.forget_settings();
                     self.check_servers();
                     self.loaded = SystemTime::now();
                     Ok(Some(what))

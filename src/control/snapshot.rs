@@ -1,5 +1,6 @@
 //! The relay at one moment, as statistics show it.
 
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::metrics::Counts;
 
+use super::haproxy::stat::Counted;
 use super::log::Event;
 use super::observer::{Point, Rates, Subject};
 use super::status::Status;
@@ -22,6 +24,10 @@ pub(super) struct Snapshot {
     /// The last minutes, a point a second.
     pub(super) history: Vec<Point>,
     pub(super) events: Vec<Event>,
+    /// What HAProxy's statistics begin from.
+    pub(super) cleared: Arc<Counted>,
+    /// How much of the last second the workers had nothing to do, in hundredths.
+    pub(super) idle_percent: u64,
 }
 
 /// What the page is told.
@@ -30,6 +36,8 @@ pub(super) struct View<'a> {
     #[serde(flatten)]
     status: &'a Status,
     ready: bool,
+    /// Whether servers can be changed from the page.
+    administered: bool,
     sessions_per_second: u64,
     sessions_per_second_max: u64,
     /// The last whole second.
@@ -38,11 +46,13 @@ pub(super) struct View<'a> {
 }
 
 impl Snapshot {
-    pub(super) fn view(&self) -> View<'_> {
+    /// `administered` is whether servers can be changed from the page.
+    pub(super) fn view(&self, administered: bool) -> View<'_> {
         let rate = self.rates.of(&Subject::Process);
         View {
             status: &self.status,
             ready: self.status.is_ready(),
+            administered,
             sessions_per_second: rate.now,
             sessions_per_second_max: rate.max,
             point: self.history.last().copied(),
@@ -59,6 +69,8 @@ impl<R: Relay> Loop<R> {
             rates: self.observer.rates().clone(),
             history: self.observer.points(),
             events: self.log.recent(),
+            cleared: Arc::clone(&self.cleared),
+            idle_percent: self.observer.idle_percent(),
         }
     }
 

@@ -24,11 +24,12 @@ use tokio::net::UnixStream as Client;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::config::ControlLevel;
 use crate::sys::process;
 
 use super::directory;
 use super::ends::Question;
-use super::haproxy::{Change, Show};
+use super::haproxy::{Change, SessionId, Show};
 
 /// Clients served at one time; others are told to come back.
 const CLIENTS_MAX: usize = 8;
@@ -61,12 +62,16 @@ commands, one a connection:
   drain         accept no more, let sessions end, then exit
   help          this text
 of HAProxy's, with their answers, and several in a line with ';' between them:
-  show stat [proxy kind server], show info, show servers state [backend], show backend,
-  show version, show cli level, get weight BACKEND/SERVER,
-  disable server BACKEND/SERVER, enable server BACKEND/SERVER,
-  set server BACKEND/SERVER state ready|drain|maint,
-  set server BACKEND/SERVER weight N|N%, set weight BACKEND/SERVER N|N%
-  prompt        a prompt, and line after line; set timeout cli SECONDS; quit
+  show stat [PROXY KIND SERVER] [typed|json] [up|no-maint], show info [typed|json],
+  show servers state|conn [BACKEND], show sess [ID], show backend, show errors, show env [NAME],
+  show table, show version, show cli level|sockets, get weight BACKEND/SERVER,
+  disable|enable server BACKEND/SERVER, disable|enable health BACKEND/SERVER,
+  set server BACKEND/SERVER state ready|drain|maint, weight N|N%, addr IP [port PORT],
+    fqdn NAME, health up|down|stopping, check-port PORT
+  set weight BACKEND/SERVER N|N%, set maxconn server BACKEND/SERVER N,
+  set maxconn frontend LISTENER N, set maxconn global N,
+  shutdown session ID, shutdown sessions server BACKEND/SERVER, clear counters [all]
+  prompt        a prompt, and line after line; set timeout cli SECONDS; operator, user; quit
 ";
 
 /// What a client may ask for.
@@ -82,8 +87,12 @@ pub enum Command {
     Ends(Question),
     /// A question of HAProxy's CLI.
     Show(Show),
-    /// A command of HAProxy's CLI about a server.
+    /// A command of HAProxy's CLI that changes something.
     Change(Change),
+    /// The sessions there are, or one of them.
+    Sessions(Option<SessionId>),
+    /// A session is to end.
+    EndSession(SessionId),
 }
 
 /// What a line asks for.
@@ -93,8 +102,23 @@ pub enum Asked {
     Help,
     /// How much the client may do, in HAProxy's word for it.
     Level,
+    /// No more than that from now on.
+    Lower(ControlLevel),
+    /// Which sockets there are to ask at.
+    Sockets,
     /// Something of the relay.
     Relay(Command),
+    /// What HAProxy answers to a command that lacks something.
+    Refused(String),
+}
+
+/// The socket that a client came through, and who may do what there.
+#[derive(Debug)]
+struct Entrance {
+    path: PathBuf,
+    /// What those may do who are neither root nor the user who runs the relay.
+    level: ControlLevel,
+    requests: mpsc::Sender<Request>,
 }
 
 /// A command on its way to the control loop, and where the answer goes.
@@ -198,9 +222,16 @@ impl ControlSocket {
         &self.file.path
     }
 
-    /// Serves clients until dropped; their commands go to `requests`.
-    pub(super) async fn serve(self, requests: mpsc::Sender<Request>) -> io::Result<()> {
+    /// Serves clients until dropped; their commands go to `requests`. `level` is what those may do
+    /// who are neither root nor the user who runs the relay.
+    pub(super) async fn serve(
+        self,
+        level: ControlLevel,
+        requests: mpsc::Sender<Request>,
+    ) -> io::Result<()> {
+        let path = self.file.path.clone();
         let listener = tokio::net::UnixListener::from_std(self.listener)?;
+        let entrance = Arc::new(Entrance { path, level, requests });
         let places = Arc::new(Semaphore::new(CLIENTS_MAX));
         loop {
             let Ok((stream, _)) = listener.accept().await else {
@@ -209,10 +240,10 @@ impl ControlSocket {
                 continue;
             };
             let place = Arc::clone(&places).try_acquire_owned();
-            let requests = requests.clone();
+            let entrance = Arc::clone(&entrance);
             tokio::spawn(async move {
                 let answered = match place {
-                    Ok(_place) => serve_client(stream, &requests).await,
+                    Ok(_place) => serve_client(stream, &entrance).await,
                     Err(_) => refuse(stream).await,
                 };
                 // A client that does not want its answer is not our trouble.
@@ -251,8 +282,8 @@ async fn refuse(mut stream: Client) -> io::Result<()> {
 
 /// Answers one line and ends; a client that asks for a prompt is answered line after line, as
 /// HAProxy's CLI does it.
-async fn serve_client(mut stream: Client, requests: &mpsc::Sender<Request>) -> io::Result<()> {
-    let user = stream.peer_cred()?.uid();
+async fn serve_client(mut stream: Client, entrance: &Entrance) -> io::Result<()> {
+    let mut level = entrance.level_of(stream.peer_cred()?.uid());
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     let mut prompts = false;
@@ -277,12 +308,14 @@ async fn serve_client(mut stream: Client, requests: &mpsc::Sender<Request>) -> i
                 patience = if prompts { PROMPT_PATIENCE } else { CLIENT_PATIENCE };
                 "\n".to_owned()
             }
-            ["set", "timeout", "cli", seconds] => {
-                let wanted = seconds.parse().map(Duration::from_secs).unwrap_or(patience);
-                patience = wanted.min(PROMPT_PATIENCE_MAX);
-                "\n".to_owned()
-            }
-            _ => answer_all(&line, user, requests).await,
+            ["set", "timeout", "cli", seconds] => match seconds.parse::<u64>() {
+                Ok(seconds @ 1..) => {
+                    patience = Duration::from_secs(seconds).min(PROMPT_PATIENCE_MAX);
+                    "\n".to_owned()
+                }
+                _ => "Invalid timeout value.\n\n".to_owned(),
+            },
+            _ => entrance.answer_all(&line, &mut level).await,
         };
         if prompts {
             answer.push_str("> ");
@@ -302,48 +335,85 @@ async fn read_command(reader: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Ve
     Ok(line)
 }
 
-/// Answers to the commands of a line, which a semicolon separates (management guide, 9.3).
-async fn answer_all(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> String {
-    let mut answers = String::new();
-    // A line that was cut off says so itself.
-    let whole = line.ends_with(b"\n") || (line.len() as u64) < COMMAND_BYTES_MAX;
-    let commands: Vec<&[u8]> =
-        if whole { line.split(|byte| *byte == b';').collect() } else { vec![line] };
-    for command in commands {
-        let answer = answer_to(command, user, requests).await;
-        answers.push_str(&answer);
-        if !answer.ends_with('\n') {
-            answers.push('\n');
+impl Entrance {
+    /// How much a user may do.
+    fn level_of(&self, user: u32) -> ControlLevel {
+        match user == 0 || user == geteuid().as_raw() {
+            true => ControlLevel::Admin,
+            false => self.level,
         }
     }
-    answers
+
+    /// Answers to the commands of a line, which a semicolon separates (management guide, 9.3).
+    async fn answer_all(&self, line: &[u8], level: &mut ControlLevel) -> String {
+        let mut answers = String::new();
+        // A line that was cut off says so itself.
+        let whole = line.ends_with(b"\n") || (line.len() as u64) < COMMAND_BYTES_MAX;
+        let commands: Vec<&[u8]> =
+            if whole { line.split(|byte| *byte == b';').collect() } else { vec![line] };
+        for command in commands {
+            let answer = self.answer_to(command, level).await;
+            answers.push_str(&answer);
+            if !answer.ends_with('\n') {
+                answers.push('\n');
+            }
+        }
+        answers
+    }
+
+    async fn answer_to(&self, line: &[u8], level: &mut ControlLevel) -> String {
+        if let Some(refusal) = forbidden(&String::from_utf8_lossy(line), *level) {
+            return refusal;
+        }
+        let command = match parse(line) {
+            Ok(Asked::Relay(command)) => command,
+            Ok(Asked::Level) => return format!("{level}\n\n"),
+            Ok(Asked::Lower(to)) => {
+                *level = to.min(*level);
+                return "\n".to_owned();
+            }
+            Ok(Asked::Sockets) => {
+                let (path, others) = (self.path.display(), self.level);
+                return format!("# socket lvl processes\nunix@{path} {others} all\n\n");
+            }
+            Ok(Asked::Help) => return HELP.to_owned(),
+            Ok(Asked::Refused(answer)) => return answer,
+            Err(refusal) => return format!("{REFUSAL}{refusal}"),
+        };
+        let (answer, answered) = oneshot::channel();
+        if self.requests.send(Request { command, answer }).await.is_err() {
+            return format!("{REFUSAL}the relay is ending");
+        }
+        match timeout(COMMAND_PATIENCE, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => format!("{REFUSAL}the relay is ending"),
+            Err(_) => format!("{REFUSAL}no answer within {} s", COMMAND_PATIENCE.as_secs()),
+        }
+    }
 }
 
-async fn answer_to(line: &[u8], user: u32, requests: &mpsc::Sender<Request>) -> String {
-    let may_change = user == 0 || user == geteuid().as_raw();
-    let command = match parse(line) {
-        Ok(Asked::Relay(command)) => command,
-        Ok(Asked::Level) => return format!("{}\n\n", if may_change { "admin" } else { "user" }),
-        Ok(Asked::Help) => return HELP.to_owned(),
-        Err(refusal) => return format!("{REFUSAL}{refusal}"),
+/// What a client is told who may not do so much. That comes first: whether the command is well formed is
+/// nothing to one who may not give it.
+fn forbidden(line: &str, level: ControlLevel) -> Option<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (needed, ours) = match words.as_slice() {
+        ["reload" | "drain" | "upgrade", ..] => (ControlLevel::Admin, true),
+        ["set", "timeout", ..] => (ControlLevel::User, false),
+        ["clear", "counters", "all", ..] => (ControlLevel::Admin, false),
+        ["clear", ..] | ["show", "sess" | "errors" | "env" | "cli", ..]
+            if !matches!(words.as_slice(), ["show", "cli", "level"]) =>
+        {
+            (ControlLevel::Operator, false)
+        }
+        ["set" | "enable" | "disable" | "shutdown", ..] => (ControlLevel::Admin, false),
+        _ => (ControlLevel::User, false),
     };
-    let changes = match &command {
-        Command::Status | Command::StatusJson | Command::Ends(_) | Command::Show(_) => false,
-        Command::Change(change) => change.changes(),
-        _ => true,
-    };
-    if changes && !may_change {
-        return format!("{REFUSAL}only root and the user who runs the relay may do this");
-    }
-    let (answer, answered) = oneshot::channel();
-    if requests.send(Request { command, answer }).await.is_err() {
-        return format!("{REFUSAL}the relay is ending");
-    }
-    match timeout(COMMAND_PATIENCE, answered).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => format!("{REFUSAL}the relay is ending"),
-        Err(_) => format!("{REFUSAL}no answer within {} s", COMMAND_PATIENCE.as_secs()),
-    }
+    let why =
+        "only root and the user who runs the relay may do this, unless [control] level = \"admin\"";
+    (level < needed).then(|| match ours {
+        true => format!("{REFUSAL}{why}"),
+        false => "Permission denied\n\n".to_owned(),
+    })
 }
 
 /// The command in a line as a client sent it.
@@ -365,6 +435,9 @@ fn command(text: &str) -> Result<Asked, String> {
     let command = match words.as_slice() {
         ["help"] => return Ok(Asked::Help),
         ["show", "cli", "level"] => return Ok(Asked::Level),
+        ["show", "cli", "sockets"] => return Ok(Asked::Sockets),
+        ["operator"] => return Ok(Asked::Lower(ControlLevel::Operator)),
+        ["user"] => return Ok(Asked::Lower(ControlLevel::User)),
         ["status"] => Some(Command::Status),
         ["status", "json"] => Some(Command::StatusJson),
         ["ends", rest @ ..] => Some(Command::Ends(Question::parse(rest)?)),
@@ -375,15 +448,33 @@ fn command(text: &str) -> Result<Asked, String> {
             let path = text.trim().trim_start_matches("upgrade").trim();
             Some(Command::Upgrade(Some(binary(path)?)))
         }
+        ["show", "sess"] => Some(Command::Sessions(None)),
+        ["show", "sess", rest @ ..] => match SessionId::parse(rest.first()) {
+            Some(id) => Some(Command::Sessions(Some(id))),
+            None => return Ok(refused("Session not found.")),
+        },
         ["show", ..] => Show::parse(&words)?.map(Command::Show),
-        ["set" | "get" | "enable" | "disable" | "shutdown", ..] => {
-            Change::parse(&words)?.map(Command::Change)
+        ["set", "timeout", "cli"] => return Ok(refused("Expects an integer value.")),
+        ["set", "timeout", ..] => return Ok(refused("'set timeout' only supports 'cli'.")),
+        ["shutdown", "session", rest @ ..] => match SessionId::parse(rest.first()) {
+            Some(id) => Some(Command::EndSession(id)),
+            None => return Ok(refused("Session pointer expected (use 'show sess').")),
+        },
+        ["set" | "get" | "enable" | "disable" | "shutdown" | "clear", ..] => {
+            match Change::parse(&words) {
+                Ok(change) => change.map(Command::Change),
+                Err(refusal) => return Ok(Asked::Refused(refusal)),
+            }
         }
         [] => return Err("an empty command".to_owned()),
         _ => None,
     };
     let unknown = || format!("unknown command \"{}\"", text.trim().escape_debug());
     command.map(Asked::Relay).ok_or_else(unknown)
+}
+
+fn refused(text: &str) -> Asked {
+    Asked::Refused(format!("{text}\n\n"))
 }
 
 /// The relay has a working directory of its own, so only a whole path will do.
@@ -424,7 +515,7 @@ mod tests {
                         }
                     });
                     tokio::select! {
-                        served = socket.serve(requests) => served.expect("accepts"),
+                        served = socket.serve(ControlLevel::User, requests) => served.expect("accepts"),
                         _ = stopped => {}
                     }
                 });
@@ -519,22 +610,40 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_for_root_and_the_owner() {
+    fn changes_are_for_root_and_the_owner_or_for_those_whose_level_allows_them() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async {
-            let (requests, mut inbox) = mpsc::channel::<Request>(4);
-            let stranger = geteuid().as_raw() + 1000;
+            let (requests, mut inbox) = mpsc::channel(4);
+            let path = PathBuf::from("r.sock");
+            let entrance = Entrance { path, level: ControlLevel::Operator, requests };
+            let mut level = entrance.level_of(geteuid().as_raw() + 1000);
             for command in [b"reload\n".as_slice(), b"drain\n"] {
-                let answer = answer_to(command, stranger, &requests).await;
+                let answer = entrance.answer_to(command, &mut level).await;
                 assert!(answer.starts_with("error: only root"), "{answer}");
             }
+            for command in ["set maxconn server b", "disable server b/s", "clear counters all"] {
+                let answer = entrance.answer_to(command.as_bytes(), &mut level).await;
+                assert_eq!(answer, "Permission denied\n\n", "{command}");
+            }
+            assert_eq!(entrance.answer_to(b"show cli level", &mut level).await, "operator\n\n");
+            assert_eq!(entrance.answer_to(b"user", &mut level).await, "\n");
+            for command in ["show sess", "clear counters"] {
+                let answer = entrance.answer_to(command.as_bytes(), &mut level).await;
+                assert_eq!(answer, "Permission denied\n\n", "{command}");
+            }
+            assert_eq!(entrance.answer_to(b"operator", &mut level).await, "\n");
+            assert_eq!(entrance.answer_to(b"show cli level", &mut level).await, "user\n\n");
             assert!(inbox.try_recv().is_err(), "nothing reached the relay");
-            let asked = answer_to(b"status\n", stranger, &requests);
+            let asked = entrance.answer_to(b"status\n", &mut level);
             let served = async {
                 let request = inbox.recv().await.expect("a request");
                 request.answer.send("fine".to_owned()).expect("somebody waits");
             };
             assert_eq!(tokio::join!(asked, served).0, "fine");
+            let mut owner = entrance.level_of(geteuid().as_raw());
+            assert_eq!(owner, ControlLevel::Admin);
+            let refused = entrance.answer_to(b"set maxconn server b", &mut owner).await;
+            assert_eq!(refused, "Require 'backend/server'.\n\n");
         });
     }
 }

@@ -166,7 +166,9 @@ pub struct ServerStatus {
     pub admin: Admin,
     /// How its backend chooses among its servers.
     pub balance: String,
+    /// As it is, and as it is configured.
     pub weight: u16,
+    pub weight_configured: u16,
     /// How much of its share it gets, in hundredths, while it grows into it after it came back.
     pub slow_start_percent: Option<u32>,
     pub backup: bool,
@@ -293,6 +295,7 @@ pub(super) mod tests {
                 admin: Admin::Ready,
                 balance: "roundrobin".to_owned(),
                 weight: 1,
+                weight_configured: 1,
                 slow_start_percent: None,
                 backup: false,
                 maxconn: Some(10_000),
@@ -385,9 +388,9 @@ intake   a       intake.example.com:443  up           34  10,000  1,234,567     
 NAME                ADDRESSES             ASKED    NEXT  LAST ANSWER
 intake.example.com  192.0.2.7 192.0.2.8  7s ago  in 53s  no answer from 10.0.0.2:53
 
-WORKER  ENGINE  CPU  SESSIONS   ACCEPTED   COPIED  SPLICED  PIPES
-     0  epoll   any        17  1,000,000  1.5 KiB  3.0 MiB    1/4
-     1  epoll   any        17    234,567  1.5 KiB  3.0 MiB    1/4
+WORKER  ENGINE  CPU  SESSIONS   ACCEPTED   COPIED  SPLICED  PIPES  TURN P50  P99
+     0  epoll   any        17  1,000,000  1.5 KiB  3.0 MiB    1/4         -    -
+     1  epoll   any        17    234,567  1.5 KiB  3.0 MiB    1/4         -    -
 
 ENDED         SESSIONS   SHARE
 completed          999  99.9 %

@@ -38,7 +38,7 @@ impl Scene {
         let (frontend, backend, in_frontend, in_backend) =
             self.listeners.get(usize::from(listener.0)).unwrap_or(&unknown);
         let accepted = now.checked_sub(report.total_time).unwrap_or(now);
-        let time = local(accepted).strftime("%d/%b/%Y:%H:%M:%S%.3f").to_string();
+        let time = haproxy_time(accepted);
         let server_name = match server {
             Some(server) => server.name().to_owned(),
             None => format!("{backend}/<NOSRV>"),
@@ -64,6 +64,11 @@ impl Scene {
             queued.behind,
         )
     }
+}
+
+/// A moment as HAProxy writes it, such as `27/Nov/2026:10:23:18.561`, in local time.
+pub(super) fn haproxy_time(at: SystemTime) -> String {
+    local(at).strftime("%d/%b/%Y:%H:%M:%S%.3f").to_string()
 }
 
 /// The two letters of how a session ended (configuration manual, section 8.5): who ended it, capital

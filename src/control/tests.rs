@@ -8,7 +8,7 @@ use std::thread;
 use super::*;
 use crate::backend::board::Board;
 use crate::config::{Log, Overrides};
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, SessionPlace, SessionView};
 
 /// A directory of its own, removed at the end.
 pub(super) struct Scratch(PathBuf);
@@ -44,6 +44,8 @@ pub(super) fn snapshot() -> Snapshot {
         rates: Observer::default().rates().clone(),
         history: Vec::new(),
         events: Vec::new(),
+        cleared: Arc::default(),
+        idle_percent: 100,
     }
 }
 
@@ -96,6 +98,16 @@ impl Relay for Fake {
     fn expel(&self, _: usize, _: usize, _: CloseReason) {}
 
     fn shed(&self, _: usize, _: usize, _: u32) {}
+
+    fn list(&self) -> Vec<(u16, notes::Receiver<Vec<SessionView>>)> {
+        Vec::new()
+    }
+
+    fn end_session(&self, _: u16, _: SessionPlace) -> Option<notes::Receiver<bool>> {
+        None
+    }
+
+    fn forget_highest(&self) {}
 
     fn doors(&self) -> Vec<usize> {
         vec![0]

@@ -36,9 +36,10 @@ impl<R: Relay> Loop<R> {
         self.rebalance.on_tick(&self.config, &self.lookups.names, &self.relay);
     }
 
-    /// Weights that were set meanwhile give way to a file that was read anew; who is out of service
-    /// stays so.
-    pub(super) fn weigh_as_written(&self) {
+    /// Weights that were set meanwhile, and checks that were stopped, give way to a file that was read
+    /// anew; who is out of service stays so.
+    pub(super) fn forget_settings(&mut self) {
+        self.prober.resume();
         for (backend, of) in self.config.backends.iter().enumerate() {
             for server in 0..of.servers.len() {
                 self.relay.board(backend, server).reweigh(None);

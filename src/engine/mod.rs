@@ -23,7 +23,7 @@ use nix::errno::Errno;
 use crate::op::{
     AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, Side, SpliceMode, Time,
 };
-use crate::sys::socket;
+use crate::sys::{process, socket};
 
 pub use crate::sys::socket::Link;
 
@@ -84,6 +84,13 @@ pub trait Engine {
     /// waited for. Returns the time after the wait: the only clock that a worker has. `completions`
     /// may stay empty.
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
+
+    /// What time it is now. For the length of a turn alone, which begins with the time that
+    /// [`Engine::wait`] returned: the kernel maps its clock into every process (vdso(7)), so that this is
+    /// no system call.
+    fn now(&self) -> Time {
+        Time::from_micros(process::monotonic_micros())
+    }
 
     /// Bytes that a side's peer has acknowledged so far, modulo 2^32: what a push that waits for room
     /// does not tell. Zero where there is no socket.

@@ -4,7 +4,9 @@
 //! worker and adds them up. What all workers write, the record of a server, is in
 //! [`crate::backend::board`].
 
+mod sessions;
 mod traffic;
+mod turns;
 
 use std::net::SocketAddr;
 use std::ops::AddAssign;
@@ -15,11 +17,14 @@ use std::time::Duration;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::backend::board::Board;
+use crate::backend::histogram::Times;
 use crate::engine::EngineStats;
 pub use crate::engine::Link;
 use crate::op::{Flow, ListenerId, Path};
 pub use crate::session::{CloseReason, Report};
+pub use sessions::{Progress, SessionPlace, SessionView};
 pub use traffic::{Traffic, TrafficCounts, culprit, tell};
+use turns::Turns;
 
 /// A count that one thread writes and any thread reads. No read-modify-write: there is no other
 /// writer to lose against, and a locked instruction costs some 20 cycles on the data path.
@@ -90,6 +95,7 @@ macro_rules! counts {
             $( #[doc = $doc] pub $name: Counter, )*
             /// Sessions ended, by [`CloseReason::index`].
             pub ended: [Counter; CloseReason::COUNT],
+            turns: Turns,
             engine: EngineCounters,
         }
 
@@ -100,6 +106,8 @@ macro_rules! counts {
             /// Sessions ended, by [`CloseReason::index`].
             #[serde(serialize_with = "by_reason")]
             pub ended: [u64; CloseReason::COUNT],
+            /// How long turns took, by [`TURN_BOUNDS_MICROS`](crate::backend::histogram::TURN_BOUNDS_MICROS).
+            pub turns: Times,
             #[serde(flatten)]
             pub engine: EngineCounts,
         }
@@ -110,6 +118,7 @@ macro_rules! counts {
                 Counts {
                     $( $name: self.$name.value(), )*
                     ended: self.ended.each_ref().map(Counter::value),
+                    turns: self.turns.read(),
                     engine: self.engine.read(),
                 }
             }
@@ -121,6 +130,7 @@ macro_rules! counts {
                 for (sum, count) in self.ended.iter_mut().zip(other.ended) {
                     *sum += count;
                 }
+                self.turns += &other.turns;
                 self.engine += &other.engine;
             }
         }
@@ -164,6 +174,11 @@ impl Counters {
         for flow in Flow::ALL {
             self.engine.bytes[flow.index()][Path::Copied.index()].add(bytes[flow.index()]);
         }
+    }
+
+    /// A turn took so long.
+    pub fn turned(&self, took: Duration) {
+        self.turns.note(took);
     }
 
     /// Takes over what the engine counts itself.

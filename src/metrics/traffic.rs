@@ -60,6 +60,11 @@ impl Traffic {
         }
     }
 
+    /// The most sessions so far begin anew, with so many there are now.
+    pub fn forget_highest(&self, sessions: u32) {
+        self.sessions_max.store(sessions, Relaxed);
+    }
+
     /// A request was answered with this status.
     pub fn answered(&self, status: u16) {
         let class = usize::from(status / 100).clamp(1, ANSWER_CLASSES) - 1;

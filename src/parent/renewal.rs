@@ -62,6 +62,7 @@ impl Parent {
             generation: number,
             config: config.render(),
             names: self.names.clone(),
+            out_of_service: self.out_of_service.clone(),
             sockets: doors.shared(),
             pages: pages.shared(),
             control: serving.map(ControlSocket::leave),

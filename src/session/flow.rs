@@ -74,6 +74,10 @@ impl FlowState {
         self.delivered
     }
 
+    pub(super) const fn held(&self) -> u32 {
+        self.held
+    }
+
     pub(super) const fn discarded(&self) -> u64 {
         self.discarded
     }

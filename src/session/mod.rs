@@ -85,6 +85,21 @@ pub struct Report {
     pub total_time: Duration,
 }
 
+/// How a session that goes on stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Since the client came, and since a byte last moved.
+    pub age: Duration,
+    pub idle: Duration,
+    /// Until it is ended if nothing happens; `None` where it is not.
+    pub left: Option<Duration>,
+    /// Bytes delivered, and taken from a source and not delivered yet; by [`Flow::index`].
+    pub bytes: [u64; 2],
+    pub held: [u32; 2],
+    /// A word for what it does.
+    pub state: &'static str,
+}
+
 /// Where a session stands. All before `Relaying` is the drawing's Dialing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -527,6 +542,24 @@ impl Session {
             each[cut.source().index()] = CloseHow::Orderly;
         }
         each
+    }
+
+    /// How it stands at `now`.
+    pub fn progress(&self, now: Time, limits: &SessionLimits) -> Progress {
+        Progress {
+            age: now.since(self.opened),
+            idle: now.since(self.active),
+            left: self.deadline(limits).map(|deadline| deadline.since(now)),
+            bytes: Flow::ALL.map(|flow| self.flows[flow.index()].delivered()),
+            held: Flow::ALL.map(|flow| self.flows[flow.index()].held()),
+            state: match self.phase {
+                Phase::Greeting { .. } => "greeting",
+                Phase::Waiting { .. } => "waiting",
+                Phase::Connecting { .. } | Phase::GivingUp => "connecting",
+                Phase::Relaying => "relaying",
+                Phase::Closing { .. } => "closing",
+            },
+        }
     }
 
     fn report(&self, now: Time) -> Report {

@@ -19,6 +19,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use nix::unistd::Pid;
 
 pub use error::StartError;
 
-use crate::backend::board::Board;
+use crate::backend::board::{Admin, Board};
 use crate::config::{Config, EngineChoice, Listener, Log, Origin, Overrides, Pin};
 use crate::confinement::{self, Narrow, Sandbox};
 use crate::control::{
@@ -36,9 +37,10 @@ use crate::control::{
 };
 use crate::engine::{EngineLimits, uring};
 use crate::gate::Quota;
-use crate::handover::{self, FORMAT, Report, Shared, ToRelay};
-use crate::metrics::{CloseReason, Counters, SessionRecord};
+use crate::handover::{self, FORMAT, OutOfService, Report, Shared, ToRelay};
+use crate::metrics::{CloseReason, Counters, SessionPlace, SessionRecord, SessionView};
 use crate::sys::{process, socket};
+use crate::worker::listing::Listing;
 use crate::worker::plan::Plan;
 use crate::worker::{Command, Setup};
 
@@ -142,6 +144,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
     supervisor.confine(sandbox, origin.path());
     // From here on threads are started.
     let log = Logger::open(config.log.clone()).map_err(system)?;
+    supervisor.keep_out(&left.out_of_service);
     supervisor.serve()?;
     let setup = control::Setup {
         origin,
@@ -319,6 +322,19 @@ impl Supervisor {
         Ok(Some(processor))
     }
 
+    /// Servers that an administrator took out of service in an earlier process stay so.
+    fn keep_out(&self, servers: &[OutOfService]) {
+        for OutOfService { backend, server, maintenance } in servers {
+            let admin = if *maintenance { Admin::Maint } else { Admin::Drain };
+            let named = self.config.backends.iter().position(|of| of.name == *backend);
+            let Some(backend) = named else { continue };
+            let servers = &self.config.backends[backend].servers;
+            if let Some(place) = servers.iter().position(|of| of.name == *server) {
+                self.board(backend, place).administer(admin, process::monotonic_micros());
+            }
+        }
+    }
+
     /// What was decided at the start, for the log: a line each.
     pub fn greeting(&self) -> Vec<String> {
         let Budget { workers, sessions, pipes_a_worker, .. } = self.budget;
@@ -416,11 +432,42 @@ impl Relay for Supervisor {
 
     fn shed(&self, backend: usize, server: usize, sessions: u32) {
         let server = self.board(backend, server);
-        let workers = u32::from(self.budget.workers);
-        for (thread, index) in self.threads.iter().zip(0..) {
-            let sessions = (sessions + workers - 1 - index) / workers;
-            thread.tell(Command::Shed { server: Arc::clone(server), sessions });
+        let left = Arc::new(AtomicU32::new(sessions));
+        self.tell(|_| Command::Shed {
+            server: Arc::clone(server),
+            sessions,
+            left: Arc::clone(&left),
+        });
+    }
+
+    fn list(&self) -> Vec<(u16, mpsc::Receiver<Vec<SessionView>>)> {
+        let ask = |thread: &Thread<Command>| {
+            let (answer, answered) = mpsc::sync_channel(1);
+            // Sessions that begin meanwhile find room too, most likely.
+            let sessions = thread.counters.read().sessions;
+            let room =
+                Vec::with_capacity(usize::try_from(sessions + sessions / 8 + 64).unwrap_or(64));
+            thread.tell(Command::List(Listing { room, answer }));
+            (thread.index, answered)
+        };
+        self.threads.iter().map(ask).collect()
+    }
+
+    fn end_session(&self, worker: u16, session: SessionPlace) -> Option<mpsc::Receiver<bool>> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let thread = self.threads.iter().find(|thread| thread.index == worker)?;
+        thread.tell(Command::End { session, answer });
+        Some(answered)
+    }
+
+    fn forget_highest(&self) {
+        for backend in &self.plan.backends {
+            backend.members.iter().for_each(|member| member.board.forget_highest());
+            backend.queue.forget_most();
         }
+        let worked = self.plan.routes.iter().map(|route| (&route.quota, &route.traffic));
+        let agents = self.agents.plan.routes.iter().map(|route| (&route.quota, &route.traffic));
+        worked.chain(agents).for_each(|(quota, traffic)| traffic.forget_highest(quota.taken()));
     }
 
     fn is_turning(&mut self) -> bool {
@@ -509,8 +556,8 @@ fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
             !confinement::covers(old, new),
             "the ports and folders that the sandbox lets the relay process reach",
         ),
-        (old.stats != new.stats, "the addresses of the statistics ([stats] bind)"),
-        (old.control != new.control, "the control socket ([control] socket)"),
+        (old.stats != new.stats, "the statistics ([stats] bind, admins)"),
+        (old.control != new.control, "the control socket ([control] socket, level)"),
         (old.log.format != new.log.format, "the log's format ([log] format)"),
         (
             log_targets(old) != log_targets(new),

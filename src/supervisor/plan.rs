@@ -34,7 +34,7 @@ const SOURCES_MIN: usize = 1 << 17;
 /// What outlives a reload: the servers' records and the listeners' places.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    boards: HashMap<(String, String, String), Arc<Board>>,
+    boards: HashMap<(String, String), Arc<Board>>,
     quotas: Vec<Arc<Quota>>,
     /// By the backend's name.
     queues: HashMap<String, Arc<Queue>>,
@@ -47,8 +47,8 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Makes the plan that follows from a configuration. A server that has the same backend, name
-    /// and address as before is the same server; a listener keeps its places by its number.
+    /// Makes the plan that follows from a configuration. A server that has the same backend and
+    /// name as before is the same server, wherever it is; a listener keeps its places by its number.
     ///
     /// `doors` has the listener, by its number, of each route, in order; workers listen at so many.
     ///
@@ -294,6 +294,6 @@ fn host(backend: &config::Backend, server: &Server) -> HeaderValue {
     HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("server"))
 }
 
-fn identity(backend: &str, server: &Server) -> (String, String, String) {
-    (backend.to_owned(), server.name.clone(), server.address.to_string())
+fn identity(backend: &str, server: &Server) -> (String, String) {
+    (backend.to_owned(), server.name.clone())
 }

@@ -76,6 +76,7 @@ impl Supervisor {
                     admin: member.board.admin(),
                     balance: backend.balance.to_string(),
                     weight: member.board.weight(server.weight),
+                    weight_configured: server.weight,
                     slow_start_percent: slow_start_percent(member),
                     backup: server.backup,
                     maxconn: server.maxconn.map(u64::from),

@@ -13,8 +13,8 @@ use crate::engine::Engine;
 use crate::op::{Op, Outcome, SessionKey, Slot};
 use crate::session::greeting;
 
+use super::Worker;
 use super::plan::{Plan, Source};
-use super::{Worker, is_ours};
 
 /// Source ports of ours that are tried for one attempt before the kernel is left to choose.
 const PORTS_TRIED_MAX: u8 = 8;
@@ -318,4 +318,18 @@ impl<E: Engine> Worker<E> {
             self.backends.on_connect_failed(server, self.now.as_micros(), random);
         }
     }
+}
+
+/// What is wanting on our side, and says nothing about the server.
+const fn is_ours(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ENOMEM
+            | Errno::ENOBUFS
+            | Errno::ENOSPC
+            | Errno::EADDRNOTAVAIL
+            | Errno::EADDRINUSE
+    )
 }

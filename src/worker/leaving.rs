@@ -6,12 +6,13 @@
 //! That is a guess from the bytes' direction, so nobody leaves so unless the configuration asks for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::backend::Backends;
 use crate::backend::board::Board;
 use crate::engine::Engine;
-use crate::op::Time;
+use crate::op::{SessionKey, Time};
 use crate::session::{CloseReason, Step};
 
 use super::{Relay, Worker};
@@ -81,11 +82,24 @@ impl<E: Engine> Worker<E> {
         }
     }
 
-    /// So many sessions of a server, and not more, are to leave it gently.
-    pub(super) fn shed(&mut self, server: &Arc<Board>, sessions: u32) {
-        let mut wanted = sessions;
+    /// So many sessions of a server, in all workers, are to leave it gently, and of these `left` are
+    /// nobody's yet. Connections are not spread evenly over the workers, so that each takes of them what
+    /// it has of the server's sessions: an even part would be more than some have, and less than others
+    /// should give up.
+    pub(super) fn shed(&mut self, server: &Arc<Board>, sessions: u32, left: &AtomicU32) {
+        let keys = self.sessions.keys();
+        let backends = &self.backends;
+        let is_there = |key: &&SessionKey| {
+            self.sessions.of(**key).is_some_and(|relay| relay.is_at(server, backends))
+        };
+        let ours = keys.iter().filter(is_there).count() as u64;
+        let all = u64::from(server.sessions()).max(ours).max(1);
+        let part = u32::try_from((u64::from(sessions) * ours).div_ceil(all)).unwrap_or(u32::MAX);
+        let take = |left: u32| Some(left.saturating_sub(part));
+        let before = left.fetch_update(Relaxed, Relaxed, take).unwrap_or_default();
+        let mut wanted = part.min(before);
         let mut marked = 0;
-        for key in self.sessions.keys() {
+        for key in keys {
             let backends = &self.backends;
             let Some(relay) = self.sessions.of(key) else { continue };
             if !relay.is_at(server, backends) {

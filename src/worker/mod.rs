@@ -8,6 +8,7 @@ mod dial;
 mod ending;
 mod greeting;
 mod leaving;
+pub mod listing;
 pub mod plan;
 pub mod queue;
 mod ramp;
@@ -21,10 +22,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::atomic::AtomicU32;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
 use std::time::Duration;
-
-use nix::errno::Errno;
 
 use crate::backend::board::Board;
 use crate::backend::{Backends, ServerId};
@@ -32,7 +32,7 @@ use crate::engine::Engine;
 use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::gate::sources::Ticket;
-use crate::metrics::{Counters, Links, RequestLine, SessionRecord, Traffic, tell};
+use crate::metrics::{Counters, Links, RequestLine, SessionPlace, SessionRecord, Traffic, tell};
 use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Side, Slot, Time};
 use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
@@ -41,6 +41,7 @@ use dial::{Dialer, Lease};
 use ending::Phase;
 use greeting::AtLimit;
 use leaving::Leaving;
+use listing::Listing;
 use plan::Plan;
 use queue::{Queues, Wait};
 use ramp::Ramp;
@@ -73,8 +74,13 @@ pub enum Command {
     Join(Box<Tunnel>),
     /// Every session of a server ends, for this reason.
     Expel { server: Arc<Board>, reason: CloseReason },
-    /// So many sessions of a server leave it when they are at rest.
-    Shed { server: Arc<Board>, sessions: u32 },
+    /// So many sessions of a server, of all workers, leave it when they are at rest. Each worker takes
+    /// its part of them, no more than is left.
+    Shed { server: Arc<Board>, sessions: u32, left: Arc<AtomicU32> },
+    /// Somebody wants to know which sessions there are.
+    List(Listing),
+    /// A session ends, if it is there; that is answered.
+    End { session: SessionPlace, answer: SyncSender<bool> },
     /// Everything ends now.
     Stop,
     /// Somebody wants to know whether it turns: it drops this.
@@ -247,6 +253,7 @@ impl<E: Engine> Worker<E> {
         }
         self.counters.publish(&self.engine.stats());
         self.counters.listeners_paused.set(self.admission.paused() as u64);
+        self.counters.turned(self.engine.now().since(self.now));
         let over = match self.phase {
             Phase::Serving | Phase::Unlistening { .. } => false,
             Phase::Draining { .. } => self.sessions.is_empty() && !self.engine.awaits_pairs(),
@@ -548,7 +555,11 @@ impl<E: Engine> Worker<E> {
                 Ok(Command::Drain { grace }) => self.drain(grace),
                 Ok(Command::Join(tunnel)) => self.take_over(*tunnel),
                 Ok(Command::Expel { server, reason }) => self.expel(&server, reason),
-                Ok(Command::Shed { server, sessions }) => self.shed(&server, sessions),
+                Ok(Command::Shed { server, sessions, left }) => {
+                    self.shed(&server, sessions, &left);
+                }
+                Ok(Command::List(listing)) => self.list(listing),
+                Ok(Command::End { session, answer }) => self.end_session(session, &answer),
                 Ok(Command::Pulse(heard)) => drop(heard),
                 Ok(Command::Stop) => self.end_all(CloseReason::Stopped),
                 // A supervisor that is gone cannot ask for anything better.
@@ -576,18 +587,4 @@ impl<E: Engine> Worker<E> {
     fn listeners(&self) -> impl Iterator<Item = ListenerId> + use<E> {
         (0..self.plan.listening).map(ListenerId)
     }
-}
-
-/// What is wanting on our side, and says nothing about the server.
-const fn is_ours(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::EMFILE
-            | Errno::ENFILE
-            | Errno::ENOMEM
-            | Errno::ENOBUFS
-            | Errno::ENOSPC
-            | Errno::EADDRNOTAVAIL
-            | Errno::EADDRINUSE
-    )
 }

@@ -40,6 +40,11 @@ impl Queue {
         self.most.load(Relaxed)
     }
 
+    /// That begins anew.
+    pub fn forget_most(&self) {
+        self.most.store(self.places.taken(), Relaxed);
+    }
+
     /// Takes a place behind those who wait, and tells how many these are.
     fn enter(&self) -> Option<u32> {
         let entered = self.places.acquire();

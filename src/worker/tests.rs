@@ -4,6 +4,8 @@
 use std::collections::HashSet;
 use std::sync::mpsc::{Sender, channel};
 
+use nix::errno::Errno;
+
 use super::*;
 use crate::backend::Member;
 use crate::backend::board::{Board, Room};
@@ -82,6 +84,10 @@ impl Engine for Hand {
     fn wait(&mut self, _: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
         completions.append(&mut self.coming);
         Ok(self.now)
+    }
+
+    fn now(&self) -> Time {
+        self.now
     }
 
     fn acknowledged(&mut self, _: SessionKey, _: Side) -> u32 {

@@ -185,9 +185,9 @@ fn a_server_that_comes_back_grows_into_its_share_and_gets_sessions_of_the_others
     let relay =
         start("rebalance", ("epoll", 2), backend, &[(one.address, ""), (other.address, "")]);
     assert_eq!(cli(relay.control(), "disable server b/b"), "\n");
-    let mut clients: Vec<_> = (0..20).map(|_| peers::connect(relay.address())).collect();
+    let mut clients: Vec<_> = (0..12).map(|_| peers::connect(relay.address())).collect();
     clients.iter_mut().for_each(|client| asks(client).unwrap());
-    assert_eq!((sessions(&relay, 0), sessions(&relay, 1)), (20, 0));
+    assert_eq!((sessions(&relay, 0), sessions(&relay, 1)), (12, 0));
     assert_eq!(cli(relay.control(), "enable server b/b"), "\n");
     let throttle = || cells(&cli(relay.control(), "show stat"))["b/b throttle"].parse::<u32>().ok();
     assert!(throttle().is_some_and(|percent| percent < 100), "{:?}", throttle());
@@ -201,9 +201,9 @@ fn a_server_that_comes_back_grows_into_its_share_and_gets_sessions_of_the_others
             }
         }
         await_passed(Instant::now(), Duration::from_millis(1500));
-        (8..=12).contains(&sessions(&relay, 0)) && (8..=12).contains(&sessions(&relay, 1))
+        (5..=7).contains(&sessions(&relay, 0)) && (5..=7).contains(&sessions(&relay, 1))
     });
-    assert!(relay.total("ended.rebalanced") >= 8);
+    assert!((5..=7).contains(&relay.total("ended.rebalanced")));
 }
 
 /// Ten times a second a server is there and not there; nobody notices.

@@ -37,6 +37,7 @@ mod manager;
 mod names;
 mod ports;
 mod refusals;
+mod renewals;
 mod rules;
 mod source_addresses;
 mod squid;

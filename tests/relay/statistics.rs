@@ -274,3 +274,70 @@ fn the_page_is_drawn_by_a_browser_fits_a_phone_and_asks_for_nothing_elsewhere() 
         assert!(name.starts_with(&url), "{asked}");
     }
 }
+
+/// The hash of "correct horse".
+fn hash() -> String {
+    let mut child = Command::new(crate::support::relay::BINARY)
+        .arg("passwd")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"correct horse\n").unwrap();
+    text(&child.wait_with_output().unwrap().stdout).trim().to_owned()
+}
+
+#[test]
+fn servers_are_changed_by_those_who_are_named_and_by_nobody_else() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-admin");
+    let admins = format!("admins = {{ alice = \"{}\" }}\n", hash());
+    let (mut relay, url) = start(&folder, server.address, &admins);
+    let form = "s=a&action=drain&b=intake";
+    let right = ["--user", "alice:correct horse", "--data", form];
+    let status = || cell(&get(&format!("{url}/;csv")), "intake", "a", "status");
+    for arguments in [
+        &["--data", form][..],
+        &["--user", "alice:wrong", "--data", form],
+        &["--user", "bob:correct horse", "--data", form],
+        &[&right[..], &["--header", "Origin: http://evil.example"]].concat(),
+        &[&right[..], &["--header", "Sec-Fetch-Site: cross-site"]].concat(),
+    ] {
+        assert_eq!(code(&url, arguments), "403", "{arguments:?}");
+        assert_eq!(status(), "no check");
+    }
+    // No browser is asked for what it would send along for others.
+    let refused =
+        run_well("curl", &["--silent", "--include", "--max-time", "10", "--data", form, &url]);
+    assert!(!refused.to_lowercase().contains("www-authenticate"), "{refused}");
+    assert_eq!(code(&url, &["--get", "--user", "alice:correct horse", "--data", form]), "200");
+    assert_eq!(status(), "no check", "a question changes nothing");
+
+    let done = run_well(
+        "curl",
+        &[&["--silent", "--include", "--max-time", "10", &url][..], &right].concat(),
+    );
+    assert!(done.starts_with("HTTP/1.1 303") && done.contains("location: /;st=DONE"), "{done}");
+    assert_eq!(status(), "DRAIN");
+    relay.await_line("alice from 127.0.0.1:");
+    relay.await_line("server intake/a is set to drain");
+    assert_eq!(code(&format!("{url}/;st=DONE"), &[]), "200", "it leads to the page");
+    let ask = |form: &str| {
+        let arguments = ["--user", "alice:correct horse", "--header", "Accept: text/plain"];
+        run_well(
+            "curl",
+            &[&arguments[..], &["--silent", "--max-time", "10", "--data", form, &url]].concat(),
+        )
+    };
+    assert_eq!(ask("s=a&action=ready&b=%232"), "done\n");
+    assert_eq!(status(), "no check");
+    assert_eq!(ask("s=a&action=weight&weight=7&b=intake"), "done\n");
+    assert_eq!(cell(&get(&format!("{url}/;csv")), "intake", "a", "weight"), "7");
+    assert_eq!(ask("s=b&action=drain&b=intake"), "No such server.\n");
+    assert!(ask("s=a&action=explode&b=intake").contains("actions: ready, drain"));
+    let shown: serde_json::Value =
+        serde_json::from_str(&get(&format!("{url}/api/v1/status"))).unwrap();
+    assert_eq!(shown["administered"], true);
+    let counts = shown["workers"][0]["turns"]["counts"].as_array().unwrap();
+    assert!(counts.iter().any(|count| count.as_u64() > Some(0)), "{shown}");
+}

@@ -12,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::Sender;
 
 use fanin::backend::board::Board;
@@ -183,7 +184,8 @@ impl SimEngine {
                 Command::Expel { server, reason: CloseReason::ServerDown }
             }
             Mail::Shed(board, sessions) => {
-                Command::Shed { server: Arc::clone(&self.boards[board]), sessions }
+                let left = Arc::new(AtomicU32::new(sessions));
+                Command::Shed { server: Arc::clone(&self.boards[board]), sessions, left }
             }
             Mail::Stop => Command::Stop,
             Mail::Gone => {
@@ -452,6 +454,10 @@ impl Engine for SimEngine {
         }
         self.bring_up(completions);
         Ok(Time::from_micros(self.now))
+    }
+
+    fn now(&self) -> Time {
+        Time::from_micros(self.now)
     }
 
     fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32 {

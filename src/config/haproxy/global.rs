@@ -113,7 +113,11 @@ impl Reader {
             let (words, reason) = match word.as_str() {
                 "mode" => (2, "owner and group may connect (0660)"),
                 "user" | "uid" | "group" | "gid" => (2, "it belongs to whom fanin runs as"),
-                "level" => (2, "who may connect may command"),
+                "level" => {
+                    self.socket_level(line, at + 1);
+                    at += 2;
+                    continue;
+                }
                 "expose-fd" => {
                     (2, "the parent process holds the listening sockets over every reload")
                 }
@@ -130,6 +134,18 @@ impl Reader {
             let said = format!("stats socket ... {word} {}", lexer::shown(line.word(at + 1)));
             self.note(NoteKind::Ignored, line, said, reason);
             at += words;
+        }
+    }
+
+    /// What HAProxy lets everybody do who may connect; here root and who runs the relay may do all.
+    fn socket_level(&mut self, line: &Line, at: usize) {
+        match line.word(at).parse() {
+            Ok(level) => self.sections.global.level = Some(Self::set(line, level)),
+            Err(_) => {
+                let title = format!("unknown level `{}`", line.word(at).escape_debug());
+                let help = "known: user, operator, admin";
+                self.fault(line, at.min(line.words.len() - 1), &title, "unknown", help);
+            }
         }
     }
 

@@ -8,8 +8,8 @@ use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{self, check};
 use crate::config::{
-    Backend, Check, Config, Control, Global, IDLE_DEFAULT, Listener, Log, LogFormat, Network,
-    Networks, Overrides, Prefer, Server, ServerAddress, SessionLines, Stats, Timeouts,
+    Backend, Check, Config, Control, ControlLevel, Global, IDLE_DEFAULT, Listener, Log, LogFormat,
+    Network, Networks, Overrides, Prefer, Server, ServerAddress, SessionLines, Stats, Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -39,6 +39,7 @@ pub(super) fn config(
         stats: Stats::default(),
     };
     let socket = mapping.socket(global.socket.as_ref());
+    let level = mapping.level(global.level.as_ref());
     let log = mapping.log(&global, overrides);
     let global = mapping.global(&global);
     for proxy in &proxies {
@@ -64,7 +65,7 @@ pub(super) fn config(
         proxy: config::Proxy::default(),
         dns,
         stats,
-        control: Control { socket: overrides.control.clone().or(socket) },
+        control: Control { socket: overrides.control.clone().or(socket), level },
         log,
     };
     if faults.is_empty() {
@@ -91,6 +92,12 @@ impl Mapping {
 
     fn danger<T>(&mut self, set: &Set<T>, text: impl Into<String>) {
         self.report.note(NoteKind::Danger, set.line, set.said.as_str(), text);
+    }
+
+    fn level(&mut self, level: Option<&Set<ControlLevel>>) -> ControlLevel {
+        let Some(set) = level else { return ControlLevel::default() };
+        self.mapped(set, "[control] level: for others than root and who runs fanin");
+        set.value
     }
 
     fn socket(&mut self, socket: Option<&Set<std::path::PathBuf>>) -> Option<std::path::PathBuf> {

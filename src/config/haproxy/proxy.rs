@@ -255,8 +255,20 @@ impl Reader {
             proxy.stats.get_or_insert(set);
         }
         // What stands behind `stats auth` is a secret.
-        let text = "the page is at /, shows everything and changes nothing";
-        self.note(NoteKind::Ignored, line, line.said(2), text);
+        let (kind, text) = match line.word(1) {
+            "auth" => (
+                NoteKind::Danger,
+                "the page and the metrics are for whoever reaches them: bind them where only you do, or \
+                 keep others out with a firewall; this password is not taken over",
+            ),
+            "admin" => (
+                NoteKind::Danger,
+                "servers can be changed from the page by those alone whom [stats] admins names, with what \
+                 `fanin passwd` prints: convert the file with `fanin import` and add them",
+            ),
+            _ => (NoteKind::Ignored, "the page is at / and shows everything"),
+        };
+        self.note(kind, line, line.said(2), text);
     }
 
     // Values

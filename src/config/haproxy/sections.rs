@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::backend::choose::Algorithm;
 use crate::config::error::Fault;
 use crate::config::value;
-use crate::config::{HttpCheck, Source, SyslogTarget};
+use crate::config::{ControlLevel, HttpCheck, Source, SyslogTarget};
 
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
@@ -147,6 +147,8 @@ pub(super) struct Global {
     pub(super) nosplice: Option<Set<()>>,
     pub(super) drain: Option<Set<Duration>>,
     pub(super) socket: Option<Set<std::path::PathBuf>>,
+    /// What those may do there who may connect.
+    pub(super) level: Option<Set<ControlLevel>>,
     /// The syslog server and the number of the facility.
     pub(super) log: Option<Set<(SyslogTarget, u8)>>,
     pub(super) tag: Option<Set<String>>,

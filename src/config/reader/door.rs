@@ -7,9 +7,10 @@ use toml::Spanned;
 
 use crate::config::check::Place;
 use crate::config::error::Fault;
-use crate::config::file::{BackendTable, ListenerTable, ProxyTable, TlsSetting, TlsTable};
+use crate::config::file::{BackendTable, ListenerTable, ProxyTable, TlsSetting, TlsTable, Value};
 use crate::config::value::Refusal;
 use crate::config::{Mode, Proxy, Tls, door, value};
+use crate::password::Hash;
 
 use super::{Reader, text_of};
 
@@ -35,8 +36,18 @@ impl Reader {
         let allow = allow.as_ref();
         self.no_more_than(value::DESTINATIONS_MAX, "allow", allow, "destinations", &help);
         let allow = self.each("allow", allow, str::parse);
+        let users = self.users("[proxy]", users.as_ref());
+        Proxy { users, allow }
+    }
+
+    /// Names and the hashes of their passwords, of the table `of`.
+    pub(super) fn users(
+        &mut self,
+        of: &str,
+        users: Option<&BTreeMap<Spanned<String>, Value>>,
+    ) -> BTreeMap<String, Hash> {
         let mut named = BTreeMap::new();
-        for (name, hash) in users.iter().flatten() {
+        for (name, hash) in users.into_iter().flatten() {
             let user = name.get_ref();
             if let Err(refusal) = value::user(user) {
                 let title = format!("a user cannot be called `{}`", user.escape_debug());
@@ -54,10 +65,10 @@ impl Reader {
             }
         }
         if named.len() > value::USERS_MAX {
-            let fault = Fault::new(format!("[proxy] has {} users", named.len()));
+            let fault = Fault::new(format!("{of} has {} users", named.len()));
             self.faults.push(fault.help(format!("at most {}", value::USERS_MAX)));
         }
-        Proxy { users: named, allow }
+        named
     }
 
     /// What is put before paths, how the servers are spoken with, and how long connections are kept.

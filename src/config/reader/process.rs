@@ -2,9 +2,9 @@
 
 use crate::config::check::Place;
 use crate::config::error::Fault;
-use crate::config::file::{DnsTable, GlobalTable, LogTable, StatsTable, Written};
+use crate::config::file::{ControlTable, DnsTable, GlobalTable, LogTable, StatsTable, Written};
 use crate::config::value::Refusal;
-use crate::config::{Dns, Global, Log, SessionLines, Stats, value};
+use crate::config::{Control, ControlLevel, Dns, Global, Log, SessionLines, Stats, value};
 
 use super::{Reader, auto_or, boolean, integer, list, maxconn, pin, text_of};
 
@@ -151,6 +151,16 @@ impl Reader {
         dns
     }
 
+    pub(super) fn control(&mut self, table: Option<&ControlTable>) -> Control {
+        let Some(ControlTable { socket, level }) = table else { return Control::default() };
+        Control {
+            socket: self.take("socket", socket.as_ref(), None, |written| {
+                text_of(value::socket_path)(written).map(Some)
+            }),
+            level: self.take("level", level.as_ref(), ControlLevel::default(), text_of(str::parse)),
+        }
+    }
+
     pub(super) fn stats(&mut self, table: Option<&StatsTable>) -> Stats {
         let written = table.and_then(|table| table.bind.as_ref());
         let mut bind = Vec::new();
@@ -161,7 +171,8 @@ impl Reader {
                 bind.push(address);
             }
         }
-        Stats { bind }
+        let admins = table.and_then(|table| table.admins.as_ref());
+        Stats { bind, admins: self.users("[stats] admins", admins) }
     }
 }
 

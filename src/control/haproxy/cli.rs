@@ -1,19 +1,31 @@
 //! The commands of HAProxy's CLI (management guide, 9.3) that ask for something.
 
+use std::time::SystemTime;
+
 use crate::backend::board::Admin;
 use crate::config::value;
 use crate::control::Snapshot;
 
 use super::info;
 use super::stat::{self, Form, Selection};
+use crate::control::tcplog::haproxy_time;
 
 /// A command of theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Show {
     Stat(Form, Selection),
-    Info,
+    Info(Form),
     /// Of one backend or all.
     ServersState(Option<String>),
+    ServersConn(Option<String>),
+    /// Of requests that were not understood: there are none where bytes pass unchanged.
+    Errors,
+    /// The environment, or one variable of it.
+    Env(Option<String>),
+    /// Stick tables, of which there are none: all of them, or one.
+    Table {
+        named: bool,
+    },
     Version,
     Backends,
 }
@@ -25,19 +37,20 @@ impl Show {
     /// What is wrong with it, for the client.
     pub(in crate::control) fn parse(words: &[&str]) -> Result<Option<Self>, String> {
         Ok(Some(match words {
-            ["show", "stat", rest @ ..] if rest.len() <= 4 => {
-                let (form, rest) = match rest {
-                    [rest @ .., "typed"] => (Form::Typed, rest),
-                    [rest @ .., "json"] => (Form::Json, rest),
-                    rest => (Form::Csv, rest),
-                };
-                Self::Stat(form, selection(rest)?)
+            ["show", "stat", rest @ ..] => {
+                let (selection, form) = selection(rest)?;
+                Self::Stat(form, selection)
             }
-            ["show", "info"] => Self::Info,
-            ["show", "servers", "state"] => Self::ServersState(None),
-            ["show", "servers", "state", backend] => {
-                Self::ServersState(Some((*backend).to_owned()))
+            ["show", "info", rest @ ..] => Self::Info(form(rest)),
+            ["show", "servers", "state", rest @ ..] => {
+                Self::ServersState(rest.first().map(|name| (*name).to_owned()))
             }
+            ["show", "servers", "conn", rest @ ..] => {
+                Self::ServersConn(rest.first().map(|name| (*name).to_owned()))
+            }
+            ["show", "errors", ..] => Self::Errors,
+            ["show", "env", rest @ ..] => Self::Env(rest.first().map(|name| (*name).to_owned())),
+            ["show", "table", rest @ ..] => Self::Table { named: !rest.is_empty() },
             ["show", "version"] => Self::Version,
             ["show", "backend"] => Self::Backends,
             _ => return Ok(None),
@@ -47,9 +60,16 @@ impl Show {
     /// The answer, which ends with an empty line as every answer of theirs.
     pub(in crate::control) fn answer(&self, snapshot: &Snapshot) -> String {
         let text = match self {
-            Self::Stat(form, selection) => stat::show(snapshot, *form, *selection),
-            Self::Info => info::show(snapshot),
+            Self::Stat(form, selection) => stat::show(snapshot, *form, selection),
+            Self::Info(form) => info::show(snapshot, *form),
             Self::ServersState(backend) => servers_state(snapshot, backend.as_deref()),
+            Self::ServersConn(backend) => servers_conn(snapshot, backend.as_deref()),
+            Self::Errors => {
+                format!("Total events captured on [{}] : 0\n", haproxy_time(SystemTime::now()))
+            }
+            Self::Env(name) => environment(name.as_deref()),
+            Self::Table { named: true } => "No such table\n".to_owned(),
+            Self::Table { named: false } => String::new(),
             Self::Version => format!("{}\n", info::VERSION),
             Self::Backends => {
                 let backends = snapshot.status.relay.backends();
@@ -61,18 +81,100 @@ impl Show {
     }
 }
 
-/// `IID TYPE SID`; what is not there, or -1 ("any", as hatop says it), is all.
-fn selection(words: &[&str]) -> Result<Selection, String> {
+/// In which form somebody wants an answer.
+fn form(words: &[&str]) -> Form {
+    let mut forms = words.iter().rev().filter_map(|word| match *word {
+        "typed" => Some(Form::Typed),
+        "json" => Some(Form::Json),
+        _ => None,
+    });
+    forms.next().unwrap_or_default()
+}
+
+/// `IID TYPE SID`, where IID may be a name; then `typed` or `json`, and `up` or `no-maint`. What is not
+/// there, or -1 ("any", as hatop says it), is all.
+fn selection(words: &[&str]) -> Result<(Selection, Form), String> {
+    let is_option = |word: &&str| matches!(*word, "typed" | "json" | "desc" | "up" | "no-maint");
+    let (options, words): (Vec<&str>, Vec<&str>) = words.iter().partition(|word| is_option(word));
     let refuse = |word: &str| {
         let word = word.escape_debug();
-        format!("`show stat` takes three numbers, then typed or json, not \"{word}\"")
+        format!(
+            "`show stat` takes three numbers or a proxy, a kind and a server, then typed, json, up or \
+             no-maint, not \"{word}\""
+        )
     };
     let number = |at: usize| match words.get(at) {
         None | Some(&"-1") => Ok(None),
         Some(word) => word.parse().map(Some).map_err(|_| refuse(word)),
     };
-    let selection = Selection { proxy: number(0)?, kind: number(1)?, server: number(2)? };
-    words.get(3).map_or(Ok(selection), |word| Err(refuse(word)))
+    let (proxy, name) = match words.first() {
+        Some(word) if words.len() >= 3 && word.parse::<i64>().is_err() => {
+            (None, Some((*word).to_owned()))
+        }
+        _ => (number(0)?, None),
+    };
+    if let Some(word) = words.get(3) {
+        return Err(refuse(word));
+    }
+    let selection = Selection {
+        proxy,
+        name,
+        kind: number(1)?,
+        server: number(2)?,
+        only_up: options.contains(&"up"),
+        no_maintenance: options.contains(&"no-maint"),
+    };
+    Ok((selection, form(&options)))
+}
+
+/// `show env`: what this process was started with.
+fn environment(name: Option<&str>) -> String {
+    let all = std::env::vars_os().map(|(name, value)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    });
+    let wanted = all.filter(|(known, _)| name.is_none_or(|name| name == known));
+    let lines: String = wanted.map(|(name, value)| format!("{name}={value}\n")).collect();
+    match lines.is_empty() {
+        true => "Variable not found\n".to_owned(),
+        false => lines,
+    }
+}
+
+/// `show servers conn`: who keeps connections to servers for the next request, which is agent doors
+/// alone.
+fn servers_conn(snapshot: &Snapshot, wanted: Option<&str>) -> String {
+    let relay = &snapshot.status.relay;
+    let workers = relay.workers.len();
+    let mut out = format!(
+        "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb \
+         safe_nb idle_lim idle_cur idle_per_thr[{workers}]\n"
+    );
+    let mut found = false;
+    for (servers, id) in relay.backends().zip(relay.listeners.len() + 1..) {
+        if wanted.is_some_and(|wanted| wanted != servers[0].backend) {
+            continue;
+        }
+        found = true;
+        for (server, place) in servers.iter().zip(1..) {
+            let address = server.resolved.first().map_or("-", String::as_str);
+            let (ip, port) = address.rsplit_once(':').unwrap_or((address, "0"));
+            let tally = &server.tally;
+            out += &format!(
+                "{}/{} {id}/{place} {} {port} - 5000 {used} {} {used} 0 {kept} -1 {kept}{}\n",
+                server.backend,
+                server.name,
+                ip.trim_start_matches('[').trim_end_matches(']'),
+                tally.sessions_max,
+                " 0".repeat(workers),
+                used = tally.sessions,
+                kept = tally.kept,
+            );
+        }
+    }
+    if wanted.is_some() && !found {
+        return "Can't find backend.\n".to_owned();
+    }
+    out
 }
 
 /// `show servers state` (version 1 of its format).
@@ -106,19 +208,21 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                 Admin::Ready => 0,
             };
             out += &format!(
-                "{id} {} {place} {} {} {} {admin} {weight} {weight} {} 1 0 0 0 0 0 0 {} {port} {} 0 0 - - 0\n",
+                "{id} {} {place} {} {} {} {admin} {} {} {} 1 0 0 0 0 0 0 {} {port} {} 0 0 - - 0\n",
                 server.backend,
                 server.name,
                 ip.trim_start_matches('[').trim_end_matches(']'),
                 match server.admin {
-                    Admin::Drain => 3,
+                    // It still serves those that it has.
+                    Admin::Drain => 2,
                     _ if usable => 2,
                     _ => 0,
                 },
+                server.weight,
+                server.weight_configured,
                 snapshot.status.uptime_seconds,
                 if is_name { host } else { "-" },
                 if is_service { server.address.as_str() } else { "-" },
-                weight = server.weight,
             );
         }
     }

@@ -1,24 +1,28 @@
 //! HAProxy's `show info` (management guide, 9.3): `Name: value`, in its order. What a relay of bytes
 //! does not have (TLS, compression, peers) is 0, which is what it is.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 
 use crate::control::observer::Subject;
 use crate::control::{PhaseName, Snapshot};
+
+use super::stat::Form;
+use super::typed;
 
 /// The version of the interface that is spoken here. Programs compare it with what they know; our
 /// own stands in `description`.
 pub(super) const VERSION: &str = "2.6.0-fanin";
 const RELEASE_DATE: &str = "2022/05/31";
 
-struct Lines(String);
+/// Names and values, in their order.
+struct Lines(Vec<(&'static str, String)>);
 
 impl Lines {
-    fn say(&mut self, name: &str, value: impl Display) {
-        let _ = writeln!(self.0, "{name}: {value}");
+    fn say(&mut self, name: &'static str, value: impl Display) {
+        self.0.push((name, value.to_string()));
     }
 
-    fn nothing(&mut self, names: &[&str]) {
+    fn nothing(&mut self, names: &[&'static str]) {
         for name in names {
             self.say(name, 0);
         }
@@ -31,12 +35,16 @@ fn uptime(seconds: u64) -> String {
     format!("{days}d {hours}h{:02}m{:02}s", seconds / 60 % 60, seconds % 60)
 }
 
-pub(super) fn show(snapshot: &Snapshot) -> String {
-    let mut out = Lines(String::new());
+pub(super) fn show(snapshot: &Snapshot, form: Form) -> String {
+    let mut out = Lines(Vec::new());
     identity(&mut out, snapshot);
     connections(&mut out, snapshot);
     rest(&mut out, snapshot);
-    out.0
+    match form {
+        Form::Csv => out.0.iter().map(|(name, value)| format!("{name}: {value}\n")).collect(),
+        Form::Typed => typed::info_lines(&out.0),
+        Form::Json => typed::info_json(&out.0),
+    }
 }
 
 fn identity(out: &mut Lines, snapshot: &Snapshot) {
@@ -76,11 +84,12 @@ fn connections(out: &mut Lines, snapshot: &Snapshot) {
     out.say("Maxpipes", snapshot.status.relay.pipes_max);
     out.say("PipesUsed", engine.pipes_used);
     out.say("PipesFree", engine.pipes_open.saturating_sub(engine.pipes_used));
-    for name in ["ConnRate", "SessRate"] {
-        out.say(name, rate.now);
-        out.say(&format!("{name}Limit"), 0);
-        out.say(&format!("Max{name}"), rate.max);
-    }
+    out.say("ConnRate", rate.now);
+    out.say("ConnRateLimit", 0);
+    out.say("MaxConnRate", rate.max);
+    out.say("SessRate", rate.now);
+    out.say("SessRateLimit", 0);
+    out.say("MaxSessRate", rate.max);
     out.nothing(&[
         "SslRate",
         "SslRateLimit",
@@ -105,6 +114,7 @@ fn rest(out: &mut Lines, snapshot: &Snapshot) {
     let bytes = status.total.engine.bytes();
     out.say("Tasks", status.total.sessions);
     out.say("Run_queue", 0);
+    out.say("Idle_pct", snapshot.idle_percent);
     out.say("node", &status.relay.host);
     out.say("description", format_args!("fanin {}", status.version));
     out.say("Stopping", u8::from(status.phase != PhaseName::Serving));

@@ -76,6 +76,21 @@ impl Row {
         self.text("proto", "http");
     }
 
+    /// The names of its proxy and of itself.
+    fn identity(&self) -> (String, String) {
+        (self.cells[PLACES["pxname"]].clone(), self.cells[PLACES["svname"]].clone())
+    }
+
+    /// Leaves out what had been counted before.
+    fn count_from(&mut self, cleared: &Counted) {
+        let Some(before) = cleared.get(&self.identity()) else { return };
+        for (column, before) in COUNTERS.split(',').zip(before) {
+            if let Ok(count) = self.cells[PLACES[column]].parse::<u64>() {
+                self.set(column, count.saturating_sub(*before));
+            }
+        }
+    }
+
     fn rate(&mut self, rate: Rate) {
         self.sets(&[("rate", rate.now), ("rate_max", rate.max)]);
     }
@@ -99,29 +114,59 @@ pub enum Form {
 }
 
 /// The rows of one proxy, kind and server, by number; `None` is all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     pub(super) proxy: Option<u64>,
+    /// The proxy by its name.
+    pub(super) name: Option<String>,
     /// A sum of 1 (frontends), 2 (backends), 4 (servers).
     pub(super) kind: Option<u64>,
     pub(super) server: Option<u64>,
+    /// Of servers, those that are up.
+    pub(super) only_up: bool,
+    /// Of servers, those that are not in maintenance.
+    pub(super) no_maintenance: bool,
+}
+
+/// What begins anew where somebody clears it.
+const COUNTERS: &str = "stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,chkfail,chkdown,lbtot,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,req_tot,cli_abrt,srv_abrt,conn_tot,intercepted,dcon,dses,wrew,connect,reuse,eint";
+
+/// What was counted at one time: by proxy and name, the [`COUNTERS`] in their order.
+pub(in crate::control) type Counted = HashMap<(String, String), Vec<u64>>;
+
+/// What is counted so far.
+pub(in crate::control) fn counted(snapshot: &Snapshot) -> Counted {
+    let count = |row: &Row, column| row.cells[PLACES[column]].parse().unwrap_or(0);
+    let rows = rows(snapshot).into_iter();
+    rows.map(|row| (row.identity(), COUNTERS.split(',').map(|c| count(&row, c)).collect()))
+        .collect()
 }
 
 /// What is selected of the table.
-pub(in crate::control) fn show(snapshot: &Snapshot, form: Form, wanted: Selection) -> String {
+pub(in crate::control) fn show(snapshot: &Snapshot, form: Form, wanted: &Selection) -> String {
     let is_wanted = |row: &&Row| {
+        let status = &row.cells[PLACES["status"]];
         // Frontends are type 0 and bit 1, backends 1 and 2, servers 2 and 4.
         wanted.proxy.is_none_or(|proxy| proxy == row.proxy)
             && wanted.kind.is_none_or(|kind| kind & (1 << row.kind) != 0)
+            && wanted.name.as_ref().is_none_or(|name| *name == row.cells[PLACES["pxname"]])
             && wanted.server.is_none_or(|server| server == row.server)
+            && (row.kind != SERVER || !wanted.no_maintenance || !status.starts_with("MAINT"))
+            && (row.kind != SERVER || !wanted.only_up || !is_out(status))
     };
-    let rows = rows(snapshot);
+    let mut rows = rows(snapshot);
+    rows.iter_mut().for_each(|row| row.count_from(&snapshot.cleared));
     let rows = rows.iter().filter(is_wanted);
     match form {
         Form::Csv => csv(rows),
         Form::Typed => typed::lines(rows),
         Form::Json => typed::json(rows),
     }
+}
+
+/// Whether a server's status says that it is not up.
+fn is_out(status: &str) -> bool {
+    status.starts_with("DOWN") || status.starts_with("MAINT")
 }
 
 /// The header and a line each, all ending with a comma.
@@ -357,7 +402,7 @@ mod tests {
     /// Telegraf insists on.
     #[test]
     fn columns_stand_where_programs_look_for_them() {
-        let csv = show(&snapshot(), Form::Csv, Selection::default());
+        let csv = show(&snapshot(), Form::Csv, &Selection::default());
         let header = csv.lines().next().unwrap();
         assert!(header.starts_with("# pxname,svname,") && header.ends_with(",-,"), "{header}");
         let columns: Vec<&str> = header.trim_start_matches("# ").split(',').collect();
@@ -394,7 +439,7 @@ mod tests {
 
     #[test]
     fn rows_come_as_there_with_the_numbers_that_are_ours() {
-        let csv = show(&snapshot(), Form::Csv, Selection::default());
+        let csv = show(&snapshot(), Form::Csv, &Selection::default());
         let names: Vec<String> = csv
             .lines()
             .skip(1)

@@ -1,4 +1,4 @@
-//! Statistics with the nature and the type of each field: `show stat typed` and `json` (management
+//! What is told with the nature and the type of each field: `typed` and `json` of `show stat` and `show info` (management
 //! guide, 9.2). An empty cell is no field.
 
 use serde::Serialize;
@@ -40,6 +40,16 @@ struct Field<'a> {
     obj_type: &'static str,
     proxy_id: u64,
     id: u64,
+    field: Place<'a>,
+    process_num: u8,
+    tags: Tags,
+    value: Value<'a>,
+}
+
+/// A line of `show info` as `json` has it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InfoField<'a> {
     field: Place<'a>,
     process_num: u8,
     tags: Tags,
@@ -96,10 +106,6 @@ pub(super) fn json<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
 
 fn json_field<'a>(row: &Row, (pos, name, cell): (usize, &'a str, &'a str)) -> Field<'a> {
     let (letters, kind) = nature(row, name);
-    let value = match cell.parse() {
-        Ok(number) if kind != "str" => Plain::Number(number),
-        _ => Plain::Text(cell),
-    };
     Field {
         obj_type: OBJECTS[usize::from(row.kind)].1,
         proxy_id: row.proxy,
@@ -107,7 +113,7 @@ fn json_field<'a>(row: &Row, (pos, name, cell): (usize, &'a str, &'a str)) -> Fi
         field: Place { pos, name },
         process_num: 1,
         tags: tags(letters),
-        value: Value { r#type: kind, value },
+        value: plain(kind, cell),
     }
 }
 
@@ -125,6 +131,83 @@ fn nature(row: &Row, name: &str) -> (&'static str, &'static str) {
     let is = |columns: &str| columns.split(' ').any(|column| column == name);
     let found = NATURES.iter().find(|(_, _, columns)| is(columns));
     found.map_or(COUNTER, |(letters, kind, _)| (letters, kind))
+}
+
+/// What lines of `show info` are, by name; those that are named nowhere here are gauges.
+const NATURES_OF_INFO: &[(&str, &str, &str)] = &[
+    ("POS", "str", "Name,Version,Release_date,Build info"),
+    ("CGS", "u32", "Nbthread,Nbproc"),
+    ("KGP", "u32", "Process_num"),
+    ("SGP", "u32", "Pid"),
+    ("SGP", "str", "Tainted"),
+    ("MDP", "str", "Uptime"),
+    ("MDP", "u32", "Uptime_sec,Start_time_sec"),
+    ("COS", "str", "node,description"),
+    ("MaP", "u32", "Idle_pct"),
+    (
+        "CLP",
+        "u32",
+        "Memmax_MB,Memmax_bytes,Ulimit-n,Maxsock,Maxconn,Hard_maxconn,Maxpipes,ConnRateLimit,SessRateLimit,SslRateLimit,CompressBpsRateLim",
+    ),
+    (
+        "MCP",
+        "u32",
+        "PoolFailed,CumConns,CumReq,CumSslConns,SslCacheLookups,SslCacheMisses,CumRecvLogs",
+    ),
+    (
+        "MMP",
+        "u32",
+        "MaxSslConns,MaxConnRate,MaxSslRate,SslFrontendMaxKeyRate,SslBackendMaxKeyRate,MaxZlibMemUsage",
+    ),
+    (
+        "MRP",
+        "u32",
+        "ConnRate,SessRate,MaxSessRate,SslRate,SslBackendKeyRate,CompressBpsIn,CompressBpsOut",
+    ),
+    ("MRP", "u64", "BytesOutRate"),
+    ("MGP", "u64", "PoolAlloc_bytes,PoolUsed_bytes,TotalBytesOut,TotalSplicedBytesOut"),
+];
+
+fn nature_of_info(name: &str) -> (&'static str, &'static str) {
+    let is = |names: &str| names.split(',').any(|known| known == name);
+    let found = NATURES_OF_INFO.iter().find(|(_, _, names)| is(names));
+    found.map_or(("MGP", "u32"), |(letters, kind, _)| (letters, kind))
+}
+
+/// `18.CumConns.1:MCP:u32:12`, a line each.
+pub(super) fn info_lines(info: &[(&'static str, String)]) -> String {
+    let line = |(pos, (name, value)): (usize, &(&'static str, String))| {
+        let (letters, kind) = nature_of_info(name);
+        format!("{pos}.{name}.1:{letters}:{kind}:{value}\n")
+    };
+    info.iter().enumerate().map(line).collect()
+}
+
+/// A list of fields.
+pub(super) fn info_json(info: &[(&'static str, String)]) -> String {
+    let fields: Vec<_> = info
+        .iter()
+        .enumerate()
+        .map(|(pos, (name, value))| {
+            let (letters, kind) = nature_of_info(name);
+            InfoField {
+                field: Place { pos, name },
+                process_num: 1,
+                tags: tags(letters),
+                value: plain(kind, value),
+            }
+        })
+        .collect();
+    // Strings and numbers alone: that cannot fail.
+    serde_json::to_string(&fields).unwrap_or_default() + "\n"
+}
+
+fn plain<'a>(kind: &'static str, text: &'a str) -> Value<'a> {
+    let value = match text.parse() {
+        Ok(number) if kind != "str" => Plain::Number(number),
+        _ => Plain::Text(text),
+    };
+    Value { r#type: kind, value }
 }
 
 /// The words for the letters (management guide, 9.2).

@@ -41,13 +41,14 @@ pub(super) fn stream(desk: &Desk) -> Response<Body> {
     };
     let (events, taken) = mpsc::channel(1);
     let questions = desk.questions.clone();
+    let administered = desk.admins.is_anybody();
     tokio::spawn(async move {
         let mut tick = interval(EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tick.tick().await;
             let Some(snapshot) = questions.ask().await else { break };
-            let Ok(json) = serde_json::to_string(&snapshot.view()) else { break };
+            let Ok(json) = serde_json::to_string(&snapshot.view(administered)) else { break };
             match events.try_send(Bytes::from(format!("data: {json}\n\n"))) {
                 Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => {}
                 Err(mpsc::error::TrySendError::Closed(_)) => break,

@@ -1,15 +1,17 @@
 //! Statistics over HTTP, beside the control loop: the page and its events, metrics, HAProxy's CSV,
-//! health. Read only: nothing that comes here changes anything.
+//! health. Nothing that comes here changes anything, unless the configuration names who may: [`admin`].
 //!
 //! Every answer is made from one snapshot, for which the loop is asked; a client that is slow, mute
 //! or gone costs the loop nothing.
 
+mod admin;
 mod events;
 mod prometheus;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,9 +25,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
+use crate::password::Hash;
+
 use super::Snapshot;
 use super::haproxy::stat::{self, Form, Selection};
 use super::socket::ACCEPT_PAUSE;
+
+use admin::Admins;
+pub(super) use admin::Order;
 
 /// Connections at one time; others wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -44,39 +51,54 @@ const PATHS: &str = "there is: / (the page), /metrics (/metrics?compat=haproxy),
 
 type Body = BoxBody<Bytes, Infallible>;
 
-/// Asks the loop for a snapshot.
+/// What the loop is asked for.
+#[derive(Debug)]
+pub(super) enum Question {
+    Snapshot(oneshot::Sender<Arc<Snapshot>>),
+    Change(Order),
+}
+
+/// Asks the loop.
 #[derive(Clone, Debug)]
-pub(super) struct Questions(pub(super) mpsc::Sender<oneshot::Sender<Arc<Snapshot>>>);
+pub(super) struct Questions(pub(super) mpsc::Sender<Question>);
 
 impl Questions {
     /// `None` once the loop has ended.
     async fn ask(&self) -> Option<Arc<Snapshot>> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(answer).await.ok()?;
+        self.0.send(Question::Snapshot(answer)).await.ok()?;
         answered.await.ok()
     }
 }
 
-/// What all connections share.
+/// What a connection is served with; all but its client is everybody's.
 #[derive(Clone, Debug)]
 struct Desk {
     questions: Questions,
     watchers: Arc<Semaphore>,
+    admins: Arc<Admins>,
+    client: SocketAddr,
 }
 
-/// Serves clients until dropped.
-pub(super) async fn serve(listener: TcpListener, questions: Questions) -> io::Result<()> {
+/// Serves clients until dropped. `admins` are those who may make changes.
+pub(super) async fn serve(
+    listener: TcpListener,
+    questions: Questions,
+    admins: BTreeMap<String, Hash>,
+) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let desk = Desk { questions, watchers: Arc::new(Semaphore::new(events::WATCHERS_MAX)) };
+    let watchers = Arc::new(Semaphore::new(events::WATCHERS_MAX));
+    let admins = Arc::new(Admins::new(admins));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, client)) = listener.accept().await else {
             // For want of descriptors; they come back, but not at once.
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
-        let desk = desk.clone();
+        let (questions, watchers) = (questions.clone(), Arc::clone(&watchers));
+        let desk = Desk { questions, watchers, admins: Arc::clone(&admins), client };
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(desk.clone(), request));
             let served = hyper::server::conn::http1::Builder::new()
@@ -92,7 +114,11 @@ pub(super) async fn serve(listener: TcpListener, questions: Questions) -> io::Re
 }
 
 async fn answer(desk: Desk, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let mut response = route(&desk, &request).await;
+    let mut response = match *request.method() {
+        Method::GET | Method::HEAD => route(&desk, &request).await,
+        Method::POST if desk.admins.is_anybody() => admin::change(&desk, request).await,
+        _ => unchangeable(&desk),
+    };
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -100,19 +126,27 @@ async fn answer(desk: Desk, request: Request<Incoming>) -> Result<Response<Body>
     Ok(response)
 }
 
+fn unchangeable(desk: &Desk) -> Response<Body> {
+    let (allowed, why) = match desk.admins.is_anybody() {
+        true => ("GET, HEAD, POST", "GET, or POST to change a server\n"),
+        false => (
+            "GET, HEAD",
+            "nothing can be changed here: GET alone; who may is named in [stats] admins\n",
+        ),
+    };
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, why);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
 async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response =
-            text(StatusCode::METHOD_NOT_ALLOWED, "nothing can be changed here: GET alone\n");
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return response;
-    }
     let target = request.uri();
     let (path, query) = (target.path(), target.query().unwrap_or_default());
     if path == "/healthz" {
         return text(StatusCode::OK, "ok\n");
     }
-    if path == "/" {
+    // HAProxy leads back to its page with what became of a form behind a semicolon.
+    if path == "/" || path.starts_with("/;st=") {
         return page();
     }
     let Some(snapshot) = desk.questions.ask().await else {
@@ -125,7 +159,7 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         (";typed", Form::Typed, "text/plain; charset=utf-8"),
     ] {
         if path.contains(option) || query.contains(option) {
-            let table = stat::show(&snapshot, form, Selection::default());
+            let table = stat::show(&snapshot, form, &Selection::default());
             return with_type(StatusCode::OK, kind, table);
         }
     }
@@ -141,7 +175,7 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         "/metrics" => {
             with_type(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::native(&snapshot))
         }
-        "/api/v1/status" => json(&snapshot.view()),
+        "/api/v1/status" => json(&snapshot.view(desk.admins.is_anybody())),
         "/api/v1/history" => json(&snapshot.history),
         "/events" => events::stream(desk),
         _ => text(StatusCode::NOT_FOUND, PATHS),

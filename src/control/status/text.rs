@@ -4,10 +4,27 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::backend::board::Tally;
+use crate::backend::histogram::{TURN_BOUNDS_MICROS, Times};
 use crate::control::text::{Table, grouped, limit, percent, size, span};
 use crate::metrics::{CloseReason, PathBytes};
 
 use super::{ListenerState, Status};
+
+/// The bound that so many in a hundred turns are not above.
+fn turn(turns: &Times, percent: u64) -> String {
+    let all = turns.count();
+    let mut seen = 0;
+    for (bound, count) in TURN_BOUNDS_MICROS.iter().zip(turns.counts) {
+        seen += count;
+        if all > 0 && seen * 100 >= all * percent {
+            return match bound {
+                0..1000 => format!("{bound} us"),
+                1000.. => format!("{} ms", *bound as f64 / 1000.0),
+            };
+        }
+    }
+    if all > 0 { "over 1 s".to_owned() } else { "-".to_owned() }
+}
 
 impl Status {
     /// As text: the answer to "is it well?" on top, then what it does, then with whom.
@@ -244,6 +261,8 @@ impl Status {
             ">COPIED",
             ">SPLICED",
             ">PIPES",
+            ">TURN P50",
+            ">P99",
         ]);
         for worker in &self.relay.workers {
             let (counts, bytes) = (&worker.counts, worker.counts.engine.bytes());
@@ -256,6 +275,8 @@ impl Status {
                 size(bytes.copied),
                 size(bytes.spliced),
                 format!("{}/{}", counts.engine.pipes_used, counts.engine.pipes_open),
+                turn(&counts.turns, 50),
+                turn(&counts.turns, 99),
             ]);
         }
         table.render()

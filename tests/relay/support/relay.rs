@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{await_some, await_that};
 
@@ -298,8 +298,29 @@ impl Drop for Relay {
             let last = self.log.iter().rev().filter(|line| !line.contains(" session "));
             println!("the relay said last: {:#?}", last.take(5).collect::<Vec<_>>());
         }
+        let workers = children(self.child.id());
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // The relay process dies with its parent, but not in the same moment: what it still listens on
+        // would take connections that are meant for the next one at the same address.
+        let deadline = Instant::now() + super::PATIENCE;
+        while workers.iter().any(|&process| lives(process)) && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         let _ = std::fs::remove_file(&self.control);
     }
+}
+
+/// The processes that a process has started.
+fn children(process: u32) -> Vec<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+    let lists: Vec<String> = lists.collect();
+    lists.iter().flat_map(|list| list.split(' ')).filter_map(|word| word.parse().ok()).collect()
+}
+
+/// Whether a process has not ended; one that nobody has waited for yet has.
+fn lives(process: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("State:\tZ") && !status.contains("State:\tX")
 }

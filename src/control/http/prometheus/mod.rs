@@ -78,8 +78,12 @@ impl Exposition {
     }
 
     fn histogram(&mut self, labels: &[(&str, &str)], times: &Times) {
+        self.histogram_by(&BOUNDS_MICROS, labels, times);
+    }
+
+    fn histogram_by(&mut self, bounds: &[u64], labels: &[(&str, &str)], times: &Times) {
         let mut seen = 0;
-        for (bound, count) in BOUNDS_MICROS.iter().zip(times.counts) {
+        for (bound, count) in bounds.iter().zip(times.counts) {
             seen += count;
             let bound = seconds(*bound);
             self.suffixed("_bucket", &[labels, &[("le", bound.as_str())]].concat(), seen);

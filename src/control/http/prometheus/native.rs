@@ -1,5 +1,6 @@
 //! Our own names; docs/METRICS.md explains them.
 
+use crate::backend::histogram::TURN_BOUNDS_MICROS;
 use crate::control::Snapshot;
 use crate::control::status::{
     ListenerState, ListenerStatus, QueueStatus, ServerStatus, WorkerStatus,
@@ -229,6 +230,11 @@ fn workers(out: &mut Exposition, workers: &[WorkerStatus]) {
         out.sample(&[labels.as_slice(), &[("engine", &worker.engine)]].concat(), 1);
     }
     out.each("fanin_worker_", &WORKER, &all);
+    let turns = "How long a worker took from its wake to its next wait.";
+    out.family("histogram", "fanin_worker_turn_seconds", turns);
+    for (labels, worker) in &all {
+        out.histogram_by(&TURN_BOUNDS_MICROS, labels, &worker.counts.turns);
+    }
     out.family("counter", "fanin_bytes_total", "Bytes delivered, as they are.");
     for (labels, worker) in &all {
         let engine = &worker.counts.engine;
