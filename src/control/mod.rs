@@ -182,6 +182,8 @@ struct Loop<R> {
     relay: R,
     origin: Origin,
     config: Config,
+    /// The same as it was read, without what administrators have changed in it since.
+    written: Config,
     lookups: Lookups,
     prober: Prober,
     rebalance: Rebalance,
@@ -228,6 +230,7 @@ impl<R: Relay> Loop<R> {
             listeners: listener_names(&setup.config, &relay.doors()),
             relay,
             origin: setup.origin,
+            written: setup.config.clone(),
             config: setup.config,
             lookups: Lookups::new(setup.names),
             prober: Prober::new(),
@@ -473,7 +476,7 @@ impl<R: Relay> Loop<R> {
         }
         // Connections wait in its share of the queues meanwhile.
         if unasked && self.workers_left > 0 && self.renewing.is_none() {
-            let config = self.config.clone();
+            let config = self.written.clone();
             self.renew(&config, format!("{} has ended", exit.name));
         }
     }

@@ -53,6 +53,7 @@ impl<R: Relay> Loop<R> {
                     self.listeners = listener_names(&config, &self.relay.doors());
                     self.lookups.names.renew(&config, names);
                     self.remember_names();
+                    self.written.clone_from(&config);
                     self.config = config;
                     self.forget_settings();
                     self.check_servers();

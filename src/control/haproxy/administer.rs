@@ -1,13 +1,13 @@
 //! What the commands that change something do. What concerns the configuration is changed in the one
-//! in force, which the parent is told of too, and holds until a file is read anew: as with HAProxy,
-//! whose next start knows nothing of it either.
+//! in force, and holds until the file is read anew or another relay process takes over: as with HAProxy,
+//! whose next start knows nothing of it either. The parent believes the file alone.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::backend::board::Admin;
 use crate::config::{Config, ServerAddress};
 use crate::control::prober::{self, Place};
-use crate::control::{Applied, BUSY, ENDING, Loop, Phase, Relay};
+use crate::control::{Applied, ENDING, Loop, Phase, Relay};
 use crate::handover::{OutOfService, Report};
 use crate::metrics::CloseReason;
 use crate::sys::process;
@@ -219,14 +219,14 @@ impl<R: Relay> Loop<R> {
         names.attend(&config);
         match self.relay.apply(&config, &names.addresses(&config)).map_err(|why| refusal(&why))? {
             Applied::Now(_) => {}
-            // A port that the sandbox does not let this process reach, say. It is in force in a moment.
-            Applied::Needs(what) if self.is_idle() => {
-                self.renew(&config, format!("{what} changed"));
-                return Ok(());
+            // A port that the sandbox does not let this process reach, say. The parent starts another
+            // with nothing but what stands in the file.
+            Applied::Needs(what) => {
+                return Err(refusal(&format!(
+                    "This cannot be changed here: {what}. Write it in the configuration and reload."
+                )));
             }
-            Applied::Needs(_) => return Err(refusal(BUSY)),
         }
-        self.report(Report::Applied { config: config.render() });
         self.lookups.names = names;
         self.config = config;
         self.check_servers();
