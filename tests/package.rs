@@ -87,6 +87,7 @@ fn every_metric_is_on_the_dashboard_or_said_not_to_be() {
         "fanin_server_weight",
         "fanin_worker_accepted_total",
         "fanin_worker_info",
+        "fanin_worker_turn_seconds_bucket",
     ];
     let shown = metrics(&read("docs/examples/grafana.json"));
     let missing: Vec<_> = exported()

@@ -310,7 +310,9 @@ impl Relay {
     #[track_caller]
     pub fn finish(mut self, total: Total) {
         self.await_settled();
-        self.read_records();
+        // A place is free a moment before the record of who had it is written.
+        let begun = self.counts().sessions_total;
+        self.await_ended(begun as usize);
         let counts = self.counts();
         self.check_counts(&counts, total);
         assert!(!has_kernel_workers(self.thread), "the ring runs kernel workers");
