@@ -1,4 +1,4 @@
-//! Passwords of those who use the web proxy door: argon2id hashes in the form of PHC strings
+//! Passwords, of those who use the web proxy door or change servers from the page: argon2id hashes in the form of PHC strings
 //! (`$argon2id$v=19$m=19456,t=2,p=1$salt$hash`), with the parameters that OWASP recommends.
 
 use std::fmt;
@@ -6,7 +6,9 @@ use std::fmt;
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use data_encoding::BASE64;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use zeroize::Zeroizing;
 
 /// The longest name of a user, and the longest password.
 pub const USER_BYTES_MAX: usize = 64;
@@ -23,6 +25,35 @@ const NOBODYS: &str = "$argon2id$v=19$m=19456,t=2,p=1$8Z+wdvacyPcylQRbNt5gFA$//8
 /// The hash of a password that can be written into the configuration.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Hash(String);
+
+/// Who somebody says he is (RFC 7617).
+pub struct Credentials {
+    pub user: String,
+    pub password: Zeroizing<Vec<u8>>,
+}
+
+impl Credentials {
+    /// Reads the value of a header: `Basic` and the base64 of `user:password`, strictly.
+    pub fn basic(value: &[u8]) -> Option<Self> {
+        const SCHEME: &[u8] = b"basic ";
+        let (scheme, encoded) = value.split_at_checked(SCHEME.len())?;
+        if !scheme.eq_ignore_ascii_case(SCHEME) {
+            return None;
+        }
+        let decoded = Zeroizing::new(BASE64.decode(encoded.trim_ascii()).ok()?);
+        let colon = decoded.iter().position(|&byte| byte == b':')?;
+        let (user, password) = (&decoded[..colon], &decoded[colon + 1..]);
+        let user = std::str::from_utf8(user).ok()?.to_owned();
+        Some(Self { user, password: Zeroizing::new(password.to_vec()) })
+    }
+}
+
+/// Not the password.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
+    }
+}
 
 /// Why a text is no hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +153,19 @@ mod tests {
             &good.as_str().replace("t=2", "t=33"),
         ] {
             assert!(Hash::read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_read_and_a_password_may_have_colons() {
+        let read = |value: &str| {
+            let said = Credentials::basic(value.as_bytes())?;
+            Some((said.user.clone(), String::from_utf8(said.password.to_vec()).unwrap()))
+        };
+        let sent = format!("Basic {}", BASE64.encode(b"alice:a:b"));
+        assert_eq!(read(&sent), Some(("alice".to_owned(), "a:b".to_owned())));
+        for wrong in ["Basic", "Bearer abc", "Basic !!!", "Basic YWxpY2U="] {
+            assert_eq!(read(wrong), None, "{wrong}");
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The way of a pair of connections to a worker, which relays it from then on.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,9 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use tokio::time::sleep;
 
-use crate::gate::sources::Ticket;
-use crate::metrics::{Counters, RequestLine};
-use crate::op::{ListenerId, Time};
+use crate::metrics::Counters;
 use crate::sys::passage;
 use crate::worker::{Command, Tunnel};
 
@@ -36,18 +33,6 @@ impl fmt::Debug for Lane {
     }
 }
 
-/// What the worker is told besides.
-#[derive(Debug)]
-pub(super) struct Errand {
-    pub(super) listener: ListenerId,
-    pub(super) client: SocketAddr,
-    /// Where its server is.
-    pub(super) address: SocketAddr,
-    pub(super) opened: Time,
-    pub(super) attempts: u16,
-    pub(super) request: RequestLine,
-}
-
 impl Lane {
     /// The way to the worker that counts here, takes pairs at the other end of this passage and hears
     /// what is posted.
@@ -68,17 +53,12 @@ impl Lane {
         lanes
     }
 
-    /// Passes a client's connection and its server's to the worker. With the ticket, and the places that
-    /// it holds, they are the worker's from then on; the caller's descriptors stay the caller's.
+    /// Passes a client's connection and its server's to the worker's engine, and says under which number.
+    /// The caller's descriptors stay the caller's.
     ///
     /// # Errors
     /// Those of [`passage::pass`].
-    pub(super) async fn pass(
-        &self,
-        pair: [BorrowedFd<'_>; 2],
-        errand: &Errand,
-        ticket: impl FnOnce() -> Option<Ticket>,
-    ) -> Result<(), Errno> {
+    pub(super) async fn pass(&self, pair: [BorrowedFd<'_>; 2]) -> Result<u64, Errno> {
         let number = self.passed.fetch_add(1, Relaxed);
         let mut tries = 0;
         while let Err(errno) = passage::pass(self.passage.as_fd(), number, pair) {
@@ -88,11 +68,12 @@ impl Lane {
             }
             sleep(PAUSE).await;
         }
-        let Errand { listener, client, address, opened, attempts, ref request } = *errand;
-        let (request, ticket) = (Box::new(request.clone()), ticket());
-        let tunnel =
-            Tunnel { number, listener, client, address, ticket, opened, attempts, request };
+        Ok(number)
+    }
+
+    /// Has the worker relay what was passed. The ticket, and the places that it holds, are the worker's from
+    /// then on.
+    pub(super) fn join(&self, tunnel: Tunnel) {
         (self.post)(Command::Join(Box::new(tunnel)));
-        Ok(())
     }
 }

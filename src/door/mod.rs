@@ -342,16 +342,7 @@ impl Forwarder {
         total_time: Duration,
     ) {
         self.opened(route);
-        let report = Report {
-            reason,
-            bytes: [0; 2],
-            bytes_discarded: [0; 2],
-            attempts,
-            connect_time: None,
-            first_byte: None,
-            last_byte: None,
-            total_time,
-        };
+        let report = Report::unserved(reason, attempts, total_time);
         let listener = self.listener(route);
         let queued = Queued::default();
         let (server, links) = (None, None);

@@ -25,12 +25,13 @@ use zeroize::Zeroizing;
 use crate::metrics::{CloseReason, RequestLine};
 use crate::op::Time;
 use crate::sys::{process, socket};
+use crate::worker::Tunnel;
 
 use super::accept::{Counted, HEAD_PATIENCE, Held, converse};
 use super::destinations::Standing;
 use super::dial;
 use super::forward::{Named, To};
-use super::lane::{Errand, Lane};
+use super::lane::Lane;
 use super::lookups::Answer;
 use super::plan::Ways;
 use super::request::{HEAD_BYTES_MAX, Host, Parsed, Request, Target, parse, without_credentials};
@@ -233,16 +234,11 @@ impl Caller {
             Ok(connected) => connected,
             Err(refusal) => return self.turn_away(stream, refusal.to(&request)).await,
         };
-        let Self { forwarder, route, client, opened, .. } = self;
-        let listener = forwarder.listener(*route);
-        let status = Some(200);
-        let (client, opened) = (*client, *opened);
-        let line = RequestLine { status, ..told(&request) };
-        let errand = Errand { listener, client, address, opened, attempts, request: line };
+        let line = RequestLine { status: Some(200), ..told(&request) };
         let reason = match timeout(LINGER, stream.write_all(ESTABLISHED)).await {
             Ok(Ok(())) => {
-                forwarder.traffic(*route).answered(200);
-                match pass(&forwarder.lanes, &stream, &server, &errand, held).await {
+                self.forwarder.traffic(self.route).answered(200);
+                match self.pass([&stream, &server], address, attempts, line.clone(), held).await {
                     Ok(()) => return,
                     Err(_) => CloseReason::NoResources,
                 }
@@ -252,7 +248,40 @@ impl Caller {
         for socket in [&stream, &server] {
             socket::reset_on_close(socket.as_fd());
         }
-        self.tell(reason, RequestLine { status, ..told(&request) }, attempts);
+        self.tell(reason, line, attempts);
+    }
+
+    /// Gives both connections, and all that is held for them, to a worker: the first that takes them.
+    async fn pass(
+        &self,
+        pair: [&TcpStream; 2],
+        address: SocketAddr,
+        attempts: u16,
+        request: RequestLine,
+        held: Held,
+    ) -> Result<(), Errno> {
+        let Held { place, mut counted } = held;
+        let mut failed = Errno::EPIPE;
+        for lane in Lane::by_load(&self.forwarder.lanes) {
+            match lane.pass(pair.map(|socket| socket.as_fd())).await {
+                Ok(number) => {
+                    lane.join(Tunnel {
+                        number,
+                        listener: self.forwarder.listener(self.route),
+                        client: self.client,
+                        address,
+                        ticket: counted.as_mut().and_then(Counted::hand_over),
+                        opened: self.opened,
+                        attempts,
+                        request: Box::new(request),
+                    });
+                    place.hand_over();
+                    return Ok(());
+                }
+                Err(errno) => failed = errno,
+            }
+        }
+        Err(failed)
     }
 
     /// Has hyper serve the one request whose head has been read.
@@ -324,29 +353,6 @@ impl Caller {
 
 const BUSY: &str = "too many passwords wait to be checked; try again\n";
 const NO_ADDRESS: &str = "the relay does not know yet where this server is\n";
-
-/// Gives both connections, and all that is held for them, to a worker: the first that takes them.
-async fn pass(
-    lanes: &[Lane],
-    client: &TcpStream,
-    server: &TcpStream,
-    errand: &Errand,
-    held: Held,
-) -> Result<(), Errno> {
-    let Held { place, mut counted } = held;
-    let mut failed = Errno::EPIPE;
-    for lane in Lane::by_load(lanes) {
-        let ticket = || counted.as_mut().and_then(Counted::hand_over);
-        match lane.pass([client.as_fd(), server.as_fd()], errand, ticket).await {
-            Ok(()) => {
-                place.hand_over();
-                return Ok(());
-            }
-            Err(errno) => failed = errno,
-        }
-    }
-    Err(failed)
-}
 
 /// Ends when a client's connection has failed. That it has said all that it has to say is no failure.
 async fn failed(stream: &TcpStream) {

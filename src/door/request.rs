@@ -8,10 +8,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use data_encoding::BASE64;
-use zeroize::Zeroizing;
-
-use crate::password::{PASSWORD_BYTES_MAX, USER_BYTES_MAX};
+use crate::password::{Credentials, PASSWORD_BYTES_MAX, USER_BYTES_MAX};
 
 /// The longest head, and the most lines in it. Agents send some 500 bytes in a dozen lines.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
@@ -68,19 +65,6 @@ impl fmt::Display for Host {
             Self::Address(IpAddr::V4(address)) => address.fmt(f),
             Self::Address(IpAddr::V6(address)) => write!(f, "[{address}]"),
         }
-    }
-}
-
-/// What a client says who it is (RFC 7617).
-pub struct Credentials {
-    pub user: String,
-    pub password: Zeroizing<Vec<u8>>,
-}
-
-/// Not the password.
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
@@ -251,27 +235,18 @@ pub fn without_credentials(head: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// `Basic` and the base64 of `user:password` (RFC 7617 section 2), strictly.
+/// Credentials that may be somebody's here.
 fn credentials(value: &[u8]) -> Option<Credentials> {
-    const SCHEME: &[u8] = b"basic ";
-    const BYTES_MAX: usize = (USER_BYTES_MAX + 1 + PASSWORD_BYTES_MAX).div_ceil(3) * 4;
-    let (scheme, rest) = value.split_at_checked(SCHEME.len())?;
-    let encoded = rest.trim_ascii();
-    if !scheme.eq_ignore_ascii_case(SCHEME) || encoded.len() > BYTES_MAX {
-        return None;
-    }
-    let decoded = Zeroizing::new(BASE64.decode(encoded).ok()?);
-    let colon = decoded.iter().position(|&byte| byte == b':')?;
-    let (user, password) = (&decoded[..colon], &decoded[colon + 1..]);
-    if user.len() > USER_BYTES_MAX || password.len() > PASSWORD_BYTES_MAX {
-        return None;
-    }
-    let user = std::str::from_utf8(user).ok()?.to_owned();
-    Some(Credentials { user, password: Zeroizing::new(password.to_vec()) })
+    let fits = |said: &Credentials| {
+        said.user.len() <= USER_BYTES_MAX && said.password.len() <= PASSWORD_BYTES_MAX
+    };
+    Credentials::basic(value).filter(fits)
 }
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::BASE64;
+
     use super::*;
 
     fn head(line: &str, headers: &[&str]) -> Vec<u8> {

@@ -14,10 +14,9 @@ use zeroize::Zeroizing;
 
 use crate::gate::sources::{Entry, SourceLimits, SourceRate, Sources};
 use crate::op::Time;
-use crate::password::Hash;
+use crate::password::{Credentials, Hash};
 
 use super::once::Once;
-use super::request::Credentials;
 
 /// Log-ins that failed, from one source: enough for whoever mistypes a file and puts it
 /// right, and too few to guess by.

@@ -22,7 +22,7 @@ impl Passed {
     }
 
     /// The pair that was passed under this number. One for which there was no descriptor is gone.
-    pub(super) fn take(&mut self, number: u64) -> Option<[OwnedFd; 2]> {
+    fn take(&mut self, number: u64) -> Option<[OwnedFd; 2]> {
         if let Some(place) = self.early.iter().position(|(other, _)| *other == number) {
             return Some(self.early.swap_remove(place).1);
         }
@@ -38,14 +38,17 @@ impl Passed {
         }
     }
 
-    /// The same, if there is room for it among what came through the listeners; else it ends.
+    /// The same, if there is room for it among what came through the listeners; else it stays, to be
+    /// refused.
     pub(super) fn enter(&mut self, number: u64, listeners: &mut Listeners) -> Option<[OwnedFd; 2]> {
-        let pair = self.take(number)?;
-        if listeners.enter() {
-            return Some(pair);
+        if !listeners.enter() {
+            return None;
         }
-        pair.iter().for_each(|socket| socket::reset_on_close(socket.as_fd()));
-        None
+        let pair = self.take(number);
+        if pair.is_none() {
+            listeners.leave();
+        }
+        pair
     }
 
     /// Whether pairs may still come.

@@ -1,6 +1,7 @@
 //! Why a session ended, and what each side is told.
 
 use std::fmt;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -193,6 +194,41 @@ impl CloseReason {
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
+    }
+}
+
+/// What a session came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub reason: CloseReason,
+    /// Bytes delivered, by [`Flow::index`](crate::op::Flow::index).
+    pub bytes: [u64; 2],
+    /// Bytes taken from a source whose sink had closed; by [`Flow::index`](crate::op::Flow::index).
+    pub bytes_discarded: [u64; 2],
+    /// Attempts to connect.
+    pub attempts: u16,
+    /// From the client's arrival until a server was connected.
+    pub connect_time: Option<Duration>,
+    /// From the client's arrival until it was sent the first byte, and until a byte last moved.
+    pub first_byte: Option<Duration>,
+    pub last_byte: Option<Duration>,
+    /// From the client's arrival to the end.
+    pub total_time: Duration,
+}
+
+impl Report {
+    /// Of somebody for whom no session began.
+    pub const fn unserved(reason: CloseReason, attempts: u16, total_time: Duration) -> Self {
+        Self {
+            reason,
+            bytes: [0; 2],
+            bytes_discarded: [0; 2],
+            attempts,
+            connect_time: None,
+            first_byte: None,
+            last_byte: None,
+            total_time,
+        }
     }
 }
 

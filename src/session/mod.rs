@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-pub use close::CloseReason;
+pub use close::{CloseReason, Report};
 use flow::{FlowState, Sink, Stage};
 use greeting::Greeting;
 
@@ -64,25 +64,6 @@ pub enum Step {
     Dial { failed: Option<Errno> },
     /// Forget the session; the engine already has.
     Finished(Report),
-}
-
-/// What a session came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    pub reason: CloseReason,
-    /// Bytes delivered, by [`Flow::index`].
-    pub bytes: [u64; 2],
-    /// Bytes taken from a source whose sink had closed; by [`Flow::index`].
-    pub bytes_discarded: [u64; 2],
-    /// Attempts to connect.
-    pub attempts: u16,
-    /// From the client's arrival until a server was connected.
-    pub connect_time: Option<Duration>,
-    /// From the client's arrival until it was sent the first byte, and until a byte last moved.
-    pub first_byte: Option<Duration>,
-    pub last_byte: Option<Duration>,
-    /// From the client's arrival to the end.
-    pub total_time: Duration,
 }
 
 /// How a session that goes on stands.

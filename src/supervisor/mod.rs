@@ -220,7 +220,7 @@ impl Supervisor {
         let listeners: Vec<usize> = doors.iter().map(|door| door.listener).collect();
         let plan = Arc::new(registry.plan(&config, addresses, &host, &listeners, worked)?);
         let own = doors::own(&doors, &config);
-        let agents = registry.doors(&config, addresses, &doors::numbered(&doors, worked), own);
+        let agents = registry.doors(&config, &plan, &doors::numbered(&doors, worked), own);
         let agents = Doors::new(&config, &host, agents)?;
         let sockets = listen(&config, inherited)?;
         let quota = Arc::new(Quota::new(budget.sessions));
@@ -373,7 +373,7 @@ impl Supervisor {
         let plan = Arc::new(plan);
         let doors = doors::numbered(&self.doors, self.worked);
         let own = doors::own(&self.doors, config);
-        let agents = self.registry.doors(config, addresses, &doors, own);
+        let agents = self.registry.doors(config, &plan, &doors, own);
         self.agents.replace(config, &self.host, agents);
         self.quota.resize(budget.sessions);
         let summary = format!(

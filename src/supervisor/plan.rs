@@ -127,29 +127,21 @@ impl Registry {
         Ok(())
     }
 
-    /// Makes the doors' plan that follows from the same configuration, after the workers' has been made.
+    /// The doors' plan that goes with the workers': what both live by is made once.
     /// `doors` has the number of each address and its listener's, in order; `own` is where the process
     /// listens.
     pub(super) fn doors(
-        &mut self,
+        &self,
         config: &Config,
-        addresses: &Addresses,
+        plan: &Plan,
         doors: &[(ListenerId, usize)],
         own: Vec<SocketAddr>,
     ) -> door::Plan {
-        let mut backends = Vec::new();
-        for (number, backend) in config.backends.iter().enumerate() {
-            let members =
-                backend.servers.iter().enumerate().map(|(place, server)| {
-                    self.member(backend, server, addresses.of(number, place))
-                });
-            backends.push(door::Backend {
-                members: members.collect(),
-                manners: backend
-                    .servers
-                    .iter()
-                    .map(|server| self.manner(backend, server))
-                    .collect(),
+        let backends = config.backends.iter().zip(&plan.backends).map(|(backend, planned)| {
+            let servers = backend.servers.iter();
+            door::Backend {
+                members: planned.members.clone(),
+                manners: servers.map(|server| self.manner(backend, server)).collect(),
                 algorithm: backend.balance,
                 redispatch: backend.redispatch,
                 attempts_max: backend.retries.saturating_add(1),
@@ -157,23 +149,24 @@ impl Registry {
                 server_idle: backend.timeouts.server_idle,
                 keep_idle: backend.keep_idle,
                 prefix: backend.path.trim_end_matches('/').to_owned(),
-                sources: backend.source.addresses.clone(),
-            });
-        }
-        let routes = doors.iter().map(|&(id, number)| {
-            let listener = &config.listeners[number];
-            door::Route {
-                listener: id,
-                backend: listener.backend,
-                quota: Arc::clone(&self.quotas[number]),
-                traffic: Arc::clone(self.traffic.entry(listener.name.clone()).or_default()),
-                rules: Arc::new(self.rules(listener, config.global.maxconn)),
-                client_idle: listener.client_idle,
-                body_max: listener.body_max,
-                door: ways::entrance(config, addresses, number),
+                sources: planned.source.addresses.clone(),
             }
         });
-        door::Plan { routes: routes.collect(), backends, ways: Arc::new(ways::ways(config, own)) }
+        let routes = doors.iter().map(|&(id, number)| {
+            let (listener, planned) = (&config.listeners[number], &plan.routes[usize::from(id.0)]);
+            door::Route {
+                listener: id,
+                backend: planned.backend,
+                quota: Arc::clone(&planned.quota),
+                traffic: Arc::clone(&planned.traffic),
+                rules: Arc::clone(&planned.rules),
+                client_idle: listener.client_idle,
+                body_max: listener.body_max,
+                door: ways::entrance(config, plan, number),
+            }
+        });
+        let ways = Arc::new(ways::ways(config, own));
+        door::Plan { routes: routes.collect(), backends: backends.collect(), ways }
     }
 
     /// How a server is spoken with.

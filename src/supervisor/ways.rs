@@ -5,21 +5,23 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::{self, Config, Dns, Listener, Mode, Networks, Pattern, value};
-use crate::control::{self, Addresses};
+use crate::control;
 use crate::door;
 use crate::door::destinations::{Destinations, Hosts};
 use crate::door::lookups::{Answer, Asker};
 use crate::door::request::Host;
 use crate::gate::rules::AddressSet;
+use crate::worker::plan::Plan;
 
 /// What a door's listener does with who comes.
-pub(super) fn entrance(config: &Config, addresses: &Addresses, listener: usize) -> door::Door {
+pub(super) fn entrance(config: &Config, plan: &Plan, listener: usize) -> door::Door {
     let Listener { mode, backend, .. } = config.listeners[listener];
     if mode != Mode::Proxy {
         return door::Door::Agent;
     }
     let mut servers: HashMap<_, Vec<SocketAddr>> = HashMap::new();
-    for (place, server) in config.backends[backend].servers.iter().enumerate() {
+    let members = &plan.backends[backend].members;
+    for (server, member) in config.backends[backend].servers.iter().zip(members) {
         // A service is no host that could be asked for.
         let Some(port) = server.address.port() else { continue };
         let host = server.address.host();
@@ -27,7 +29,7 @@ pub(super) fn entrance(config: &Config, addresses: &Addresses, listener: usize) 
             Ok(address) => Host::Address(address.to_canonical()),
             Err(_) => Host::Name(host.trim_end_matches('.').to_ascii_lowercase()),
         };
-        servers.entry((host, port)).or_default().extend(addresses.of(backend, place));
+        servers.entry((host, port)).or_default().extend(&member.addresses);
     }
     door::Door::Proxy { servers: Arc::new(servers) }
 }

@@ -122,13 +122,8 @@ impl Admission {
         entered
     }
 
-    /// Whether this worker's table has a place.
-    pub(super) const fn has_place(&self) -> bool {
-        self.free > 0
-    }
-
     /// Takes a place in the table for a session that holds its places in the process and in its
-    /// listener already. There is one: see [`Admission::has_place`].
+    /// listener already. There is one.
     pub(super) const fn enter_held(&mut self) {
         self.free -= 1;
     }

@@ -12,6 +12,7 @@ pub mod listing;
 pub mod plan;
 pub mod queue;
 mod ramp;
+mod relay;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -26,25 +27,26 @@ use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
 use std::time::Duration;
 
+use crate::backend::Backends;
 use crate::backend::board::Board;
-use crate::backend::{Backends, ServerId};
 use crate::engine::Engine;
 use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::gate::sources::Ticket;
-use crate::metrics::{Counters, Links, RequestLine, SessionPlace, SessionRecord, Traffic, tell};
+use crate::metrics::{Counters, SessionPlace, SessionRecord, Traffic, tell};
 use crate::op::{AcceptedSocket, Completion, ListenerId, Op, SessionKey, Side, Slot, Time};
 use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 
 use admission::Admission;
-use dial::{Dialer, Lease};
+use dial::Dialer;
 use ending::Phase;
 use greeting::AtLimit;
 use leaving::Leaving;
 use listing::Listing;
 use plan::Plan;
-use queue::{Queues, Wait};
+use queue::Queues;
 use ramp::Ramp;
+use relay::Relay;
 use table::Table;
 use timers::Timers;
 pub use tunnel::Tunnel;
@@ -149,41 +151,6 @@ struct Arrival {
     /// Where its source is counted.
     ticket: Option<Ticket>,
 }
-
-/// A session and what the worker knows about it beyond the session itself.
-#[derive(Debug)]
-struct Relay {
-    session: Session,
-    listener: ListenerId,
-    client: SocketAddr,
-    /// Where its place is taken: while connecting and while relaying.
-    server: Option<ServerId>,
-    /// Where the attempt under way goes.
-    address: SocketAddr,
-    /// Who failed last.
-    failed: Option<ServerId>,
-    /// Time has passed since then, so that it may be tried again.
-    paused: bool,
-    lease: Option<Lease>,
-    /// Where its source is counted.
-    ticket: Option<Ticket>,
-    /// For a place at a server.
-    wait: Wait,
-    /// What it asked a door for.
-    request: Option<Box<RequestLine>>,
-    /// How its connections fared, once it has begun to fail.
-    links: Option<Box<Links>>,
-    /// It is to leave its server when it is at rest.
-    leaving: bool,
-    /// When the attempt under way began.
-    dialled: Time,
-    /// Source ports tried for it.
-    ports_tried: u8,
-    addresses_tried: u8,
-}
-
-// Most of what a session at rest takes, beside what its engine keeps (design target: 512 B in all).
-const _: () = assert!(size_of::<Relay>() <= 360);
 
 impl<E: Engine> Worker<E> {
     /// A worker that accepts from the first turn on. The engine is listening already.
@@ -442,24 +409,7 @@ impl<E: Engine> Worker<E> {
             Some(_) => Session::greet(key, self.now, &mut self.ops),
             None => Session::open(key, self.now, &mut self.ops),
         };
-        let relay = Relay {
-            session,
-            listener,
-            client,
-            server: None,
-            address: client,
-            failed: None,
-            paused: false,
-            lease: None,
-            ticket,
-            wait: Wait::default(),
-            request: None,
-            links: None,
-            leaving: false,
-            dialled: self.now,
-            ports_tried: 0,
-            addresses_tried: 0,
-        };
+        let relay = Relay::new(session, listener, client, ticket, self.now);
         self.settle(key, relay);
         self.with(key, |_, _, _, _| step);
     }
@@ -490,11 +440,9 @@ impl<E: Engine> Worker<E> {
         }
         // Who wants to know why a session ended wants to know where it failed.
         let server = relay.server.or(relay.failed).and_then(|id| self.backends.known(id)).cloned();
-        self.traffic(relay.listener).ended(report);
         self.admission.leave(relay.listener);
         self.counters.sessions.set(self.sessions.len() as u64);
-        self.counters.ended[report.reason.index()].add(1);
-        let record = SessionRecord {
+        self.tell_ended(SessionRecord {
             listener: relay.listener,
             client: relay.client,
             server,
@@ -502,7 +450,14 @@ impl<E: Engine> Worker<E> {
             request: relay.request,
             links: relay.links,
             report: *report,
-        };
+        });
+    }
+
+    /// Counts what has ended, and passes its record on.
+    fn tell_ended(&mut self, record: SessionRecord) {
+        let SessionRecord { listener, report, .. } = &record;
+        self.traffic(*listener).ended(report);
+        self.counters.ended[report.reason.index()].add(1);
         if self.records.push(record).is_err() {
             self.counters.records_dropped.add(1);
         }

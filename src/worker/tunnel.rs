@@ -10,7 +10,6 @@ use crate::op::{ListenerId, Time};
 use crate::session::{CloseReason, Report, Session, Step};
 
 use super::ending::Phase;
-use super::queue::Wait;
 use super::{Relay, Worker};
 
 /// What a worker is told of a pair of connections that was passed to its engine. The places that it
@@ -38,7 +37,6 @@ impl<E: Engine> Worker<E> {
             tunnel;
         let key = match self.phase {
             Phase::Stopping { .. } => None,
-            _ if !self.admission.has_place() => None,
             _ => self.sessions.vacancy(),
         };
         let Some(key) = key.filter(|&key| self.engine.adopt_pair(number, key)) else {
@@ -49,24 +47,8 @@ impl<E: Engine> Worker<E> {
         };
         self.admission.enter_held();
         let session = Session::joined(key, opened, attempts, self.now, &mut self.ops);
-        let relay = Relay {
-            session,
-            listener,
-            client,
-            server: None,
-            address,
-            failed: None,
-            paused: false,
-            lease: None,
-            ticket,
-            wait: Wait::default(),
-            request: Some(request),
-            links: None,
-            leaving: false,
-            dialled: self.now,
-            ports_tried: 0,
-            addresses_tried: 0,
-        };
+        let relay = Relay::new(session, listener, client, ticket, self.now);
+        let relay = Relay { address, request: Some(request), ..relay };
         self.settle(key, relay);
         self.with(key, |_, _, _, _| Step::Continue);
     }
@@ -80,26 +62,11 @@ impl<E: Engine> Worker<E> {
         attempts: u16,
         total_time: Duration,
     ) {
-        let reason = CloseReason::NoResources;
-        let report = Report {
-            reason,
-            bytes: [0; 2],
-            bytes_discarded: [0; 2],
-            attempts,
-            connect_time: None,
-            first_byte: None,
-            last_byte: None,
-            total_time,
-        };
+        let report = Report::unserved(CloseReason::NoResources, attempts, total_time);
         let route = &self.plan.routes[usize::from(listener.0)];
         route.traffic.opened(route.quota.taken());
-        route.traffic.ended(&report);
         self.counters.sessions_total.add(1);
-        self.counters.ended[reason.index()].add(1);
         let (server, queued, links, request) = (None, Queued::default(), None, Some(request));
-        let record = SessionRecord { listener, client, server, queued, request, links, report };
-        if self.records.push(record).is_err() {
-            self.counters.records_dropped.add(1);
-        }
+        self.tell_ended(SessionRecord { listener, client, server, queued, request, links, report });
     }
 }

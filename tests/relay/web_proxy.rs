@@ -75,6 +75,20 @@ fn tunnel(door: SocketAddr, to: SocketAddr) -> TcpStream {
     stream
 }
 
+/// What is said through a tunnel is heard through it.
+#[track_caller]
+fn ping(stream: &mut TcpStream) {
+    stream.write_all(b"ping").unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+}
+
+/// The end of a tunnel comes back through it.
+#[track_caller]
+fn end(stream: &mut TcpStream) {
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+}
+
 /// The status that a request gets on a connection of its own, and all that comes.
 fn ask(door: SocketAddr, request: &[u8]) -> (u16, String) {
     let mut stream = peers::connect(door);
@@ -421,8 +435,7 @@ fn the_servers_of_the_backend_are_allowed_as_they_are_written() {
     let mut stream = peers::connect(relay.address());
     stream.write_all(connect_line(format!("intake.EXAMPLE.com:{port}")).as_bytes()).unwrap();
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
-    stream.write_all(b"ping").unwrap();
-    stream.read_exact(&mut [0; 4]).unwrap();
+    ping(&mut stream);
     for other in [format!("127.0.0.1:{port}"), "intake.example.com:1".to_owned()] {
         assert_eq!(ask(relay.address(), connect_line(&other).as_bytes()).0, 403, "{other}");
     }
@@ -484,8 +497,7 @@ fn slow_heads_leave_tunnels_alone_and_are_ended() {
     let mut worst = Duration::ZERO;
     while began.elapsed() < Duration::from_secs(9) {
         let asked = Instant::now();
-        stream.write_all(b"ping").unwrap();
-        stream.read_exact(&mut [0; 4]).unwrap();
+        ping(&mut stream);
         worst = worst.max(asked.elapsed());
         slow.iter_mut().step_by(30).for_each(|stream| drop(stream.write_all(b"x")));
     }
@@ -495,8 +507,7 @@ fn slow_heads_leave_tunnels_alone_and_are_ended() {
     let late =
         slow.iter_mut().map(read_head).filter(|head| head.starts_with("HTTP/1.1 408 ")).count();
     assert!(late > SLOW / 2, "{late} were told");
-    stream.write_all(b"ping").unwrap();
-    stream.read_exact(&mut [0; 4]).unwrap();
+    ping(&mut stream);
 }
 
 /// A thousand log-ins a second that fail cost those who are known nothing (S13).
@@ -552,10 +563,8 @@ fn reloads_apply_to_who_comes_and_a_drain_lets_tunnels_end() {
     relay.signal("TERM");
     await_that("nobody is let in any more", || peers::try_connect(door).is_err());
     for stream in [&mut before, &mut after] {
-        stream.write_all(b"ping").unwrap();
-        stream.read_exact(&mut [0; 4]).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        ping(stream);
+        end(stream);
     }
     assert!(relay.await_end().success());
 }
@@ -575,10 +584,8 @@ fn a_client_that_is_in_its_head_when_a_drain_begins_gets_its_tunnel() {
     await_that("nobody is let in any more", || peers::try_connect(door).is_err());
     stream.write_all(&head.as_bytes()[10..]).unwrap();
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
-    stream.write_all(b"ping").unwrap();
-    stream.read_exact(&mut [0; 4]).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    ping(&mut stream);
+    end(&mut stream);
     assert!(relay.await_end().success());
 }
 
@@ -596,8 +603,7 @@ fn places_and_sources_are_counted_from_the_head_to_the_end_of_the_tunnel() {
     await_that("they are over", || sessions(&relay) == 0);
     for _ in 0..20 {
         let mut stream = tunnel(relay.address(), server.address);
-        stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+        end(&mut stream);
         drop(stream);
         await_that("it is over", || sessions(&relay) == 0);
     }
@@ -613,8 +619,7 @@ fn those_who_say_nothing_do_not_take_every_place() {
     let _idle: Vec<_> = (0..60).map(|_| peers::connect(relay.address())).collect();
     let began = Instant::now();
     let mut stream = tunnel(relay.address(), server.address);
-    stream.write_all(b"ping").unwrap();
-    stream.read_exact(&mut [0; 4]).unwrap();
+    ping(&mut stream);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::backend::board::Admin;
 use crate::config::value;
 use crate::control::Snapshot;
+use crate::control::status::{RelayStatus, ServerStatus};
 
 use super::info;
 use super::stat::{self, Form, Selection};
@@ -140,6 +141,20 @@ fn environment(name: Option<&str>) -> String {
     }
 }
 
+const NO_BACKEND: &str = "Can't find backend.\n";
+
+/// The servers of each backend, or of the one that is wanted, with the number of it; `None` if there is no
+/// such backend.
+fn backends<'a>(
+    relay: &'a RelayStatus,
+    wanted: Option<&str>,
+) -> Option<Vec<(&'a [ServerStatus], usize)>> {
+    let numbered = relay.backends().zip(relay.listeners.len() + 1..);
+    let is_wanted = |servers: &[ServerStatus]| wanted.is_none_or(|it| it == servers[0].backend);
+    let found: Vec<_> = numbered.filter(|(servers, _)| is_wanted(servers)).collect();
+    (wanted.is_none() || !found.is_empty()).then_some(found)
+}
+
 /// `show servers conn`: who keeps connections to servers for the next request, which is agent doors
 /// alone.
 fn servers_conn(snapshot: &Snapshot, wanted: Option<&str>) -> String {
@@ -149,12 +164,8 @@ fn servers_conn(snapshot: &Snapshot, wanted: Option<&str>) -> String {
         "# bkname/svname bkid/svid addr port - purge_delay used_cur used_max need_est unsafe_nb \
          safe_nb idle_lim idle_cur idle_per_thr[{workers}]\n"
     );
-    let mut found = false;
-    for (servers, id) in relay.backends().zip(relay.listeners.len() + 1..) {
-        if wanted.is_some_and(|wanted| wanted != servers[0].backend) {
-            continue;
-        }
-        found = true;
+    let Some(backends) = backends(relay, wanted) else { return NO_BACKEND.to_owned() };
+    for (servers, id) in backends {
         for (server, place) in servers.iter().zip(1..) {
             let address = server.resolved.first().map_or("-", String::as_str);
             let (ip, port) = address.rsplit_once(':').unwrap_or((address, "0"));
@@ -171,9 +182,6 @@ fn servers_conn(snapshot: &Snapshot, wanted: Option<&str>) -> String {
             );
         }
     }
-    if wanted.is_some() && !found {
-        return "Can't find backend.\n".to_owned();
-    }
     out
 }
 
@@ -186,12 +194,8 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                           srv_check_port srv_check_addr srv_agent_addr srv_agent_port";
     let relay = &snapshot.status.relay;
     let mut out = format!("1\n# {FIELDS}\n");
-    let mut found = false;
-    for (servers, id) in relay.backends().zip(relay.listeners.len() + 1..) {
-        if wanted.is_some_and(|wanted| wanted != servers[0].backend) {
-            continue;
-        }
-        found = true;
+    let Some(backends) = backends(relay, wanted) else { return NO_BACKEND.to_owned() };
+    for (servers, id) in backends {
         for (server, place) in servers.iter().zip(1..) {
             let address = server.resolved.first().map_or("-", String::as_str);
             let (ip, _) = address.rsplit_once(':').unwrap_or((address, ""));
@@ -225,9 +229,6 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                 if is_service { server.address.as_str() } else { "-" },
             );
         }
-    }
-    if wanted.is_some() && !found {
-        return "Can't find backend.\n".to_owned();
     }
     out
 }
