@@ -14,7 +14,7 @@
 //!
 //! 4. Every operation that has a slot completes exactly once, be it cancelled or not.
 //! 5. A completion never comes for a key after the completion of its `Close`.
-//! 6. A `Connect` that does not complete with `Done` leaves no backend socket behind.
+//! 6. A `Connect` or `Attach` that does not complete with `Done` leaves no backend socket behind.
 //! 7. Would-block does not exist up here: the engine parks the operation.
 
 use std::fmt;
@@ -211,12 +211,45 @@ impl AcceptedSocket {
     }
 }
 
+/// A connection to a server that was made before a session asked for one. Only the engine that made it
+/// knows what it stands for; it is given to a session by [`Op::Attach`] or ended by
+/// `Engine::discard_spare`, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spare(u32);
+
+impl Spare {
+    /// For engines: wraps a number that means something to the engine.
+    pub const fn from_engine(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// For engines: the number given to [`Self::from_engine`].
+    pub const fn into_engine(self) -> u32 {
+        self.0
+    }
+}
+
+/// How a spare connection fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpareState {
+    /// The server has not answered yet.
+    Connecting,
+    /// Connected, and nothing has come from the server.
+    Ready,
+    /// The server has ended its stream, or has begun to speak.
+    Ended,
+    /// It could not be made, or was reset.
+    Failed,
+}
+
 /// What a session asks of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Makes the backend's socket and connects it. `source` is bound first (address and port) when
     /// given; otherwise the kernel chooses both. Completes with `Done`, `Failed` or `Cancelled`.
     Connect { session: SessionKey, address: SocketAddr, source: Option<SocketAddr> },
+    /// Makes a spare connection the backend's. Completes in the connect's slot, with `Done` or `Failed`.
+    Attach { session: SessionKey, spare: Spare },
     /// Moves bytes from the flow's source into the engine's keeping. Completes with `Moved`,
     /// `EndOfStream`, `Failed` or `Cancelled` (nothing was taken then).
     Pull { session: SessionKey, flow: Flow },

@@ -212,6 +212,17 @@ impl Backends {
         server.sessions -= 1;
     }
 
+    /// Whether a server that may have been taken away meanwhile takes sessions at this address.
+    pub fn is_in_service(&self, id: ServerId, address: SocketAddr) -> bool {
+        let server = self.servers.get(usize::from(id.index));
+        server.filter(|server| server.generation == id.generation).is_some_and(|server| {
+            let Server { member, .. } = server;
+            member.takes_sessions()
+                && !member.board.is_down()
+                && member.addresses.contains(&address)
+        })
+    }
+
     /// Whether a server of a backend takes sessions, if it has room.
     pub fn takes_sessions(&self, backend: usize) -> bool {
         let Some(pool) = self.pools.get(backend) else { return false };

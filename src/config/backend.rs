@@ -25,6 +25,9 @@ pub const HALF_CLOSED_DEFAULT: Duration = Duration::from_secs(30);
 const QUEUE_DEFAULT: Duration = CONNECT_DEFAULT;
 /// How many may wait: as many as in the kernel's queue by default.
 const QUEUE_PLACES_DEFAULT: u32 = 4096;
+/// How old a spare connection may become: servers of which it is known wait 5 s at the least for a
+/// client's first bytes (HAProxy's `timeout http-request` in its own examples).
+const SPARE_IDLE_DEFAULT: Duration = Duration::from_secs(4);
 /// A server's weight when none is given.
 pub const WEIGHT_DEFAULT: u16 = 1;
 
@@ -50,6 +53,7 @@ pub struct Backend {
     /// Whether sessions leave a server that has more than its share, when they are at rest.
     pub rebalance: bool,
     pub source: Source,
+    pub spare: Spare,
     /// What an agent door puts before the path of each request; empty is nothing.
     pub path: String,
     /// How an agent door speaks with the servers; `None` is without TLS.
@@ -76,6 +80,7 @@ impl Backend {
             leaves_on_move: false,
             rebalance: false,
             source: Source::default(),
+            spare: Spare::default(),
             path: String::new(),
             tls: None,
             keep_idle: KEEP_IDLE_DEFAULT,
@@ -148,6 +153,21 @@ impl fmt::Display for SourcePorts {
             Self::Kernel => f.write_str("kernel"),
             Self::Range { first, last } => write!(f, "{first}-{last}"),
         }
+    }
+}
+
+/// Connections to the servers that are made before a session asks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spare {
+    /// How many each worker may have for each server; `None` is none.
+    pub max: Option<u16>,
+    /// How old one may become before it is used.
+    pub idle: Duration,
+}
+
+impl Default for Spare {
+    fn default() -> Self {
+        Self { max: None, idle: SPARE_IDLE_DEFAULT }
     }
 }
 

@@ -144,6 +144,7 @@ pub(super) struct BackendTable {
     pub(super) on_move: Option<Value>,
     pub(super) rebalance: Option<Value>,
     pub(super) source: Option<SourceTable>,
+    pub(super) spare: Option<SpareTable>,
     pub(super) path: Option<Value>,
     pub(super) tls: Option<Spanned<TlsSetting>>,
     pub(super) keep_idle: Option<Value>,
@@ -157,6 +158,13 @@ pub(super) struct BackendTable {
 pub(super) struct SourceTable {
     pub(super) addresses: Option<Value>,
     pub(super) ports: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SpareTable {
+    pub(super) max: Option<Value>,
+    pub(super) idle: Option<Value>,
 }
 
 /// TLS, yes or no, or how.

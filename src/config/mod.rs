@@ -34,7 +34,7 @@ use crate::password::Hash;
 
 pub use backend::{
     Backend, CONNECT_DEFAULT, HALF_CLOSED_DEFAULT, Queue, RETRIES_DEFAULT, Server, ServerAddress,
-    Source, SourcePorts, Timeouts, WEIGHT_DEFAULT,
+    Source, SourcePorts, Spare, Timeouts, WEIGHT_DEFAULT,
 };
 pub use door::{Mode, Tls};
 pub use error::ConfigError;

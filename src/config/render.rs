@@ -129,6 +129,9 @@ fn backend(out: &mut Lines, backend: &Backend) {
     let addresses: Vec<_> = backend.source.addresses.iter().map(quoted).collect();
     let addresses = addresses.join(", ");
     out.key("source", format!("{{ addresses = [{addresses}], ports = {ports} }}"));
+    let spares = backend.spare.max.map_or_else(|| quoted("off"), |max| max.to_string());
+    let idle = quoted(display_duration(backend.spare.idle));
+    out.key("spare", format!("{{ max = {spares}, idle = {idle} }}"));
     out.text("path", &backend.path);
     match &backend.tls {
         Some(each) => out.key("tls", tls(each)),

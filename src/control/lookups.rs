@@ -113,7 +113,7 @@ impl Lookups {
         }
         for (host, count) in &failures {
             if self.failures.get(host).is_some_and(|before| before < count) {
-                self.names.hurry(host, &config.dns, now);
+                self.names.hurry(host, now);
             }
         }
         self.failures = failures;

@@ -4,6 +4,8 @@
 //! operation is attempted as soon as its socket is believed ready. One turn costs one
 //! `epoll_wait(2)` for all sessions, and an exchange a `recv(2)` and a `send(2)`.
 
+mod connecting;
+
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
@@ -18,7 +20,7 @@ use nix::errno::Errno;
 
 use crate::op::{
     AcceptedSocket, CloseHow, Completion, Flow, ListenerId, Op, Outcome, SessionKey, Side, Slot,
-    Time,
+    Spare, SpareState, Time,
 };
 use crate::sys::process::{self, Bell};
 use crate::sys::socket;
@@ -29,7 +31,8 @@ use super::listeners::Listeners;
 use super::passed::Passed;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, FlowState, Means, Readiness};
-use super::{Engine, EngineLimits, EngineStats, Link, say_first};
+use super::spares::Spares;
+use super::{Engine, EngineLimits, EngineStats, Link};
 
 /// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
 const EVENTS_MAX: usize = 128;
@@ -49,6 +52,7 @@ pub struct Epoll {
     bell: Arc<Bell>,
     listeners: Listeners,
     passed: Passed,
+    spares: Spares,
     sessions: Vec<SessionState>,
     means: Means,
     /// What has completed since the last wait.
@@ -119,6 +123,7 @@ impl Epoll {
             bell,
             listeners: Listeners::new(limits.sessions_max),
             passed: Passed::default(),
+            spares: Spares::default(),
             sessions: Vec::new(),
             means: Means {
                 mode: limits.splice,
@@ -210,72 +215,6 @@ impl Epoll {
             direction.pushing = false;
             self.complete(key, Slot::Push(flow), outcome);
         }
-    }
-
-    fn connect(&mut self, key: SessionKey, address: SocketAddr, source: Option<SocketAddr>) {
-        let begun = self.begin_connect(key, address, source);
-        match begun {
-            Ok(()) => {
-                let session = self.session(key);
-                session.connecting = true;
-                session.port_to_doubt = socket::port_to_doubt(&address, source);
-            }
-            Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
-        }
-    }
-
-    fn begin_connect(
-        &mut self,
-        key: SessionKey,
-        address: SocketAddr,
-        source: Option<SocketAddr>,
-    ) -> Result<(), Errno> {
-        let socket = socket::outbound(&address, source)?;
-        if self.session(key).flows[Flow::ToBackend.index()].state.is_holding() {
-            socket::acknowledge_with_bytes(&socket)?;
-        }
-        match socket::connect(socket.as_fd(), &address) {
-            Ok(()) | Err(Errno::EINPROGRESS) => {}
-            Err(errno) => return Err(errno),
-        }
-        let registered = register(self.poll.registry(), &socket, key, Side::Backend);
-        // Nothing can be there to read before it is connected, and then it is signalled.
-        let mut peer = Peer { socket: Some(socket), ready: Readiness::default(), signalled: true };
-        if registered.is_err() {
-            peer.abandon();
-        }
-        self.session(key).sides[Side::Backend.index()] = peer;
-        registered
-    }
-
-    /// The backend's socket was signalled while it was being connected: it is, or that failed.
-    /// tcp_poll() reports nothing at all of a socket in SYN_SENT, so there is no third.
-    fn finish_connect(&mut self, key: SessionKey, failed: bool) {
-        let session = &mut self.sessions[key.index()];
-        let backend = &mut session.sides[Side::Backend.index()];
-        let Some(socket) = &backend.socket else { return };
-        let mut error = if failed { socket::take_error(socket.as_fd()) } else { None };
-        if error.is_none() && socket::has_met_itself(socket.as_fd(), session.port_to_doubt) {
-            // Nobody listens there.
-            error = Some(Errno::ECONNREFUSED);
-        }
-        if error.is_none()
-            && let Some(bytes) = session.introduction.take()
-        {
-            error = say_first(socket.as_fd(), &bytes).err();
-        }
-        session.connecting = false;
-        let outcome = match error {
-            None => {
-                backend.ready.writable = true;
-                Outcome::Done
-            }
-            Some(errno) => {
-                backend.abandon();
-                Outcome::Failed(errno)
-            }
-        };
-        self.complete(key, Slot::Connect, outcome);
     }
 
     fn cancel(&mut self, key: SessionKey, slot: Slot) {
@@ -452,9 +391,22 @@ impl Engine for Epoll {
         self.passed.refuse(number);
     }
 
+    fn prepare(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> Result<Spare, Errno> {
+        self.spares.prepare(address, source)
+    }
+
+    fn spare_state(&self, spare: Spare) -> SpareState {
+        self.spares.state(spare)
+    }
+
+    fn discard_spare(&mut self, spare: Spare) {
+        self.spares.discard(spare);
+    }
+
     fn submit(&mut self, op: Op) {
         match op {
             Op::Connect { session, address, source } => self.connect(session, address, source),
+            Op::Attach { session, spare } => self.attach(session, spare),
             Op::Pull { session, flow } => self.pull(session, flow, false),
             Op::Greet { session } => self.pull(session, Flow::ToBackend, true),
             Op::Skip { session, bytes } => {

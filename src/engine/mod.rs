@@ -11,6 +11,7 @@ mod listeners;
 mod passed;
 mod pipes;
 mod readiness;
+mod spares;
 pub mod uring;
 
 use std::io;
@@ -21,7 +22,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::op::{
-    AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, Side, SpliceMode, Time,
+    AcceptedSocket, Completion, Flow, ListenerId, Op, Path, SessionKey, Side, Spare, SpareState,
+    SpliceMode, Time,
 };
 use crate::sys::{process, socket};
 
@@ -63,6 +65,26 @@ pub trait Engine {
     fn awaits_pairs(&self) -> bool {
         false
     }
+
+    /// Begins a connection to a server that no session has asked for. It is not told how that fares.
+    ///
+    /// # Errors
+    /// Those of socket(2), bind(2) and connect(2).
+    fn prepare(
+        &mut self,
+        _address: SocketAddr,
+        _source: Option<SocketAddr>,
+    ) -> Result<Spare, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// How a spare connection fares.
+    fn spare_state(&self, _spare: Spare) -> SpareState {
+        SpareState::Failed
+    }
+
+    /// Ends a spare connection that nobody has taken.
+    fn discard_spare(&mut self, _spare: Spare) {}
 
     /// Takes an operation. Never fails, never blocks, never calls back: what goes wrong is a
     /// completion too.

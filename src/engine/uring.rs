@@ -19,6 +19,7 @@ mod inbox;
 mod listening;
 mod probe;
 mod state;
+mod watching;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,10 +28,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::libc::{POLLERR, POLLIN, POLLOUT, POLLRDHUP};
+use nix::libc::{POLLIN, POLLRDHUP};
 
 use crate::op::{
-    AcceptedSocket, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side, Slot, Time,
+    AcceptedSocket, Completion, Flow, ListenerId, Op, Outcome, Path, SessionKey, Side, Slot, Spare,
+    SpareState, Time,
 };
 use crate::sys::process::{self, Bell};
 use crate::sys::ring::{Answer, Patience, Ring};
@@ -42,6 +44,7 @@ use super::listeners::Listeners;
 use super::passed::Passed;
 use super::pipes::Pipes;
 use super::readiness::{Attempt, Means};
+use super::spares::Spares;
 use super::{Engine, EngineLimits, EngineStats, Link};
 
 use inbox::Links;
@@ -65,6 +68,7 @@ pub struct Uring {
     bell: Arc<Bell>,
     listeners: Listeners,
     passed: Passed,
+    spares: Spares,
     /// Sessions whose descriptors are closed with the next submission.
     leaving: u32,
     sessions: Vec<SessionState>,
@@ -91,6 +95,7 @@ impl Uring {
             bell,
             listeners: Listeners::new(limits.sessions_max),
             passed: Passed::default(),
+            spares: Spares::default(),
             leaving: 0,
             sessions: Vec::new(),
             links: Links::default(),
@@ -238,35 +243,6 @@ impl Uring {
                 self.complete(key, Slot::Push(flow), outcome);
             }
             Attempt::WouldBlock => self.await_room(key, flow),
-        }
-    }
-
-    /// The sink takes nothing now.
-    fn await_room(&mut self, key: SessionKey, flow: Flow) {
-        self.watch(key, flow.sink());
-        self.watch_unread(key, flow.source());
-    }
-
-    /// Sees to it that a failure of this side is noticed although nothing is being read from it.
-    fn watch_unread(&mut self, key: SessionKey, side: Side) {
-        let peer = &self.sessions[key.index()].sides[side.index()];
-        if !peer.polling_in && peer.receive == Receive::Idle {
-            self.watch(key, side);
-        }
-    }
-
-    /// Sees to it that the ring tells each time that this side becomes writable or fails. Once for
-    /// the life of the socket: a single poll would be answered at once, again and again, when the
-    /// peer has half-closed, since io_uring always asks for POLLRDHUP too (`IO_POLL_UNMASK`).
-    fn watch(&mut self, key: SessionKey, side: Side) {
-        let session = &mut self.sessions[key.index()];
-        let peer = &mut session.sides[side.index()];
-        if let Some(socket) = &peer.socket
-            && !peer.watched
-        {
-            peer.watched = true;
-            session.in_flight += 1;
-            self.ring.poll_all(socket.as_fd(), POLLOUT, Kind::Watch.word(key, side));
         }
     }
 
@@ -421,25 +397,6 @@ impl Uring {
         self.watch_unread(key, side);
     }
 
-    fn on_watched(&mut self, key: SessionKey, side: Side, answer: Answer) {
-        let session = &mut self.sessions[key.index()];
-        let peer = &mut session.sides[side.index()];
-        peer.watched = answer.more;
-        peer.ready.writable = true;
-        let Some(socket) = &peer.socket else { return };
-        if session.closing.is_some() {
-            return;
-        }
-        // A hang-up without an error is both directions' orderly end, and nothing to tell.
-        let failed = |events: u32| events & u32::from(POLLERR.cast_unsigned()) != 0;
-        if answer.result.is_ok_and(failed)
-            && let Some(errno) = socket::take_error(socket.as_fd())
-        {
-            self.done.push(Completion::Broken { session: key, side, errno });
-        }
-        self.try_push(key, side.other().outbound());
-    }
-
     /// Looks at what has come back, `at_once` or when it pays.
     fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
         let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog();
@@ -519,9 +476,22 @@ impl Engine for Uring {
         self.passed.refuse(number);
     }
 
+    fn prepare(&mut self, address: SocketAddr, source: Option<SocketAddr>) -> Result<Spare, Errno> {
+        self.spares.prepare(address, source)
+    }
+
+    fn spare_state(&self, spare: Spare) -> SpareState {
+        self.spares.state(spare)
+    }
+
+    fn discard_spare(&mut self, spare: Spare) {
+        self.spares.discard(spare);
+    }
+
     fn submit(&mut self, op: Op) {
         match op {
             Op::Connect { session, address, source } => self.connect(session, address, source),
+            Op::Attach { session, spare } => self.attach(session, spare),
             Op::Pull { session, flow } => self.pull(session, flow, false),
             Op::Greet { session } => self.pull(session, Flow::ToBackend, true),
             Op::Skip { session, bytes } => self.skip(session, bytes),

@@ -164,6 +164,14 @@ counts! {
     redispatches,
     /// Source ports of ours that somebody else had.
     port_conflicts,
+    /// Connections to servers without a session now.
+    spares,
+    /// Sessions that were given one of these.
+    spares_used,
+    /// Sessions that found none.
+    spares_missed,
+    /// Those that were ended without a session: too old, ended by their server, failed, not wanted.
+    spares_dropped,
     /// Ended sessions without a log line, because the log did not keep up.
     records_dropped,
 }

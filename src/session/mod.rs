@@ -28,7 +28,7 @@ pub use close::{CloseReason, Report};
 use flow::{FlowState, Sink, Stage};
 use greeting::Greeting;
 
-use crate::op::{CloseHow, Flow, Op, Outcome, SessionKey, Side, Slot, Time};
+use crate::op::{CloseHow, Flow, Op, Outcome, SessionKey, Side, Slot, Spare, Time};
 
 /// Operations on their way to the engine: the worker's one list, reused.
 pub type Ops = Vec<Op>;
@@ -189,10 +189,20 @@ impl Session {
         limits: &SessionLimits,
         ops: &mut Ops,
     ) {
+        self.begin_attempt(now, limits);
+        ops.push(Op::Connect { session: self.key, address, source });
+    }
+
+    /// Makes the next attempt, with a connection that is there already.
+    pub fn attach(&mut self, spare: Spare, now: Time, limits: &SessionLimits, ops: &mut Ops) {
+        self.begin_attempt(now, limits);
+        ops.push(Op::Attach { session: self.key, spare });
+    }
+
+    fn begin_attempt(&mut self, now: Time, limits: &SessionLimits) {
         assert!(matches!(self.phase, Phase::Waiting { .. }));
         self.attempts += 1;
         self.phase = Phase::Connecting { until: now + limits.connect };
-        ops.push(Op::Connect { session: self.key, address, source });
     }
 
     /// Waits until `until` before it asks to be dialled again.

@@ -172,7 +172,7 @@ impl Driver {
     fn take(&mut self, op: &Op) {
         assert_eq!(self.close, None, "{op:?} after the close");
         match *op {
-            Op::Connect { .. } => self.takes_off(Slot::Connect),
+            Op::Connect { .. } | Op::Attach { .. } => self.takes_off(Slot::Connect),
             Op::Pull { flow, .. } => {
                 assert_eq!(self.held[flow.index()], 0, "{op:?} while bytes are held");
                 self.takes_off(Slot::Pull(flow));

@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::RangeInclusive;
 
-use crate::config::{Config, SourcePorts};
+use crate::config::{Backend, Config, SourcePorts};
 use crate::sys::{confine, process};
 
 use super::StartError;
@@ -24,6 +24,8 @@ const DESCRIPTORS_A_PIPE: u64 = 2;
 /// Unless told otherwise, one pipe for this many descriptors: sessions come first, and a flow
 /// without a pipe copies.
 const DESCRIPTORS_TO_A_POOLED_PIPE: u64 = 64;
+/// One spare connection at the most for this many descriptors.
+const DESCRIPTORS_TO_A_SPARE: u64 = 8;
 const PIPES_MIN: u64 = 4;
 /// A GiB of pipes of 1 MiB in each worker; no machine has that many flows in bulk at once.
 const PIPES_MAX: u64 = 1024;
@@ -117,6 +119,8 @@ pub struct Budget {
     /// Costs nothing: the tables grow as sessions come.
     pub sessions_a_worker: u32,
     pub pipes_a_worker: u32,
+    /// Connections without a session at one time in one worker.
+    pub spares_a_worker: u32,
 }
 
 impl Budget {
@@ -143,6 +147,7 @@ impl Budget {
             sessions: clamp(asked),
             sessions_a_worker: clamp(carried),
             pipes_a_worker: clamp(pipes_a_worker(config, host, workers)),
+            spares_a_worker: clamp(spares_a_worker(config, host)),
         })
     }
 }
@@ -151,7 +156,8 @@ impl Budget {
 fn sessions_carried(config: &Config, host: &Host, workers: u16) -> u64 {
     let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
     let pipes = pipes_a_worker(config, host, workers);
-    let fixed = DESCRIPTORS_RESERVED + listeners as u64 + DESCRIPTORS_A_PIPE * pipes;
+    let spares = spares_a_worker(config, host);
+    let fixed = DESCRIPTORS_RESERVED + listeners as u64 + DESCRIPTORS_A_PIPE * pipes + spares;
     let sessions = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
     sessions.min(SESSIONS_MAX)
 }
@@ -177,6 +183,16 @@ pub fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: 
         }
         host.descriptors += DESCRIPTORS_A_SESSION * (share - carried);
     }
+}
+
+/// Spare connections of one worker: as many as are allowed for, and no more than a part of its
+/// descriptors, which are for sessions.
+fn spares_a_worker(config: &Config, host: &Host) -> u64 {
+    let allowed = |backend: &Backend| {
+        u64::from(backend.spare.max.unwrap_or_default()) * backend.servers.len() as u64
+    };
+    let allowed: u64 = config.backends.iter().map(allowed).sum();
+    allowed.min(host.descriptors / DESCRIPTORS_TO_A_SPARE)
 }
 
 fn pipes_a_worker(config: &Config, host: &Host, workers: u16) -> u64 {

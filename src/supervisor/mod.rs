@@ -286,6 +286,7 @@ impl Supervisor {
             index,
             workers: self.budget.workers,
             sessions_max: self.budget.sessions_a_worker,
+            spares_max: self.budget.spares_a_worker,
             plan: Arc::clone(&self.plan),
             quota: Arc::clone(&self.quota),
             counters: Arc::new(Counters::default()),
@@ -368,6 +369,10 @@ impl Supervisor {
             return Ok(Applied::Needs(what));
         }
         let budget = Budget::new(config, &self.host)?;
+        if budget.spares_a_worker > self.budget.spares_a_worker {
+            // Their descriptors are the sessions' in the workers that are there.
+            return Ok(Applied::Needs("the connections made ahead ([backend.NAME] spare)"));
+        }
         let (listeners, worked) = (self.doors(), self.worked);
         let plan = self.registry.plan(config, addresses, &self.host, &listeners, worked)?;
         let plan = Arc::new(plan);
@@ -382,7 +387,7 @@ impl Supervisor {
             config.backends.len(),
             budget.sessions,
         );
-        self.budget = budget;
+        self.budget = Budget { spares_a_worker: self.budget.spares_a_worker, ..budget };
         self.config = config.clone();
         self.plan = plan;
         self.tell(|plan| Command::Replace(Arc::clone(plan)));

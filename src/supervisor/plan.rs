@@ -21,7 +21,7 @@ use crate::metrics::Traffic;
 use crate::op::ListenerId;
 use crate::session::SessionLimits;
 use crate::sys::socket;
-use crate::worker::plan::{Backend, Plan, Route, Source};
+use crate::worker::plan::{Backend, Plan, Route, Source, SpareLimits};
 use crate::worker::queue::Queue;
 
 use super::StartError;
@@ -82,6 +82,7 @@ impl Registry {
                 queue: self.queue(backend),
                 drain_moved: backend.leaves_on_move,
                 source,
+                spare: backend.spare.max.map(|max| SpareLimits { max, idle: backend.spare.idle }),
             });
         }
         let mut listeners = Vec::new();

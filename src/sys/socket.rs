@@ -225,6 +225,40 @@ fn dissolve(socket: BorrowedFd<'_>) {
     }
 }
 
+/// How a connection stands, as poll(2) tells it without waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// connect(2) has not come to anything yet: `tcp_poll()` reports nothing at all then.
+    Connecting,
+    /// There, and nothing has come in.
+    Quiet,
+    /// There are bytes to read, or the peer has ended its stream.
+    Stirred,
+    /// It could not be made, or was reset.
+    Failed,
+}
+
+/// How a connection stands. An ended stream is readable, too.
+pub fn standing(socket: BorrowedFd<'_>) -> Standing {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let asked = PollFlags::POLLIN | PollFlags::POLLOUT;
+    let mut polled = [PollFd::new(socket, asked)];
+    // What a signal keeps from looking is looked at the next time.
+    if poll(&mut polled, PollTimeout::ZERO).is_err() {
+        return Standing::Connecting;
+    }
+    let told = polled[0].revents().unwrap_or(PollFlags::empty());
+    if told.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
+        Standing::Failed
+    } else if told.contains(PollFlags::POLLIN) {
+        Standing::Stirred
+    } else if told.contains(PollFlags::POLLOUT) {
+        Standing::Quiet
+    } else {
+        Standing::Connecting
+    }
+}
+
 /// Whether nothing has come in, neither bytes nor the end of the stream nor an error.
 pub fn is_quiet(socket: BorrowedFd<'_>) -> bool {
     let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;

@@ -61,7 +61,7 @@ impl Dialer {
     /// Where a connection to `upstream` comes from; `None` leaves it to the kernel. The addresses take
     /// turns, by chance at first and then in order `after` the one that did not do. Without
     /// `own_ports`, or with none of them left, the kernel chooses the port.
-    fn lease(
+    pub(super) fn lease(
         &mut self,
         upstream: SocketAddr,
         source: &Source,
@@ -96,7 +96,7 @@ impl Dialer {
         }
     }
 
-    fn release_taken(&mut self, lease: Lease) {
+    pub(super) fn release_taken(&mut self, lease: Lease) {
         if let Lease::Port { budget, port } = lease
             && let Some(ports) = self.budgets.get_mut(&budget)
         {
@@ -144,7 +144,7 @@ impl Lease {
     }
 
     /// What to bind.
-    const fn source(self) -> SocketAddr {
+    pub(super) const fn source(self) -> SocketAddr {
         let port = match self {
             Self::Port { port, .. } => port,
             Self::Address(_) => 0,
@@ -221,23 +221,22 @@ impl<E: Engine> Worker<E> {
 
     fn connect(&mut self, key: SessionKey, choice: Choice) {
         let Some(relay) = self.sessions.of(key) else { return };
-        let route = &self.plan.routes[usize::from(relay.listener.0)];
-        let source = &self.plan.backends[route.backend].source;
         relay.server = Some(choice.server);
-        relay.address = choice.address;
         relay.paused = false;
         relay.ports_tried = 0;
         relay.addresses_tried = 0;
         relay.dialled = self.now;
-        relay.lease = self.dialer.lease(choice.address, source, None, true);
-        let source = relay.lease.map(Lease::source);
         let introduction = self.backends.introduction(choice.server).map(|version| {
             // Without the address that the client has reached, its own stands for it.
             let reached = self.engine.destination(key).unwrap_or(relay.client);
             greeting::header(version, relay.client, reached)
         });
         self.engine.introduce(key, introduction);
-        relay.session.dial(choice.address, source, self.now, &route.limits, &mut self.ops);
+        if !self.attach(key, choice) {
+            self.begin_connect(key, choice.address);
+        }
+        let Some(relay) = self.sessions.of(key) else { return };
+        let route = &self.plan.routes[usize::from(relay.listener.0)];
         self.counters.connect_attempts.add(1);
         if relay.session.attempts() > 1 {
             self.counters.retries.add(1);
@@ -246,6 +245,16 @@ impl<E: Engine> Worker<E> {
         if let Some(deadline) = relay.session.deadline(&route.limits) {
             self.timers.bring_forward(key.index(), deadline);
         }
+    }
+
+    fn begin_connect(&mut self, key: SessionKey, address: SocketAddr) {
+        let Some(relay) = self.sessions.of(key) else { return };
+        let route = &self.plan.routes[usize::from(relay.listener.0)];
+        let source = &self.plan.backends[route.backend].source;
+        relay.address = address;
+        relay.lease = self.dialer.lease(address, source, None, true);
+        let source = relay.lease.map(Lease::source);
+        relay.session.dial(address, source, self.now, &route.limits, &mut self.ops);
     }
 
     pub(super) fn on_connect_ended(&mut self, key: SessionKey, outcome: Outcome) {

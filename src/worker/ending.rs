@@ -39,6 +39,7 @@ impl<E: Engine> Worker<E> {
     /// Sessions may go on for `grace`, if they have not been given less already.
     pub(super) fn drain(&mut self, grace: Duration) {
         let latest = self.now + grace;
+        self.discard_spares();
         match &mut self.phase {
             Phase::Serving => {
                 let enough = self.now + grace.min(UNLISTEN_MAX);
@@ -82,6 +83,7 @@ impl<E: Engine> Worker<E> {
             return;
         }
         self.unlisten();
+        self.discard_spares();
         for key in self.sessions.keys() {
             self.with(key, |relay, _, _, ops| {
                 relay.session.begin_close(reason, ops);

@@ -13,6 +13,7 @@ pub mod plan;
 pub mod queue;
 mod ramp;
 mod relay;
+mod spare;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,7 @@ use plan::Plan;
 use queue::Queues;
 use ramp::Ramp;
 use relay::Relay;
+use spare::Spares;
 use table::Table;
 use timers::Timers;
 pub use tunnel::Tunnel;
@@ -96,6 +98,8 @@ pub struct Setup {
     pub workers: u16,
     /// Sessions at one time in this worker.
     pub sessions_max: u32,
+    /// Connections without a session at one time in this worker.
+    pub spares_max: u32,
     pub plan: Arc<Plan>,
     /// Places in the whole process.
     pub quota: Arc<Quota>,
@@ -128,6 +132,7 @@ pub struct Worker<E> {
     leaving: Leaving,
     backends: Backends,
     dialer: Dialer,
+    spares: Spares,
     plan: Arc<Plan>,
     phase: Phase,
     counters: Arc<Counters>,
@@ -170,6 +175,7 @@ impl<E: Engine> Worker<E> {
             leaving: Leaving::default(),
             backends: Backends::default(),
             dialer: Dialer::new(setup.index, setup.workers, setup.seed),
+            spares: Spares::new(setup.spares_max),
             plan: setup.plan,
             phase: Phase::Serving,
             counters: setup.counters,
@@ -212,6 +218,7 @@ impl<E: Engine> Worker<E> {
             self.expire();
             self.sweep();
         }
+        self.keep_spares();
         self.advance(unlistening && accepted == 0, silent);
         self.let_in();
         self.serve_queues();
@@ -220,6 +227,7 @@ impl<E: Engine> Worker<E> {
         }
         self.counters.publish(&self.engine.stats());
         self.counters.listeners_paused.set(self.admission.paused() as u64);
+        self.counters.spares.set(self.spares.count());
         self.counters.turned(self.engine.now().since(self.now));
         let over = match self.phase {
             Phase::Serving | Phase::Unlistening { .. } => false,
@@ -256,6 +264,7 @@ impl<E: Engine> Worker<E> {
             self.admission.next(),
             self.queues.next(),
             self.leaving.next(),
+            self.spares.next(),
         ];
         next.into_iter().flatten().min()
     }
@@ -527,6 +536,7 @@ impl<E: Engine> Worker<E> {
     fn adopt_plan(&mut self) {
         let members: Vec<_> =
             self.plan.backends.iter().map(|backend| backend.members.clone()).collect();
+        self.discard_spares();
         // Sessions may be greeting still when no listener asks for it any more.
         self.greets |= self.plan.routes.iter().any(|route| route.rules.proxies.is_some());
         for listener in self.listeners() {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::Member;
 use crate::backend::choose::Algorithm;
@@ -49,6 +50,16 @@ pub struct Backend {
     /// Whether sessions leave an address that their server no longer has.
     pub drain_moved: bool,
     pub source: Source,
+    /// Connections made ahead; `None` is none.
+    pub spare: Option<SpareLimits>,
+}
+
+/// How many connections each worker may have ready for each server of a backend, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpareLimits {
+    pub max: u16,
+    /// Since it was begun.
+    pub idle: Duration,
 }
 
 /// Where connections to the servers come from.

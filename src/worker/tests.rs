@@ -127,6 +127,7 @@ impl Bench {
             queue: Arc::new(Queue::new(Duration::ZERO, 1)),
             drain_moved: false,
             source: Source::default(),
+            spare: None,
         };
         Self::with(Plan { routes: routes.into(), listening: 2, backends: vec![backend] })
     }
@@ -139,6 +140,7 @@ impl Bench {
             index: 0,
             workers: 1,
             sessions_max: 2000,
+            spares_max: 16,
             plan: Arc::new(plan.clone()),
             quota: Arc::clone(&quota),
             counters: Arc::default(),

@@ -64,5 +64,6 @@ mod delivery;
 mod joined;
 mod pressure;
 mod scarcity;
+mod spare;
 mod support;
 mod urgent;

@@ -88,6 +88,31 @@ fn a_server_that_wants_none_gets_none_after_one_that_did() {
     }
 }
 
+/// It is made before there is anybody to introduce.
+#[test]
+fn a_spare_connection_is_introduced_when_it_is_used() {
+    let server = peers::echo();
+    for engine in ENGINES {
+        for version in ["v1", "v2"] {
+            let wants = format!("send_proxy = \"{version}\"");
+            let servers = [(server.address, wants.as_str())];
+            let name = format!("introduction-spare-{version}");
+            let relay = relay(&name, engine, "spare = { max = 2, idle = \"1m\" }", &servers);
+            for _ in 0..10 {
+                let mut client = peers::connect(relay.address());
+                client.write_all(b"first").unwrap();
+                let mut expected = match version {
+                    "v1" => line(&client, &relay).into_bytes(),
+                    _ => binary(&client, &relay),
+                };
+                expected.extend(b"first");
+                expect(&mut client, &expected);
+            }
+            assert!(relay.total("spares_used") >= 5, "{}", relay.status());
+        }
+    }
+}
+
 #[test]
 fn one_relay_introduces_clients_to_another() {
     let server = peers::echo();

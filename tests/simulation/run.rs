@@ -110,6 +110,7 @@ impl Run {
             index,
             workers: scenario.workers,
             sessions_max: scenario.sessions_max,
+            spares_max: 0,
             plan,
             quota: Arc::clone(&scenario.quota),
             counters: Arc::clone(&counters),

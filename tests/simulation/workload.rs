@@ -195,6 +195,7 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
                 queue: Arc::new(queue(random)),
                 drain_moved: random.chance(500_000),
                 source: Source { addresses: addresses.clone(), ports: ports(random, more) },
+                spare: None,
             }
         })
         .collect();

@@ -7,9 +7,11 @@ use toml::Spanned;
 use crate::backend::choose::Algorithm;
 use crate::config::check::Place;
 use crate::config::error::Fault;
-use crate::config::file::{BackendTable, ServerTable, SourceTable};
+use crate::config::file::{BackendTable, ServerTable, SourceTable, SpareTable};
 use crate::config::value;
-use crate::config::{Backend, Check, Queue, Server, Source, SourcePorts, Timeouts, WEIGHT_DEFAULT};
+use crate::config::{
+    Backend, Check, Queue, Server, Source, SourcePorts, Spare, Timeouts, WEIGHT_DEFAULT,
+};
 
 use super::{Reader, boolean, integer, list, maxconn, text_of, word_or};
 
@@ -31,11 +33,10 @@ impl Reader {
         }
         let defaults = Backend::new(name.get_ref().as_str());
         let (path, tls, keep_idle) = self.forwarding(index, table);
-        let balance = table.balance.as_ref();
         Backend {
             balance: self.take(
                 "balance",
-                balance,
+                table.balance.as_ref(),
                 defaults.balance,
                 text_of(|word| value::choice(word, Algorithm::WORDS)),
             ),
@@ -83,7 +84,8 @@ impl Reader {
                 defaults.rebalance,
                 boolean,
             ),
-            source: table.source.as_ref().map(|source| self.source(source)).unwrap_or_default(),
+            source: self.source(table.source.as_ref()),
+            spare: self.spare(table.spare.as_ref()),
             servers: self.servers(index, name, table),
             name: defaults.name,
         }
@@ -105,7 +107,8 @@ impl Reader {
         }
     }
 
-    fn source(&mut self, table: &SourceTable) -> Source {
+    fn source(&mut self, table: Option<&SourceTable>) -> Source {
+        let Some(table) = table else { return Source::default() };
         let ports = table.ports.as_ref();
         let mut addresses = Vec::new();
         for value in list(table.addresses.as_ref()) {
@@ -119,6 +122,17 @@ impl Reader {
         self.no_more_than(max, "addresses", written, "addresses", &format!("at most {max}"));
         let ports = self.take("ports", ports, SourcePorts::Auto, text_of(value::source_ports));
         Source { addresses, ports }
+    }
+
+    fn spare(&mut self, table: Option<&SpareTable>) -> Spare {
+        let defaults = Spare::default();
+        let Some(table) = table else { return defaults };
+        Spare {
+            max: self.take("max", table.max.as_ref(), defaults.max, |written| {
+                word_or(written, "off", 1, value::SPARES_MAX)
+            }),
+            idle: self.take("idle", table.idle.as_ref(), defaults.idle, text_of(value::timeout)),
+        }
     }
 
     fn timeouts(&mut self, table: &BackendTable) -> Timeouts {

@@ -16,6 +16,9 @@ pub const RETRIES_MAX: u16 = 100;
 pub const QUEUE_PLACES_MAX: u32 = 1_000_000;
 /// Addresses that one backend's connections come from: each has 22,528 ports towards each server.
 pub const SOURCE_ADDRESSES_MAX: usize = 64;
+/// Spare connections of one worker to one server: what 1000 sessions a second use up in a round trip of
+/// a second.
+pub const SPARES_MAX: u16 = 1024;
 /// Source ports below this need a capability (`net.ipv4.ip_unprivileged_port_start`).
 pub const SOURCE_PORT_MIN: u16 = 1024;
 

@@ -113,6 +113,16 @@ impl Status {
             grouped(total.retries),
             grouped(total.redispatches)
         );
+        if total.spares_used + total.spares_missed > 0 {
+            let _ = writeln!(
+                out,
+                "spare          {} ready; {} sessions found one, {} none; {} ended unused",
+                grouped(total.spares),
+                grouped(total.spares_used),
+                grouped(total.spares_missed),
+                grouped(total.spares_dropped)
+            );
+        }
         self.troubles(out);
     }
 

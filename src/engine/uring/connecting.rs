@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use nix::errno::Errno;
 
 use crate::engine::say_first;
-use crate::op::{Flow, Outcome, SessionKey, Side, Slot};
+use crate::op::{Flow, Outcome, SessionKey, Side, Slot, Spare};
 use crate::sys::socket;
 
 use super::Uring;
@@ -36,6 +36,19 @@ impl Uring {
             }
             Err(errno) => self.complete(key, Slot::Connect, Outcome::Failed(errno)),
         }
+    }
+
+    pub(super) fn attach(&mut self, key: SessionKey, spare: Spare) {
+        let session = &mut self.sessions[key.index()];
+        let introduction = session.introduction.take();
+        let outcome = match self.spares.take(spare, introduction.as_deref()) {
+            Ok(socket) => {
+                session.sides[Side::Backend.index()] = Peer::of(socket);
+                Outcome::Done
+            }
+            Err(errno) => Outcome::Failed(errno),
+        };
+        self.complete(key, Slot::Connect, outcome);
     }
 
     pub(super) fn on_connected(&mut self, key: SessionKey, result: Result<u32, Errno>) {

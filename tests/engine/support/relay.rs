@@ -22,7 +22,7 @@ use fanin::op::{Flow, ListenerId, SpliceMode, Time};
 use fanin::session::{CloseReason, SessionLimits};
 use fanin::sys::process::{self, Bell};
 use fanin::sys::{passage, socket};
-use fanin::worker::plan::{Backend, Plan, Route, Source};
+use fanin::worker::plan::{Backend, Plan, Route, Source, SpareLimits};
 use fanin::worker::queue::Queue;
 use fanin::worker::{Command, Setup, Tunnel, Worker};
 
@@ -77,6 +77,7 @@ pub struct Options {
     /// Of the clients' sockets in the relay.
     pub socket_bytes: Option<usize>,
     pub latency_budget: Duration,
+    pub spare: Option<SpareLimits>,
 }
 
 impl Options {
@@ -96,6 +97,7 @@ impl Options {
             pipe_bytes: 256 * 1024,
             socket_bytes: None,
             latency_budget: Duration::ZERO,
+            spare: None,
         }
     }
 
@@ -125,6 +127,7 @@ impl Options {
                 algorithm: Algorithm::default(),
                 redispatch: true,
                 source: Source::default(),
+                spare: self.spare,
             }],
         }
     }
@@ -164,6 +167,7 @@ impl Relay {
             index: 0,
             workers: 1,
             sessions_max: options.sessions_max,
+            spares_max: options.sessions_max,
             plan: Arc::new(options.plan()),
             quota: Arc::new(Quota::new(u32::MAX)),
             counters: Arc::clone(&counters),

@@ -51,6 +51,7 @@ impl Checker {
                 assert!(!shadow.flows[flow.index()].fin, "{session:?}: a second FIN");
                 shadow.flows[flow.index()].fin = true;
             }
+            Op::Attach { .. } => unreachable!("no backend of the simulation has spare connections"),
             Op::Greet { .. } | Op::Skip { .. } => {
                 unreachable!("no listener of the simulation asks for a greeting")
             }

@@ -35,6 +35,7 @@ impl SimEngine {
                 let effects = self.network.socket(socket).end();
                 self.apply(socket, effects);
             }
+            Op::Attach { .. } => unreachable!("no backend of the simulation has spare connections"),
             Op::Greet { .. } | Op::Skip { .. } => {
                 unreachable!("no listener of the simulation asks for a greeting")
             }

@@ -82,7 +82,7 @@ const WORKER: [Family<WorkerStatus>; 2] = [
     counter("accepted_total", "Connections accepted.", |w| w.counts.accepted),
 ];
 
-const TOTAL: [Family<Counts>; 10] = [
+const TOTAL: [Family<Counts>; 14] = [
     counter("bytes_discarded_total", "Bytes of which who they were for had gone.", |t| {
         t.engine.bytes_discarded
     }),
@@ -102,6 +102,10 @@ const TOTAL: [Family<Counts>; 10] = [
     }),
     counter("port_conflicts_total", "Source ports that another program had.", |t| t.port_conflicts),
     counter("connect_attempts_total", "Attempts to connect to servers.", |t| t.connect_attempts),
+    gauge("spare_connections", "Connections to servers that wait for a session.", |t| t.spares),
+    counter("spare_used_total", "Sessions that found one.", |t| t.spares_used),
+    counter("spare_missed_total", "Sessions that found none.", |t| t.spares_missed),
+    counter("spare_dropped_total", "Those that ended without a session.", |t| t.spares_dropped),
     counter("records_dropped_total", "Sessions without a log line, the log being behind.", |t| {
         t.records_dropped
     }),
