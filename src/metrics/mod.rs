@@ -162,6 +162,10 @@ counts! {
     retries,
     /// Attempts that went to another server than the one that had failed.
     redispatches,
+    /// Source ports of ours towards the addresses that were connected to.
+    source_ports,
+    /// Those in use.
+    source_ports_used,
     /// Source ports of ours that somebody else had.
     port_conflicts,
     /// Connections to servers without a session now.

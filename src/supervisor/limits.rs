@@ -132,7 +132,7 @@ impl Budget {
         let workers = config.global.workers.unwrap_or_else(|| host.workers());
         let carried = sessions_carried(config, host, workers);
         let total = carried * u64::from(workers);
-        let asked = config.global.maxconn.map_or(total, u64::from);
+        let asked = config.global.maxconn.map_or_else(|| evenly(carried, workers), u64::from);
         if carried == 0 || asked > total {
             return Err(StartError::Descriptors {
                 asked,
@@ -150,6 +150,16 @@ impl Budget {
             spares_a_worker: clamp(spares_a_worker(config, host)),
         })
     }
+}
+
+/// As many sessions as workers that carry so many each take together before one of them is full, in 95
+/// of 100 cases: the kernel deals connections out by a hash, so that a worker's share of `n` has a standard
+/// deviation of `sqrt(n / workers * (1 - 1 / workers))`. A full worker's queue holds connections that the
+/// others would have room for, and a full process's does not.
+fn evenly(carried: u64, workers: u16) -> u64 {
+    let workers = u64::from(workers);
+    let deviation = (carried * (workers - 1) / workers).isqrt();
+    workers * carried.saturating_sub(deviation * 5 / 2)
 }
 
 /// Sessions for which one worker has descriptors.
@@ -264,6 +274,7 @@ fn clamp(n: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::dice::Dice;
     use crate::config::Overrides;
 
     fn host(descriptors: u64) -> Host {
@@ -304,6 +315,26 @@ mod tests {
         assert!(carried < 20_000 && needed > 60_000);
         let budget = Budget::new(&config, &host(needed)).unwrap();
         assert_eq!(budget.sessions, 60_000);
+    }
+
+    /// Of 1000 fleets that fill the relay, dealt out by chance, no more than a few fill a worker first.
+    #[test]
+    fn the_default_maxconn_is_reached_before_any_worker_is_full() {
+        assert_eq!(evenly(9700, 1), 9700);
+        for (carried, workers) in [(236, 4u16), (9700, 2), (9700, 8)] {
+            let mut dice = Dice::new(7);
+            let all = evenly(carried, workers);
+            assert!(all * 100 > carried * u64::from(workers) * 85, "{all}");
+            let overfull = (0..1000).filter(|_| {
+                let mut shares = vec![0u64; workers.into()];
+                for _ in 0..all {
+                    shares[dice.roll() as usize % usize::from(workers)] += 1;
+                }
+                shares.iter().any(|&share| share > carried)
+            });
+            let overfull = overfull.count();
+            assert!(overfull < 50, "{overfull} of 1000 with {workers} workers of {carried}");
+        }
     }
 
     /// A worker's table is made once, and a reload may raise `maxconn`.

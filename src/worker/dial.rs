@@ -46,16 +46,31 @@ pub(super) struct Dialer {
     workers: u16,
     /// One for each pair of addresses, since TIME_WAIT is kept for each pair.
     budgets: HashMap<Budget, Ports>,
+    /// Of all budgets together: ports, and those in use.
+    ports: u64,
+    leased: u64,
     dice: Dice,
 }
 
 impl Dialer {
     pub(super) fn new(worker: u16, workers: u16, seed: u64) -> Self {
-        Self { worker, workers, budgets: HashMap::new(), dice: Dice::new(seed) }
+        Self {
+            worker,
+            workers,
+            budgets: HashMap::new(),
+            ports: 0,
+            leased: 0,
+            dice: Dice::new(seed),
+        }
     }
 
     pub(super) const fn workers(&self) -> u16 {
         self.workers
+    }
+
+    /// Source ports of ours in use, and all that there are towards the addresses that were connected to.
+    pub(super) const fn ports(&self) -> (u64, u64) {
+        (self.leased, self.ports)
     }
 
     /// Where a connection to `upstream` comes from; `None` leaves it to the kernel. The addresses take
@@ -79,8 +94,12 @@ impl Dialer {
         if own_ports && let Some(range) = self.slice(upstream, source) {
             for source in in_turn.clone() {
                 let budget = Budget::new(upstream, source, &range);
-                let ports = self.budgets.entry(budget).or_insert_with(|| budget.ports());
+                let ports = self.budgets.entry(budget).or_insert_with(|| {
+                    self.ports += budget.count();
+                    budget.ports()
+                });
                 if let Some(port) = ports.acquire() {
+                    self.leased += 1;
                     return Some(Lease::Port { budget, port });
                 }
             }
@@ -92,6 +111,7 @@ impl Dialer {
         if let Some(Lease::Port { budget, port }) = lease
             && let Some(ports) = self.budgets.get_mut(&budget)
         {
+            self.leased -= 1;
             ports.release(port);
         }
     }
@@ -100,6 +120,7 @@ impl Dialer {
         if let Lease::Port { budget, port } = lease
             && let Some(ports) = self.budgets.get_mut(&budget)
         {
+            self.leased -= 1;
             ports.release_taken(port);
         }
     }
@@ -115,6 +136,7 @@ impl Dialer {
             }
         }
         self.budgets.retain(|budget, ports| !ports.is_idle() || named.contains(budget));
+        self.ports = self.budgets.keys().map(|budget| budget.count()).sum();
     }
 
     /// This worker's share of the ports. None towards a server on loopback, where `tcp_tw_reuse` is on
@@ -128,6 +150,10 @@ impl Dialer {
 impl Budget {
     const fn new(upstream: SocketAddr, source: IpAddr, range: &RangeInclusive<u16>) -> Self {
         Self { upstream, source, first: *range.start(), last: *range.end() }
+    }
+
+    const fn count(self) -> u64 {
+        (self.last - self.first) as u64 + 1
     }
 
     const fn ports(self) -> Ports {

@@ -228,6 +228,9 @@ impl<E: Engine> Worker<E> {
         self.counters.publish(&self.engine.stats());
         self.counters.listeners_paused.set(self.admission.paused() as u64);
         self.counters.spares.set(self.spares.count());
+        let (leased, all) = self.dialer.ports();
+        self.counters.source_ports_used.set(leased);
+        self.counters.source_ports.set(all);
         self.counters.turned(self.engine.now().since(self.now));
         let over = match self.phase {
             Phase::Serving | Phase::Unlistening { .. } => false,

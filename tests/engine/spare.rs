@@ -10,7 +10,7 @@ use fanin::worker::plan::SpareLimits;
 use crate::support::oracle::{HELLO_BYTES, Total};
 use crate::support::peers::{answering, client, connect, judge_both_whole};
 use crate::support::relay::{Options, Relay, Variant};
-use crate::support::{PATIENCE, await_that};
+use crate::support::{PATIENCE, await_some, await_that};
 
 on_every_engine![
     sessions_over_spare_connections_arrive_whole,
@@ -30,7 +30,9 @@ fn options(server: &TcpListener, spare: SpareLimits) -> Options {
 }
 
 fn accept(server: &TcpListener) -> TcpStream {
-    let (stream, _) = server.accept().unwrap();
+    server.set_nonblocking(true).unwrap();
+    let (stream, _) = await_some("a connection", || server.accept().ok());
+    stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }

@@ -113,6 +113,14 @@ impl Status {
             grouped(total.retries),
             grouped(total.redispatches)
         );
+        if total.source_ports > 0 {
+            let _ = writeln!(
+                out,
+                "source ports   {} used of {}",
+                grouped(total.source_ports_used),
+                grouped(total.source_ports)
+            );
+        }
         if total.spares_used + total.spares_missed > 0 {
             let _ = writeln!(
                 out,

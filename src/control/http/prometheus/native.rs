@@ -82,7 +82,7 @@ const WORKER: [Family<WorkerStatus>; 2] = [
     counter("accepted_total", "Connections accepted.", |w| w.counts.accepted),
 ];
 
-const TOTAL: [Family<Counts>; 14] = [
+const TOTAL: [Family<Counts>; 16] = [
     counter("bytes_discarded_total", "Bytes of which who they were for had gone.", |t| {
         t.engine.bytes_discarded
     }),
@@ -100,6 +100,8 @@ const TOTAL: [Family<Counts>; 14] = [
     counter("accept_failures_total", "Times accepting failed for want of descriptors.", |t| {
         t.accept_failures
     }),
+    gauge("source_ports", "Source ports towards the servers' addresses.", |t| t.source_ports),
+    gauge("source_ports_used", "Those in use by sessions.", |t| t.source_ports_used),
     counter("port_conflicts_total", "Source ports that another program had.", |t| t.port_conflicts),
     counter("connect_attempts_total", "Attempts to connect to servers.", |t| t.connect_attempts),
     gauge("spare_connections", "Connections to servers that wait for a session.", |t| t.spares),
