@@ -5,11 +5,13 @@ use serde::Serialize;
 use crate::clock::float;
 use crate::load::Outcome;
 use crate::run::Measured;
-use crate::scenario::Kind;
+use crate::scenario::{Kind, Scenario};
 use crate::subject::Role;
 
 /// Bytes of a GB, as streams are counted.
 const GIGABYTE: f64 = 1e9;
+/// From so many seconds on, beginning and end are told apart.
+const LONG_S: usize = 20;
 
 /// One thing that is measured.
 #[derive(Clone, Copy)]
@@ -44,8 +46,17 @@ pub(super) struct Row {
     pub(super) failures: u64,
 }
 
-/// What is measured for a kind of load; the first is what subjects are judged by, less is better.
-pub(super) fn of(kind: Kind) -> Vec<Figure> {
+/// What a scenario measures; the first is what subjects are judged by, less is better.
+pub(super) fn of(scenario: &Scenario) -> Vec<Figure> {
+    let mut figures = of_kind(scenario.work.kind);
+    let judge = scenario.judged_by.as_deref();
+    // Stable: the others stay in their order.
+    figures.sort_by_key(|figure| Some(figure.key) != judge);
+    figures
+}
+
+/// What is measured for a kind of load.
+fn of_kind(kind: Kind) -> Vec<Figure> {
     let figure = |key, head, in_line, of| Figure { key, head, in_line, of };
     if kind == Kind::Idle {
         return vec![
@@ -66,6 +77,17 @@ pub(super) fn of(kind: Kind) -> Vec<Figure> {
                 Some(o.relay?.cpu_s * 1e3 / o.window_s)
             }),
             figure("sessions", "sessions", true, |o| Some(float(o.sessions))),
+        ];
+    }
+    if kind == Kind::Storm {
+        return vec![
+            figure("recovered_s", "all served after s", true, |o| o.recovered_s),
+            figure("p50_us", "p50 us", true, |o| Some(o.latency_us?.p50)),
+            figure("p99_us", "p99 us", true, |o| Some(o.latency_us?.p99)),
+            figure("failures", "failed connections", true, |o| Some(float(o.failures))),
+            figure("relay_cpu_s", "relay CPU s", true, |o| Some(o.relay?.cpu_s)),
+            figure("sessions", "sessions", true, |o| Some(float(o.sessions))),
+            figure("skew", "most/mean of workers", true, skew),
         ];
     }
     let mut figures = if kind.is_bulk() {
@@ -91,6 +113,18 @@ pub(super) fn of(kind: Kind) -> Vec<Figure> {
     if kind == Kind::Paced {
         figures.push(figure("lateness_p99_us", "late p99 us", false, |o| o.lateness_p99_us));
     }
+    if kind.is_churn() {
+        figures.push(figure("failures", "failed connections", true, |o| Some(float(o.failures))));
+        figures.push(figure("first_rate", "first 10 s: /s", true, |o| {
+            (o.seconds.len() >= LONG_S).then(|| mean(&o.seconds[..10]))
+        }));
+        figures.push(figure("last_rate", "last 10 s: /s", true, |o| {
+            // The last second is not whole.
+            let whole = o.seconds.len().checked_sub(1).filter(|whole| *whole >= LONG_S)?;
+            Some(mean(&o.seconds[whole - 10..whole]))
+        }));
+    }
+    figures.push(figure("skew", "most/mean of workers", true, skew));
     figures.push(figure("relay_user", "user share", false, |o| {
         let relay = o.relay?;
         (relay.cpu_s > 0.0).then(|| (relay.user_s / relay.cpu_s).min(1.0))
@@ -103,6 +137,11 @@ pub(super) fn of(kind: Kind) -> Vec<Figure> {
         Some((o.machine_s - path_s(o)).max(0.0) / o.window_s)
     }));
     figures
+}
+
+/// Whether there is a round of which it can be told.
+pub(super) fn is_told(figure: &Figure, measured: &[Measured]) -> bool {
+    measured.iter().any(|measured| !values(measured, figure).is_empty())
 }
 
 /// Summaries and ratios of all subjects.
@@ -170,6 +209,19 @@ fn summary(values: &[(u32, f64)]) -> Option<Summary> {
     Some(Summary { median, min: *sorted.first()?, max: *sorted.last()? })
 }
 
+/// How much more than its share the busiest worker has accepted; nothing where there is only one.
+fn skew(outcome: &Outcome) -> Option<f64> {
+    let accepted = &outcome.accepted_by_worker;
+    let (most, sum) = (accepted.iter().max()?, accepted.iter().sum::<u64>());
+    (accepted.len() > 1 && sum > 0)
+        .then(|| float(*most) * float(accepted.len() as u64) / float(sum))
+}
+
+/// Exchanges a second.
+fn mean(seconds: &[[u64; 2]]) -> f64 {
+    float(seconds.iter().map(|second| second[0]).sum()) / float(seconds.len() as u64)
+}
+
 fn exchanges(outcome: &Outcome) -> Option<f64> {
     (outcome.exchanges > 0).then(|| float(outcome.exchanges))
 }
@@ -216,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_best_peer_is_the_one_with_the_best_median_and_ratios_pair_the_rounds() {
-        let figures = of(Kind::Saturated);
+        let figures = of_kind(Kind::Saturated);
         let all = [
             measured("fanin-epoll-auto", &[6.0, 9.0, 10.0]),
             measured("haproxy", &[10.0, 12.0, 40.0]),
@@ -240,7 +292,7 @@ mod tests {
     fn a_round_that_did_nothing_has_no_cost() {
         let idle = Outcome { window_s: 1.0, ..Outcome::default() };
         assert!(
-            of(Kind::Churn)
+            of_kind(Kind::Churn)
                 .iter()
                 .all(|figure| { (figure.of)(&idle).is_none_or(|value| value == 0.0) })
         );
