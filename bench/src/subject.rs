@@ -273,8 +273,8 @@ impl Subject {
         let fields = [
             ("@directory@", place.directory.display().to_string()),
             ("@buffer_bytes@", place.buffer_bytes.to_string()),
-            ("@fanin_global@", self.settings.global.to_string()),
-            ("@fanin_backend@", self.settings.backend.to_string()),
+            ("@fanin_global@", lines(&self.settings.global)),
+            ("@fanin_backend@", lines(&self.settings.backend)),
             ("@fanin_binds@", quoted(place.listens)),
             ("@fanin_destinations@", quoted(place.servers)),
             (
@@ -299,6 +299,11 @@ impl Subject {
     }
 }
 
+/// A setting a line, tables in braces: what follows is still of the table around them.
+fn lines(settings: &toml::Table) -> String {
+    settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,10 +315,12 @@ mod tests {
         let place =
             Place { listens: &addresses, servers: &addresses, directory, buffer_bytes: 16_384 };
         for mut subject in all(Path::new("fanin"), None) {
-            subject.settings.backend.insert("connect".into(), "2s".into());
+            let spare = toml::Table::from_iter([("max".to_owned(), 64.into())]);
+            subject.settings.backend.insert("spare".into(), spare.into());
             let text = subject.configuration(&place);
             assert!(!text.contains('@'), "{}: {text}", subject.name);
             assert_eq!(text.is_empty(), subject.role == Role::Direct);
+            assert_eq!(text.contains("spare = { max = 64 }"), text.contains("[backend.servers]"));
         }
     }
 
