@@ -125,7 +125,8 @@ fn number(text: &str, key: &str) -> f64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0.0)
 }
 
-fn children(pid: i32) -> Vec<i32> {
+/// The processes that a process has started.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
     entries(format!("/proc/{pid}/task"))
         .iter()
         .filter_map(|task| read_to_string(task.join("children")).ok())

@@ -1,6 +1,6 @@
 //! The command line as typed.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -24,12 +24,17 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run scenarios for every subject in turn, and report
     Run(Run),
+    /// Count the instructions of one exchange and of one connection, in user mode
+    Instructions(Instructions),
     /// The far end (started by `run`)
     #[command(hide = true)]
     Server(Server),
     /// The near end (started by `run`)
     #[command(hide = true)]
     Load(Load),
+    /// What lies between near and far (started by `run`)
+    #[command(hide = true)]
+    Delay(Delay),
     /// Pins itself, ties itself to its parent and becomes a command (started by `run`)
     #[command(hide = true)]
     Tether(Tether),
@@ -44,7 +49,7 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) rounds: u32,
     /// Only these subjects: a name, or the beginning of names (direct, fanin-epoll-auto,
-    /// fanin-io_uring, haproxy, haproxy-splice, nginx)
+    /// fanin-io_uring, haproxy, haproxy-splice, nginx, squid)
     #[arg(long, num_args = 1.., value_name = "SUBJECT")]
     pub(crate) only: Vec<String>,
     /// Where results are written [default: bench/results/DATE-COMMIT]
@@ -68,10 +73,42 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Instructions {
+    /// Only these subjects: a name, or the beginning of names
+    #[arg(long, num_args = 1.., value_name = "SUBJECT", default_values = ["fanin-epoll-auto", "fanin-io_uring-auto"])]
+    pub(crate) only: Vec<String>,
+    /// The fanin to count [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) fanin: Option<PathBuf>,
+    /// Fail if a count has grown beyond the one that is kept
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Write the counts down, to be held against
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) keep: bool,
+    /// Where they are kept
+    #[arg(long, value_name = "FILE", default_value = "bench/instructions.toml")]
+    pub(crate) kept: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Server {
     /// What to answer, in JSON
     #[arg(long, value_parser = work)]
     pub(crate) work: Work,
+    /// The one address to listen on [default: 127.0.0.1 and following, as many as the work says]
+    #[arg(long)]
+    pub(crate) at: Option<Ipv4Addr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delay {
+    /// The network namespace of the far end
+    #[arg(long)]
+    pub(crate) far: PathBuf,
+    /// How long each packet waits
+    #[arg(long)]
+    pub(crate) one_way_us: u64,
 }
 
 #[derive(Debug, Args)]
@@ -82,6 +119,9 @@ pub(crate) struct Load {
     /// Where connections go, in turn
     #[arg(long, required = true)]
     pub(crate) target: Vec<SocketAddr>,
+    /// Where a web proxy is to lead them, in turn
+    #[arg(long)]
+    pub(crate) destination: Vec<SocketAddr>,
     /// The server's process
     #[arg(long)]
     pub(crate) server: i32,

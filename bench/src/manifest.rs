@@ -8,7 +8,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use serde::Serialize;
 
 use crate::cli;
-use crate::run::Stage;
+use crate::stage::Stage;
 
 /// Sysctls that change what is measured.
 const SYSCTLS: [&str; 16] = [

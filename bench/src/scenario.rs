@@ -18,9 +18,39 @@ pub(crate) struct Scenario {
     pub(crate) title: String,
     /// What load and servers do.
     pub(crate) work: Work,
-    /// Settings of `[global]` that fanin gets beside those of `peers/fanin.toml`; texts all.
+    /// Subjects, by name or by the beginning of names; none is every one that can do the work.
     #[serde(default)]
-    pub(crate) fanin: BTreeMap<String, String>,
+    pub(crate) subjects: Vec<String>,
+    /// The figure by which subjects are judged, less being better, if not the first of its kind.
+    #[serde(default)]
+    pub(crate) judged_by: Option<String>,
+    /// What lies between relay and servers; without it, nothing but loopback.
+    #[serde(default)]
+    pub(crate) link: Option<Distance>,
+    /// Settings of `[global]` that fanin gets beside one worker, splice mode and engine.
+    #[serde(default)]
+    pub(crate) fanin: toml::Table,
+    /// Each fanin is measured as it is, and once more with each of these, as `NAME+VARIANT`.
+    #[serde(default)]
+    pub(crate) variants: BTreeMap<String, Settings>,
+}
+
+/// Two network namespaces, joined.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Distance {
+    /// Added to each round trip; with zero the two are joined by veth.
+    pub(crate) round_trip_ms: u64,
+}
+
+/// Settings of fanin, as in its configuration file.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    #[serde(default)]
+    pub(crate) global: toml::Table,
+    #[serde(default)]
+    pub(crate) backend: toml::Table,
 }
 
 /// What load and servers do.
@@ -61,6 +91,12 @@ pub(crate) enum Kind {
     Paced,
     /// Connect, one exchange, close; then again.
     Churn,
+    /// The same through a web proxy that is asked for a tunnel first (CONNECT).
+    Tunnel,
+    /// The same as a POST with an absolute URI through a web proxy.
+    Forward,
+    /// All connections have had an exchange; then all are reset, and all come again at once.
+    Storm,
     /// Clients send, servers discard.
     BulkUp,
     /// Servers send, clients discard.
@@ -75,6 +111,16 @@ impl Kind {
     /// Whether cost is per GB instead of per exchange.
     pub(crate) fn is_bulk(self) -> bool {
         matches!(self, Self::BulkUp | Self::BulkDown | Self::BulkBoth)
+    }
+
+    /// Whether each exchange has a connection of its own.
+    pub(crate) fn is_churn(self) -> bool {
+        matches!(self, Self::Churn | Self::Tunnel | Self::Forward)
+    }
+
+    /// Whether it takes a web proxy.
+    pub(crate) fn is_of_web_proxies(self) -> bool {
+        matches!(self, Self::Tunnel | Self::Forward)
     }
 }
 
@@ -100,6 +146,9 @@ impl Scenario {
         scenario.name =
             path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         scenario.work.check().map_err(Error::at(format!("{}", path.display())))?;
+        if scenario.link.is_some_and(|link| link.round_trip_ms > 1000) {
+            return Err(Error(format!("{}: round_trip_ms: at most 1000", path.display())));
+        }
         Ok(scenario)
     }
 }
@@ -107,7 +156,8 @@ impl Scenario {
 impl Work {
     fn check(&self) -> Result<(), String> {
         let ask = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-        ask((1..=5000).contains(&self.connections), "connections: 1 to 5000")?;
+        // What one process without privileges may have, but for a few.
+        ask((1..=19_900).contains(&self.connections), "connections: 1 to 19900")?;
         ask((1..=16).contains(&self.addresses), "addresses: 1 to 16")?;
         ask((100..=600_000).contains(&self.window_ms), "window_ms: 100 to 600000")?;
         ask(self.warmup_ms <= 60_000, "warmup_ms: at most 60000")?;

@@ -1,7 +1,7 @@
 //! The far end: answers each request of the agreed size with an answer of the agreed size, or
 //! sends or discards without end. One thread, epoll through mio, edge triggered.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 
 use mio::net::{TcpListener, TcpStream};
@@ -9,6 +9,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::cli;
 use crate::error::Error;
+use crate::http;
 use crate::scenario::{Kind, Work};
 use crate::stream::{Buffers, CHUNK_BYTES, Went};
 
@@ -30,8 +31,10 @@ struct Server {
 
 struct Connection {
     stream: TcpStream,
-    /// Bytes of the request that is coming in.
+    /// Bytes of the request that is coming in; of its body, where it has a head.
     received: usize,
+    /// Its head, where it has one.
+    head: Vec<u8>,
     /// Bytes of answers that could not be sent yet.
     owed: usize,
 }
@@ -41,7 +44,7 @@ struct Connection {
 /// # Errors
 /// When it cannot listen or wait.
 pub(crate) fn serve(arguments: &cli::Server) -> Result<(), Error> {
-    let mut server = Server::new(arguments.work.clone()).map_err(Error::at("server"))?;
+    let mut server = Server::new(arguments).map_err(Error::at("server"))?;
     let addresses = server.addresses().map_err(Error::at("server"))?;
     println!("{}", serde_json::to_string(&addresses).map_err(Error::at("server"))?);
     std::io::stdout().flush().map_err(Error::at("server"))?;
@@ -49,11 +52,13 @@ pub(crate) fn serve(arguments: &cli::Server) -> Result<(), Error> {
 }
 
 impl Server {
-    fn new(work: Work) -> std::io::Result<Self> {
+    fn new(arguments: &cli::Server) -> std::io::Result<Self> {
+        let work = arguments.work.clone();
         let poll = Poll::new()?;
         let mut listeners = Vec::new();
-        for n in 1..=work.addresses {
-            let address = SocketAddr::from((Ipv4Addr::new(127, 0, 0, n), 0));
+        let several = (1..=work.addresses).map(|n| Ipv4Addr::new(127, 0, 0, n)).collect();
+        for at in arguments.at.map_or(several, |one| vec![one]) {
+            let address = SocketAddr::from((at, 0));
             let socket = socket2::Socket::new(
                 socket2::Domain::IPV4,
                 socket2::Type::STREAM.nonblocking().cloexec(),
@@ -115,7 +120,8 @@ impl Server {
                 Token(index + FIRST_CONNECTION),
                 Interest::READABLE | Interest::WRITABLE,
             )?;
-            self.connections[index] = Some(Connection { stream, received: 0, owed: 0 });
+            self.connections[index] =
+                Some(Connection { stream, received: 0, head: Vec::new(), owed: 0 });
         }
         Ok(())
     }
@@ -125,7 +131,9 @@ impl Server {
         let Some(connection) = self.connections.get_mut(index).and_then(Option::as_mut) else {
             return;
         };
-        let went = if self.work.kind.is_bulk() {
+        let went = if self.work.kind == Kind::Forward {
+            answer_in_http(&self.buffers, connection, &self.work)
+        } else if self.work.kind.is_bulk() {
             flow(&mut self.buffers, connection, self.work.kind)
         } else {
             answer(&mut self.buffers, connection, &self.work, closed)
@@ -180,4 +188,39 @@ fn answer(buffers: &mut Buffers, connection: &mut Connection, work: &Work, close
         }
     }
     Went::Blocked
+}
+
+/// What a proxy forwards has a head of its own making: it is read, and answered with one.
+fn answer_in_http(buffers: &Buffers, connection: &mut Connection, work: &Work) -> Went {
+    let mut piece = [0; 8192];
+    loop {
+        match connection.stream.read(&mut piece) {
+            Ok(0) => return Went::Ended,
+            Ok(bytes) => {
+                let before = connection.head.len();
+                connection.head.extend_from_slice(&piece[..bytes]);
+                match http::head_bytes(&connection.head) {
+                    // What is behind the head is of the body, and nothing of it is looked at.
+                    Some(head) if connection.received == 0 => {
+                        connection.received = connection.head.len() - head;
+                    }
+                    Some(_) => connection.received += connection.head.len() - before,
+                    None => {}
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(_) => return Went::Ended,
+        }
+    }
+    if http::head_bytes(&connection.head).is_none() || connection.received < work.request_bytes {
+        return Went::Blocked;
+    }
+    (connection.received, connection.head) = (0, Vec::new());
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", work.response_bytes);
+    // An empty socket takes both whole.
+    let sent = connection.stream.write_all(head.as_bytes());
+    match sent.and_then(|()| buffers.send(&mut connection.stream, work.response_bytes)) {
+        Ok(_) => Went::Blocked,
+        Err(_) => Went::Ended,
+    }
 }

@@ -1,17 +1,19 @@
 //! Who is measured: fanin in its modes, the peers, and the direct path.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::Error;
+use crate::scenario::{Scenario, Settings};
 
 const HAPROXY: &str = include_str!("../peers/haproxy.cfg");
 const HAPROXY_SPLICE: &str = include_str!("../peers/haproxy-splice.cfg");
 const NGINX: &str = include_str!("../peers/nginx.conf");
 const FANIN: &str = include_str!("../peers/fanin.toml");
+const FANIN_PROXY: &str = include_str!("../peers/fanin-proxy.toml");
+const SQUID: &str = include_str!("../peers/squid.conf");
 
 /// Where Debian's package puts it; a build that has it inside needs none.
 const NGINX_STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
@@ -24,8 +26,10 @@ pub(crate) struct Subject {
     program: PathBuf,
     template: &'static str,
     file: &'static str,
-    /// The engine and the splice mode of fanin.
-    mode: Option<(&'static str, &'static str)>,
+    /// Whether it is a web proxy; others relay bytes.
+    is_web_proxy: bool,
+    /// Of fanin.
+    settings: Settings,
 }
 
 /// What a subject is to the comparison.
@@ -47,8 +51,18 @@ pub(crate) struct Place<'a> {
     /// An empty folder of its own.
     pub(crate) directory: &'a Path,
     pub(crate) buffer_bytes: usize,
-    /// See [`Scenario::fanin`](crate::scenario::Scenario).
-    pub(crate) fanin_settings: &'a BTreeMap<String, String>,
+}
+
+/// The fanin that was asked for, or else the one beside this program.
+///
+/// # Errors
+/// When this program cannot be found.
+pub(crate) fn fanin(asked: Option<&Path>) -> Result<PathBuf, Error> {
+    let beside = || {
+        let own = std::env::current_exe().map_err(Error::at("cannot find my own program"))?;
+        Ok(own.with_file_name("fanin"))
+    };
+    asked.map_or_else(beside, |path| Ok(path.to_owned()))
 }
 
 /// All subjects, in the order of the first round.
@@ -58,15 +72,14 @@ pub(crate) fn all(fanin: &Path, rival: Option<&Path>) -> Vec<Subject> {
         let Some(program) = program else { continue };
         for engine in ["epoll", "io_uring"] {
             for splice in ["auto", "always", "never"] {
-                subjects.push(Subject {
-                    name: format!("{prefix}-{engine}-{splice}"),
-                    role: Role::Fanin,
-                    program: program.to_owned(),
-                    template: FANIN,
-                    file: "fanin.toml",
-                    mode: Some((engine, splice)),
-                });
+                let name = format!("{prefix}-{engine}-{splice}");
+                subjects.push(Subject::fanin(name, program, FANIN, engine, splice));
             }
+        }
+        for engine in ["epoll", "io_uring"] {
+            let name = format!("{prefix}-proxy-{engine}");
+            let subject = Subject::fanin(name, program, FANIN_PROXY, engine, "auto");
+            subjects.push(Subject { is_web_proxy: true, ..subject });
         }
     }
     subjects.extend([
@@ -74,7 +87,44 @@ pub(crate) fn all(fanin: &Path, rival: Option<&Path>) -> Vec<Subject> {
         Subject::plain("haproxy-splice", Role::Peer, "haproxy", HAPROXY_SPLICE, "haproxy.cfg"),
         Subject::plain("nginx", Role::Peer, "nginx", NGINX, "nginx.conf"),
     ]);
+    let squid = Subject::plain("squid", Role::Peer, "squid", SQUID, "squid.conf");
+    subjects.push(Subject { is_web_proxy: true, ..squid });
     subjects
+}
+
+/// Those that a scenario is for, with their variants, as far as they are asked for (`only`, as in
+/// [`chosen`]).
+///
+/// # Errors
+/// When the scenario names one that cannot do its work.
+pub(crate) fn of(
+    scenario: &Scenario,
+    all: &[Subject],
+    only: &[String],
+) -> Result<Vec<Subject>, Error> {
+    let proxied = scenario.work.kind.is_of_web_proxies();
+    let able = all.iter().filter(|subject| subject.is_web_proxy == proxied).cloned().collect();
+    let named = chosen(able, &scenario.subjects)
+        .map_err(Error::at(format!("{}: subjects", scenario.name)))?;
+    let common = Settings { global: scenario.fanin.clone(), ..Settings::default() };
+    let mut found = Vec::new();
+    for subject in named {
+        if subject.role != Role::Fanin {
+            found.push(subject);
+            continue;
+        }
+        let subject = subject.with("", &common);
+        let variants = scenario.variants.iter();
+        let variants: Vec<_> =
+            variants.map(|(name, settings)| subject.with(&format!("+{name}"), settings)).collect();
+        found.push(subject);
+        found.extend(variants);
+    }
+    let names: Vec<_> = found.iter().map(|subject| subject.name.clone()).collect();
+    found.retain(|subject| {
+        only.is_empty() || only.iter().any(|word| picks(word, &subject.name, &names))
+    });
+    Ok(found)
 }
 
 /// Those that were asked for: by name, or else by the beginning of their names.
@@ -83,16 +133,20 @@ pub(crate) fn all(fanin: &Path, rival: Option<&Path>) -> Vec<Subject> {
 /// When a word names none.
 pub(crate) fn chosen(all: Vec<Subject>, only: &[String]) -> Result<Vec<Subject>, Error> {
     let names: Vec<_> = all.iter().map(|subject| subject.name.clone()).collect();
-    let takes = |word: &str, name: &str| {
-        if names.iter().any(|other| other == word) { name == word } else { name.starts_with(word) }
-    };
-    if let Some(word) = only.iter().find(|word| !names.iter().any(|name| takes(word, name))) {
+    let unknown = |word: &&String| !names.iter().any(|name| picks(word, name, &names));
+    if let Some(word) = only.iter().find(unknown) {
         let names = names.join(", ");
-        return Err(Error(format!("--only {word}: no subject begins so; there are {names}")));
+        return Err(Error(format!("{word}: no subject begins so; there are {names}")));
     }
-    let wanted =
-        |subject: &Subject| only.is_empty() || only.iter().any(|word| takes(word, &subject.name));
+    let wanted = |subject: &Subject| {
+        only.is_empty() || only.iter().any(|word| picks(word, &subject.name, &names))
+    };
     Ok(all.into_iter().filter(wanted).collect())
+}
+
+/// Whether a word means `name`, which is one of `names`.
+fn picks(word: &str, name: &str, names: &[String]) -> bool {
+    if names.iter().any(|other| other == word) { name == word } else { name.starts_with(word) }
 }
 
 impl Subject {
@@ -104,7 +158,35 @@ impl Subject {
         file: &'static str,
     ) -> Self {
         let program = PathBuf::from(program);
-        Self { name: name.to_owned(), role, program, template, file, mode: None }
+        let settings = Settings::default();
+        Self { name: name.to_owned(), role, program, template, file, is_web_proxy: false, settings }
+    }
+
+    /// One worker, since a subject is measured on one CPU.
+    fn fanin(
+        name: String,
+        program: &Path,
+        template: &'static str,
+        engine: &str,
+        splice: &str,
+    ) -> Self {
+        let mut subject = Self::plain(&name, Role::Fanin, "", template, "fanin.toml");
+        subject.program = program.to_owned();
+        subject.settings.global.extend([
+            ("workers".to_owned(), 1.into()),
+            ("engine".to_owned(), engine.into()),
+            ("splice".to_owned(), splice.into()),
+            ("drain".to_owned(), "1s".into()),
+        ]);
+        subject
+    }
+
+    /// The same with further settings.
+    fn with(&self, ending: &str, settings: &Settings) -> Self {
+        let mut subject = Self { name: format!("{}{ending}", self.name), ..self.clone() };
+        subject.settings.global.extend(settings.global.clone());
+        subject.settings.backend.extend(settings.backend.clone());
+        subject
     }
 
     /// What it says of its version; nothing on the direct path.
@@ -130,7 +212,11 @@ impl Subject {
     }
 
     fn packages(&self) -> &'static str {
-        if self.name == "nginx" { "nginx libnginx-mod-stream" } else { "haproxy" }
+        match self.name.as_str() {
+            "nginx" => "nginx libnginx-mod-stream",
+            "squid" => "squid",
+            _ => "haproxy",
+        }
     }
 
     /// Writes its configuration and says how it is run.
@@ -144,10 +230,29 @@ impl Subject {
         let words: &[&str] = match (self.role, self.name.as_str()) {
             (Role::Fanin, _) => &["run", "-c"],
             (_, "nginx") => &["-c"],
+            (_, "squid") => &["-N", "-f"],
             _ => &["-db", "-f"],
         };
         let arguments = words.iter().map(OsString::from).chain([file.into_os_string()]).collect();
         Ok((&self.program, arguments))
+    }
+
+    /// Connections that each worker of a fanin has accepted, which it tells through the socket in its
+    /// folder; nothing of others.
+    pub(crate) fn accepted_by_worker(&self, directory: &Path) -> Vec<u64> {
+        if self.role != Role::Fanin {
+            return Vec::new();
+        }
+        let socket = directory.join("fanin.sock");
+        let output = Command::new(&self.program)
+            .args(["status", "--json", "--control"])
+            .arg(socket)
+            .output();
+        let status: Option<serde_json::Value> =
+            output.ok().and_then(|output| serde_json::from_slice(&output.stdout).ok());
+        let workers = status.as_ref().and_then(|status| status["workers"].as_array());
+        let accepted = |worker: &serde_json::Value| worker["accepted"].as_u64();
+        workers.map_or_else(Vec::new, |workers| workers.iter().filter_map(accepted).collect())
     }
 
     /// Its template, filled in.
@@ -161,17 +266,17 @@ impl Subject {
         } else {
             String::new()
         };
-        let binds: Vec<_> = place.listens.iter().map(|address| format!("\"{address}\"")).collect();
-        let (engine, splice) = self.mode.unwrap_or_default();
-        let settings =
-            place.fanin_settings.iter().map(|(key, value)| format!("{key} = \"{value}\"\n"));
+        let quoted = |addresses: &[SocketAddr]| {
+            let words: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+            words.join(", ")
+        };
         let fields = [
             ("@directory@", place.directory.display().to_string()),
             ("@buffer_bytes@", place.buffer_bytes.to_string()),
-            ("@engine@", engine.to_owned()),
-            ("@splice@", splice.to_owned()),
-            ("@fanin_settings@", settings.collect::<String>()),
-            ("@fanin_binds@", binds.join(", ")),
+            ("@fanin_global@", lines(&self.settings.global)),
+            ("@fanin_backend@", lines(&self.settings.backend)),
+            ("@fanin_binds@", quoted(place.listens)),
+            ("@fanin_destinations@", quoted(place.servers)),
             (
                 "@fanin_servers@",
                 each(place.servers, &|_, to| {
@@ -185,12 +290,18 @@ impl Subject {
                 "@nginx_listens@",
                 each(place.listens, &|_, at| format!("        listen {at} backlog=4096;")),
             ),
+            ("@squid_listens@", each(place.listens, &|_, at| format!("http_port {at}"))),
             ("@nginx_servers@", each(place.servers, &|_, to| format!("        server {to};"))),
         ];
         fields
             .iter()
             .fold(self.template.to_owned(), |text, (field, value)| text.replace(field, value))
     }
+}
+
+/// A setting a line, tables in braces: what follows is still of the table around them.
+fn lines(settings: &toml::Table) -> String {
+    settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
 }
 
 #[cfg(test)]
@@ -201,17 +312,15 @@ mod tests {
     fn every_template_is_filled_in_whole() {
         let addresses: Vec<SocketAddr> = vec!["127.0.0.1:1".parse().unwrap(); 2];
         let directory = Path::new("/nowhere");
-        let place = Place {
-            listens: &addresses,
-            servers: &addresses,
-            directory,
-            buffer_bytes: 16_384,
-            fanin_settings: &BTreeMap::from([("latency_budget".into(), "1ms".into())]),
-        };
-        for subject in all(Path::new("fanin"), None) {
+        let place =
+            Place { listens: &addresses, servers: &addresses, directory, buffer_bytes: 16_384 };
+        for mut subject in all(Path::new("fanin"), None) {
+            let spare = toml::Table::from_iter([("max".to_owned(), 64.into())]);
+            subject.settings.backend.insert("spare".into(), spare.into());
             let text = subject.configuration(&place);
             assert!(!text.contains('@'), "{}: {text}", subject.name);
             assert_eq!(text.is_empty(), subject.role == Role::Direct);
+            assert_eq!(text.contains("spare = { max = 64 }"), text.contains("[backend.servers]"));
         }
     }
 
@@ -223,7 +332,7 @@ mod tests {
         };
         assert_eq!(names("haproxy"), ["haproxy"]);
         assert_eq!(names("fanin-epoll").len(), 3);
-        let refused = chosen(all(Path::new("fanin"), None), &["squid".to_owned()]);
+        let refused = chosen(all(Path::new("fanin"), None), &["traefik".to_owned()]);
         assert!(refused.unwrap_err().to_string().contains("haproxy-splice"));
     }
 }

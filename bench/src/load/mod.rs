@@ -38,6 +38,15 @@ pub(crate) struct Outcome {
     pub(crate) latency_us: Option<Latency>,
     /// How late exchanges were begun, p99, in microseconds, where they fall due by the clock.
     pub(crate) lateness_p99_us: Option<f64>,
+    /// Exchanges and failures of each second of the window, where each has its own connection.
+    #[serde(default)]
+    pub(crate) seconds: Vec<[u64; 2]>,
+    /// From the outage until each client had been answered again (kind storm only).
+    #[serde(default)]
+    pub(crate) recovered_s: Option<f64>,
+    /// What each worker of a fanin has accepted.
+    #[serde(default)]
+    pub(crate) accepted_by_worker: Vec<u64>,
     /// What the relay used in the window; nothing on the direct path.
     pub(crate) relay: Option<Usage>,
     /// What the relay holds at the window's end more than before the first connection.
@@ -69,7 +78,7 @@ pub(crate) fn load(arguments: &cli::Load) -> Result<(), Error> {
     let outcome = if arguments.work.kind.is_bulk() {
         flood::run(&arguments.work, &arguments.target, meter)?
     } else {
-        exchange::run(&arguments.work, &arguments.target, meter)?
+        exchange::run(arguments, meter)?
     };
     println!("{}", serde_json::to_string(&outcome).map_err(Error::at("outcome"))?);
     Ok(())
@@ -158,6 +167,12 @@ impl Meter {
         } else {
             Phase::Same
         }
+    }
+
+    /// Seconds since the window opened; nothing before.
+    fn second(&self, now: u64) -> Option<usize> {
+        let (began, _) = self.opened.as_ref()?;
+        usize::try_from((now - began) / SECOND).ok()
     }
 
     /// What was used in the window, which ends now.

@@ -5,11 +5,13 @@ use serde::Serialize;
 use crate::clock::float;
 use crate::load::Outcome;
 use crate::run::Measured;
-use crate::scenario::Kind;
+use crate::scenario::{Kind, Scenario};
 use crate::subject::Role;
 
 /// Bytes of a GB, as streams are counted.
 const GIGABYTE: f64 = 1e9;
+/// From so many seconds on, beginning and end are told apart.
+const LONG_S: usize = 20;
 
 /// One thing that is measured.
 #[derive(Clone, Copy)]
@@ -44,65 +46,125 @@ pub(super) struct Row {
     pub(super) failures: u64,
 }
 
-/// What is measured for a kind of load; the first is what subjects are judged by, less is better.
-pub(super) fn of(kind: Kind) -> Vec<Figure> {
-    let figure = |key, head, in_line, of| Figure { key, head, in_line, of };
-    if kind == Kind::Idle {
-        return vec![
-            // What is held however many there are (warm buffers, say) falls out.
-            figure("further_per_session", "B/further session", true, |o| {
-                Some(o.relay_grown_later?.pss_bytes / (float(o.sessions) * 0.75))
-            }),
-            figure("pss_per_session", "Pss B/session", true, |o| {
-                per_session(o, o.relay_grown?.pss_bytes)
-            }),
-            figure("rss_per_session", "Rss B/session", true, |o| {
-                per_session(o, o.relay_grown?.rss_bytes)
-            }),
-            figure("private_dirty_per_session", "own B/session", true, |o| {
-                per_session(o, o.relay_grown?.private_dirty_bytes)
-            }),
-            figure("relay_cpu_ms_per_s", "relay CPU ms/s at rest", true, |o| {
-                Some(o.relay?.cpu_s * 1e3 / o.window_s)
-            }),
-            figure("sessions", "sessions", true, |o| Some(float(o.sessions))),
-        ];
+/// What a scenario measures; the first is what subjects are judged by, less is better.
+pub(super) fn of(scenario: &Scenario) -> Vec<Figure> {
+    let mut figures = of_kind(scenario.work.kind);
+    let judge = scenario.judged_by.as_deref();
+    // Stable: the others stay in their order.
+    figures.sort_by_key(|figure| Some(figure.key) != judge);
+    figures
+}
+
+/// What is measured for a kind of load.
+fn of_kind(kind: Kind) -> Vec<Figure> {
+    match kind {
+        Kind::Idle => of_idle(),
+        Kind::Storm => of_storm(),
+        bulk if bulk.is_bulk() => [of_bulk(), of_window()].concat(),
+        exchanges => [of_exchanges(exchanges), of_window()].concat(),
     }
-    let mut figures = if kind.is_bulk() {
-        vec![
-            figure("relay_cpu", "relay CPU s/GB", true, |o| Some(o.relay?.cpu_s / gigabytes(o)?)),
-            figure("path_cpu", "path CPU s/GB", true, |o| Some(path_s(o) / gigabytes(o)?)),
-            figure("rate", "GB/s", true, |o| Some(gigabytes(o)? / o.window_s)),
-            figure("switches", "switches/GB", true, |o| Some(switches(o)? / gigabytes(o)?)),
-        ]
-    } else {
-        vec![
-            figure("relay_cpu", "relay CPU us", true, |o| {
-                Some(o.relay?.cpu_s * 1e6 / exchanges(o)?)
-            }),
-            figure("path_cpu", "path CPU us", true, |o| Some(path_s(o) * 1e6 / exchanges(o)?)),
-            figure("rate", "exchanges/s", true, |o| Some(exchanges(o)? / o.window_s)),
-            figure("p50_us", "p50 us", true, |o| Some(o.latency_us?.p50)),
-            figure("p99_us", "p99 us", true, |o| Some(o.latency_us?.p99)),
-            figure("p999_us", "p99.9 us", true, |o| Some(o.latency_us?.p999)),
-            figure("switches", "switches", true, |o| Some(switches(o)? / exchanges(o)?)),
-        ]
-    };
+}
+
+const fn figure(
+    key: &'static str,
+    head: &'static str,
+    in_line: bool,
+    of: fn(&Outcome) -> Option<f64>,
+) -> Figure {
+    Figure { key, head, in_line, of }
+}
+
+fn of_idle() -> Vec<Figure> {
+    vec![
+        // What is held however many there are (warm buffers, say) falls out.
+        figure("further_per_session", "B/further session", true, |o| {
+            Some(o.relay_grown_later?.pss_bytes / (float(o.sessions) * 0.75))
+        }),
+        figure("pss_per_session", "Pss B/session", true, |o| {
+            per_session(o, o.relay_grown?.pss_bytes)
+        }),
+        figure("rss_per_session", "Rss B/session", true, |o| {
+            per_session(o, o.relay_grown?.rss_bytes)
+        }),
+        figure("private_dirty_per_session", "own B/session", true, |o| {
+            per_session(o, o.relay_grown?.private_dirty_bytes)
+        }),
+        figure("relay_cpu_ms_per_s", "relay CPU ms/s at rest", true, |o| {
+            Some(o.relay?.cpu_s * 1e3 / o.window_s)
+        }),
+        figure("sessions", "sessions", true, |o| Some(float(o.sessions))),
+    ]
+}
+
+fn of_storm() -> Vec<Figure> {
+    vec![
+        figure("recovered_s", "all served after s", true, |o| o.recovered_s),
+        figure("p50_us", "p50 us", true, |o| Some(o.latency_us?.p50)),
+        figure("p99_us", "p99 us", true, |o| Some(o.latency_us?.p99)),
+        figure("failures", "failed connections", true, |o| Some(float(o.failures))),
+        figure("relay_cpu_s", "relay CPU s", true, |o| Some(o.relay?.cpu_s)),
+        figure("sessions", "sessions", true, |o| Some(float(o.sessions))),
+        figure("skew", "most/mean of workers", true, skew),
+    ]
+}
+
+fn of_bulk() -> Vec<Figure> {
+    vec![
+        figure("relay_cpu", "relay CPU s/GB", true, |o| Some(o.relay?.cpu_s / gigabytes(o)?)),
+        figure("path_cpu", "path CPU s/GB", true, |o| Some(path_s(o) / gigabytes(o)?)),
+        figure("rate", "GB/s", true, |o| Some(gigabytes(o)? / o.window_s)),
+        figure("switches", "switches/GB", true, |o| Some(switches(o)? / gigabytes(o)?)),
+    ]
+}
+
+fn of_exchanges(kind: Kind) -> Vec<Figure> {
+    let mut figures = vec![
+        figure("relay_cpu", "relay CPU us", true, |o| Some(o.relay?.cpu_s * 1e6 / exchanges(o)?)),
+        figure("path_cpu", "path CPU us", true, |o| Some(path_s(o) * 1e6 / exchanges(o)?)),
+        figure("rate", "exchanges/s", true, |o| Some(exchanges(o)? / o.window_s)),
+        figure("p50_us", "p50 us", true, |o| Some(o.latency_us?.p50)),
+        figure("p99_us", "p99 us", true, |o| Some(o.latency_us?.p99)),
+        figure("p999_us", "p99.9 us", true, |o| Some(o.latency_us?.p999)),
+        figure("switches", "switches", true, |o| Some(switches(o)? / exchanges(o)?)),
+    ];
     if kind == Kind::Paced {
         figures.push(figure("lateness_p99_us", "late p99 us", false, |o| o.lateness_p99_us));
     }
-    figures.push(figure("relay_user", "user share", false, |o| {
-        let relay = o.relay?;
-        (relay.cpu_s > 0.0).then(|| (relay.user_s / relay.cpu_s).min(1.0))
-    }));
-    figures.push(figure("relay_busy", "relay busy", false, |o| Some(o.relay?.cpu_s / o.window_s)));
-    figures.push(figure("ends_busy", "ends busy", false, |o| {
-        Some((o.load.cpu_s + o.server.cpu_s) / o.window_s)
-    }));
-    figures.push(figure("strangers_busy", "strangers busy", false, |o| {
-        Some((o.machine_s - path_s(o)).max(0.0) / o.window_s)
-    }));
+    if kind.is_churn() {
+        figures.push(figure("failures", "failed connections", true, |o| Some(float(o.failures))));
+        figures.push(figure("first_rate", "first 10 s: /s", true, |o| {
+            (o.seconds.len() >= LONG_S).then(|| mean(&o.seconds[..10]))
+        }));
+        figures.push(figure("last_rate", "last 10 s: /s", true, |o| {
+            // The last second is not whole.
+            let whole = o.seconds.len().checked_sub(1).filter(|whole| *whole >= LONG_S)?;
+            Some(mean(&o.seconds[whole - 10..whole]))
+        }));
+    }
     figures
+}
+
+/// What is told of every load that lasts as long as its window.
+fn of_window() -> Vec<Figure> {
+    vec![
+        figure("skew", "most/mean of workers", true, skew),
+        figure("relay_user", "user share", false, |o| {
+            let relay = o.relay?;
+            (relay.cpu_s > 0.0).then(|| (relay.user_s / relay.cpu_s).min(1.0))
+        }),
+        figure("relay_busy", "relay busy", false, |o| Some(o.relay?.cpu_s / o.window_s)),
+        figure("ends_busy", "ends busy", false, |o| {
+            Some((o.load.cpu_s + o.server.cpu_s) / o.window_s)
+        }),
+        figure("strangers_busy", "strangers busy", false, |o| {
+            Some((o.machine_s - path_s(o)).max(0.0) / o.window_s)
+        }),
+    ]
+}
+
+/// Whether there is a round of which it can be told.
+pub(super) fn is_told(figure: &Figure, measured: &[Measured]) -> bool {
+    measured.iter().any(|measured| !values(measured, figure).is_empty())
 }
 
 /// Summaries and ratios of all subjects.
@@ -170,6 +232,19 @@ fn summary(values: &[(u32, f64)]) -> Option<Summary> {
     Some(Summary { median, min: *sorted.first()?, max: *sorted.last()? })
 }
 
+/// How much more than its share the busiest worker has accepted; nothing where there is only one.
+fn skew(outcome: &Outcome) -> Option<f64> {
+    let accepted = &outcome.accepted_by_worker;
+    let (most, sum) = (accepted.iter().max()?, accepted.iter().sum::<u64>());
+    (accepted.len() > 1 && sum > 0)
+        .then(|| float(*most) * float(accepted.len() as u64) / float(sum))
+}
+
+/// Exchanges a second.
+fn mean(seconds: &[[u64; 2]]) -> f64 {
+    float(seconds.iter().map(|second| second[0]).sum()) / float(seconds.len() as u64)
+}
+
 fn exchanges(outcome: &Outcome) -> Option<f64> {
     (outcome.exchanges > 0).then(|| float(outcome.exchanges))
 }
@@ -216,7 +291,7 @@ mod tests {
 
     #[test]
     fn the_best_peer_is_the_one_with_the_best_median_and_ratios_pair_the_rounds() {
-        let figures = of(Kind::Saturated);
+        let figures = of_kind(Kind::Saturated);
         let all = [
             measured("fanin-epoll-auto", &[6.0, 9.0, 10.0]),
             measured("haproxy", &[10.0, 12.0, 40.0]),
@@ -240,7 +315,7 @@ mod tests {
     fn a_round_that_did_nothing_has_no_cost() {
         let idle = Outcome { window_s: 1.0, ..Outcome::default() };
         assert!(
-            of(Kind::Churn)
+            of_kind(Kind::Churn)
                 .iter()
                 .all(|figure| { (figure.of)(&idle).is_none_or(|value| value == 0.0) })
         );

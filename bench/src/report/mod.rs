@@ -13,13 +13,13 @@ use crate::error::Error;
 use crate::load::Outcome;
 use crate::manifest::Manifest;
 use crate::run::Measured;
-use crate::scenario::{Scenario, Work};
+use crate::scenario::Scenario;
 use figures::{Figure, Row};
 
 /// One round of one subject in a line.
-pub(crate) fn line(outcome: &Outcome, work: &Work) -> String {
+pub(crate) fn line(outcome: &Outcome, scenario: &Scenario) -> String {
     let words =
-        figures::of(work.kind).into_iter().filter(|figure| figure.in_line).filter_map(|figure| {
+        figures::of(scenario).into_iter().filter(|figure| figure.in_line).filter_map(|figure| {
             let value = (figure.of)(outcome)?;
             Some(format!("{} {}", figures::number(value), figure.head))
         });
@@ -40,7 +40,10 @@ pub(crate) fn write(
     manifest: &Manifest,
     folder: &Path,
 ) -> Result<(), Error> {
-    let figures = figures::of(scenario.work.kind);
+    let mut figures = figures::of(scenario);
+    // A column that nobody fills is none, but for the one that subjects are judged by.
+    let judge = figures[0].key;
+    figures.retain(|figure| figure.key == judge || figures::is_told(figure, measured));
     let rows = figures::rows(&figures, measured);
     let table = table::markdown(&figures, &rows, false);
     println!("\n{}", table::markdown(&figures, &rows, true));
