@@ -55,7 +55,11 @@ impl Stage {
         if let Some(cpu) = wanted.iter().find(|cpu| !allowed.contains(cpu)) {
             return Err(Error(format!("CPU {cpu} is not allowed; allowed are {allowed:?}")));
         }
-        Ok(Self { relay_cpu, load_cpus, next_port: RELAY_PORTS.start })
+        // Elsewhere than another bench that runs now: relays that listen with SO_REUSEPORT at one
+        // port would share its connections, and neither would say so.
+        let ports = u32::from(RELAY_PORTS.end - RELAY_PORTS.start);
+        let from = u16::try_from(std::process::id().wrapping_mul(131) % ports).unwrap_or(0);
+        Ok(Self { relay_cpu, load_cpus, next_port: RELAY_PORTS.start + from })
     }
 
     /// Goes to the relay's CPU: who takes turns with the relay wakes it without crossing processors.
