@@ -357,6 +357,9 @@ pub struct Upgrade {
 pub struct Status {
     #[command(flatten)]
     pub target: Target,
+    /// The agents that were seen instead, the silent ones first
+    #[arg(long)]
+    pub agents: bool,
     /// JSON instead of text
     #[arg(long)]
     pub json: bool,

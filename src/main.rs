@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use fanin::cli::{
-    self, Check, Cli, Command, Doctor, ExitCode, Import, Plan, Profile, Target, Upgrade,
+    self, Check, Cli, Command, Doctor, ExitCode, Import, Plan, Profile, Status, Target, Upgrade,
 };
 use fanin::config::{Config, ConfigError, Origin};
 use fanin::control::client::ClientError;
@@ -27,8 +27,10 @@ fn main() -> process::ExitCode {
             Command::Doctor(arguments) => examine(&arguments),
             Command::Plan(arguments) => plan(&arguments),
             Command::Passwd => passwd(),
-            Command::Status(arguments) if arguments.json => ask(&arguments.target, "status json"),
-            Command::Status(arguments) => ask(&arguments.target, "status"),
+            Command::Status(Status { target, agents, json }) => {
+                let what = if agents { "agents" } else { "status" };
+                ask(&target, &if json { format!("{what} json") } else { what.to_owned() })
+            }
             Command::Top(arguments) => with_socket(&arguments.target, |path| {
                 top::top(path, arguments.times).map(|()| String::new())
             }),

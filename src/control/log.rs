@@ -17,7 +17,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
-use super::ends::Ends;
 use super::logfile::LogFile;
 use super::syslog::{Frame, Syslog};
 use super::tcplog::Scene;
@@ -260,7 +259,7 @@ impl Logger {
         rings: &mut [rtrb::Consumer<SessionRecord>],
         listeners: &[String],
         scene: impl Fn() -> Scene,
-        ends: &mut Ends,
+        mut witness: impl FnMut(SystemTime, SessionRecord),
     ) {
         let now = SystemTime::now();
         let outlets = self.of_sessions();
@@ -278,7 +277,7 @@ impl Logger {
                 } else if wanted {
                     lines.iter_mut().for_each(|lines| lines.session(&record, listeners));
                 }
-                ends.note(now, record);
+                witness(now, record);
                 for (outlet, lines) in outlets.iter().zip(&mut lines) {
                     if lines.text.len() >= BATCH_BYTES {
                         outlet.send(std::mem::replace(lines, outlet.lines(format, now)));
@@ -605,7 +604,7 @@ mod tests {
             producer.push(record).expect("there is room");
         }
         let mut rings = [consumer];
-        logger.sessions(&mut rings, &["agents".to_owned()], Scene::default, &mut Ends::new());
+        logger.sessions(&mut rings, &["agents".to_owned()], Scene::default, |_, _| ());
         assert!(rings[0].is_empty());
         drop(logger);
         let mut text = String::new();

@@ -13,6 +13,7 @@
 //! up its own first. Whoever asks the relay process (by the control socket, by a signal) asks the
 //! parent through it.
 
+mod agents;
 pub mod client;
 pub mod directory;
 mod ends;
@@ -55,6 +56,7 @@ use crate::config::{Config, Origin};
 use crate::handover::{Order, Report};
 use crate::metrics::SessionRecord;
 
+use agents::Agents;
 use ends::Ends;
 use haproxy::sessions;
 use haproxy::stat::Counted;
@@ -196,6 +198,7 @@ struct Loop<R> {
     records: Vec<rtrb::Consumer<SessionRecord>>,
     remarks: mpsc::Receiver<String>,
     ends: Ends,
+    agents: Agents,
     /// Names by number, for the log.
     listeners: Vec<String>,
     workers_left: usize,
@@ -244,6 +247,7 @@ impl<R: Relay> Loop<R> {
             records: setup.records,
             remarks: setup.remarks,
             ends: Ends::new(),
+            agents: Agents::default(),
             workers_left: workers,
             socket: setup.socket,
             pages: setup.pages,
@@ -312,7 +316,11 @@ impl<R: Relay> Loop<R> {
     /// Writes of the sessions that have ended.
     fn tell_ends(&mut self) {
         let scene = || Scene::new(&self.relay.status(), &self.listeners);
-        self.log.sessions(&mut self.records, &self.listeners, scene, &mut self.ends);
+        let (agents, ends, now) = (&mut self.agents, &mut self.ends, Instant::now());
+        self.log.sessions(&mut self.records, &self.listeners, scene, |at, record| {
+            agents.note(&record, now);
+            ends.note(at, record);
+        });
     }
 
     fn on_tick(&mut self) {
@@ -327,6 +335,7 @@ impl<R: Relay> Loop<R> {
         if self.observed.elapsed() >= OBSERVE_EVERY {
             self.observed += OBSERVE_EVERY;
             self.observer.look(&self.relay.status());
+            self.mind_agents();
         }
         if self.parent.watched && self.pulse.elapsed() >= PULSE_EVERY {
             self.pulse = Instant::now();
@@ -383,6 +392,7 @@ impl<R: Relay> Loop<R> {
             Command::StatusJson => serde_json::to_string(&self.status())
                 .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
             Command::Show(show) => show.answer(&self.snapshot()),
+            Command::Agents { json } => self.answer_agents(json),
             Command::Ends(question) => self.ends.answer(&question, &self.listeners),
             Command::Change(change) => self.change(&change),
             Command::Sessions(only) => return self.ask_sessions(only, request.answer),

@@ -100,6 +100,7 @@ impl<R: Relay> Loop<R> {
                 Phase::Draining { .. } => PhaseName::Draining,
                 Phase::Stopping { .. } => PhaseName::Stopping,
             },
+            agents: self.agents.status(Instant::now()),
             configuration: ConfigurationStatus {
                 path: self.origin.path().map(|path| path.display().to_string()),
                 loaded: log::rfc3339(self.loaded),

@@ -79,6 +79,10 @@ of HAProxy's, with their answers, and several in a line with ';' between them:
 pub enum Command {
     Status,
     StatusJson,
+    /// The sources that sessions came from.
+    Agents {
+        json: bool,
+    },
     Reload,
     /// To this binary, or to the one that now has the name of the one that runs.
     Upgrade(Option<PathBuf>),
@@ -440,6 +444,8 @@ fn command(text: &str) -> Result<Asked, String> {
         ["user"] => return Ok(Asked::Lower(ControlLevel::User)),
         ["status"] => Some(Command::Status),
         ["status", "json"] => Some(Command::StatusJson),
+        ["agents"] => Some(Command::Agents { json: false }),
+        ["agents", "json"] => Some(Command::Agents { json: true }),
         ["ends", rest @ ..] => Some(Command::Ends(Question::parse(rest)?)),
         ["reload"] => Some(Command::Reload),
         ["drain"] => Some(Command::Drain),

@@ -31,7 +31,36 @@ pub struct Status {
     #[serde(flatten)]
     pub relay: RelayStatus,
     pub names: Vec<NameStatus>,
+    pub agents: AgentsStatus,
     pub log_lines_dropped: u64,
+}
+
+/// Where sessions come from.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AgentsStatus {
+    /// Sources that are known.
+    pub seen: u64,
+    /// Those that came regularly, and no longer come.
+    pub silent: u64,
+    /// Those that made room for others, or were not seen for a day.
+    pub forgotten: u64,
+    /// The latest of those who are silent.
+    pub silent_agents: Vec<AgentStatus>,
+}
+
+/// One source of sessions.
+#[derive(Clone, Debug, Serialize)]
+pub struct AgentStatus {
+    /// An address, or a network of IPv6 with 64 bits.
+    pub address: String,
+    pub silent: bool,
+    pub seen_seconds_ago: u64,
+    /// How long it usually makes no session.
+    pub period_seconds: u64,
+    /// That have ended.
+    pub sessions: u64,
+    pub bytes_to_backend: u64,
+    pub bytes_to_client: u64,
 }
 
 /// What is known of a server's name.
@@ -357,6 +386,20 @@ pub(super) mod tests {
                 failure: Some("no answer from 10.0.0.2:53".to_owned()),
             }],
             relay,
+            agents: AgentsStatus {
+                seen: 1_234,
+                silent: 1,
+                forgotten: 0,
+                silent_agents: vec![AgentStatus {
+                    address: "10.0.0.7".to_owned(),
+                    silent: true,
+                    seen_seconds_ago: 300,
+                    period_seconds: 15,
+                    sessions: 4_000,
+                    bytes_to_backend: 4_096,
+                    bytes_to_client: 512,
+                }],
+            },
             log_lines_dropped: 0,
         }
     }
@@ -377,6 +420,7 @@ bytes          3.0 KiB (0.0 %) copied, 6.0 MiB (99.9 %) spliced
   to clients   1.0 KiB: 1.0 KiB (100.0 %) copied, 0 B (0.0 %) spliced
 pipes          2 used of 8 open; 0 times none was free
 connects       0 attempts, 0 failed, 0 retries, 0 to another server
+agents         1,234 seen, 1 silent
 queue          intake: 5 wait for a server, 1,005 at most so far, of 4,096
 
 LISTENER  ADDRESS       BACKEND  STATE      SESSIONS  MAX
@@ -387,6 +431,9 @@ intake   a       intake.example.com:443  up           34  10,000  1,234,567     
 
 NAME                ADDRESSES             ASKED    NEXT  LAST ANSWER
 intake.example.com  192.0.2.7 192.0.2.8  7s ago  in 53s  no answer from 10.0.0.2:53
+
+AGENT     STATE        SEEN  USUALLY EVERY  SESSIONS     SENT  RECEIVED
+10.0.0.7  silent  5m 0s ago            15s     4,000  4.0 KiB     512 B
 
 WORKER  ENGINE  CPU  SESSIONS   ACCEPTED   COPIED  SPLICED  PIPES  TURN P50  P99
      0  epoll   any        17  1,000,000  1.5 KiB  3.0 MiB    1/4         -    -

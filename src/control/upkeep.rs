@@ -1,9 +1,12 @@
 //! What the loop does about servers while no session asks for them: names that move, checks that fail.
 
+use tokio::time::Instant;
+
 use crate::handover::Report;
 use crate::metrics::CloseReason;
 use crate::sys::process;
 
+use super::agents;
 use super::lookups::Heard;
 use super::prober::{self, Change, Verdict};
 use super::resolver::Outcome;
@@ -27,6 +30,26 @@ impl<R: Relay> Loop<R> {
             Some(Heard::Known(what)) => self.log.info(what),
             Some(Heard::Failing(what)) => self.log.warn(what),
             Some(Heard::Moved(_)) | None => {}
+        }
+    }
+
+    /// Who has fallen silent, and who has come back.
+    pub(super) fn mind_agents(&mut self) {
+        let now = Instant::now();
+        let relay = &self.relay;
+        self.agents.look(now, || relay.list().into_iter().map(|(_, answered)| answered).collect());
+        let [silent, back] = self.agents.news(now);
+        silent.into_iter().for_each(|news| self.log.warn(news));
+        back.into_iter().for_each(|news| self.log.info(news));
+    }
+
+    pub(super) fn answer_agents(&self, json: bool) -> String {
+        let agents = self.agents.all(Instant::now());
+        match agents.is_empty() {
+            // Strings and numbers alone: that cannot fail.
+            _ if json => serde_json::to_string(&agents).unwrap_or_default() + "\n",
+            true => "no session has ended yet\n".to_owned(),
+            false => agents::table(&agents).trim_start().to_owned(),
         }
     }
 

@@ -22,8 +22,9 @@ const PORTS_TRIED_MAX: u8 = 8;
 /// Where one attempt comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lease {
-    /// From a port of ours, which is to be given back.
-    Port { budget: Budget, port: u16 },
+    /// From a port of ours, which is to be given back to where it came from: a place in
+    /// [`Dialer::budgets`].
+    Port { source: IpAddr, port: u16, budget: u32 },
     /// From this address, and a port of the kernel's choice.
     Address(IpAddr),
 }
@@ -31,7 +32,7 @@ pub(super) enum Lease {
 /// Names the ports of one range at one source address towards one upstream address. A reload may bring
 /// another range for the same addresses; while connections from the old one last there are two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Budget {
+struct Budget {
     upstream: SocketAddr,
     /// Unspecified where the route decides.
     source: IpAddr,
@@ -44,8 +45,10 @@ pub(super) struct Budget {
 pub(super) struct Dialer {
     worker: u16,
     workers: u16,
-    /// One for each pair of addresses, since TIME_WAIT is kept for each pair.
-    budgets: HashMap<Budget, Ports>,
+    /// One for each pair of addresses, since TIME_WAIT is kept for each pair. A session keeps the place of
+    /// its own, which is short; places that have come free are empty until they are used again.
+    budgets: Vec<Option<Ports>>,
+    places: HashMap<Budget, u32>,
     /// Of all budgets together: ports, and those in use.
     ports: u64,
     leased: u64,
@@ -57,7 +60,8 @@ impl Dialer {
         Self {
             worker,
             workers,
-            budgets: HashMap::new(),
+            budgets: Vec::new(),
+            places: HashMap::new(),
             ports: 0,
             leased: 0,
             dice: Dice::new(seed),
@@ -93,23 +97,37 @@ impl Dialer {
         let in_turn = candidates.cycle().skip(first).take(count);
         if own_ports && let Some(range) = self.slice(upstream, source) {
             for source in in_turn.clone() {
-                let budget = Budget::new(upstream, source, &range);
-                let ports = self.budgets.entry(budget).or_insert_with(|| {
-                    self.ports += budget.count();
-                    budget.ports()
-                });
-                if let Some(port) = ports.acquire() {
+                let budget = self.place(Budget::new(upstream, source, &range));
+                let ports = self.budgets[budget as usize].as_mut();
+                if let Some(port) = ports.and_then(Ports::acquire) {
                     self.leased += 1;
-                    return Some(Lease::Port { budget, port });
+                    return Some(Lease::Port { source, port, budget });
                 }
             }
         }
         in_turn.filter(|address| !address.is_unspecified()).map(Lease::Address).next()
     }
 
+    /// The place of a budget, which is new if nobody has asked for it yet.
+    fn place(&mut self, budget: Budget) -> u32 {
+        if let Some(place) = self.places.get(&budget) {
+            return *place;
+        }
+        self.ports += budget.count();
+        let free = self.budgets.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.budgets.push(None);
+            self.budgets.len() - 1
+        });
+        self.budgets[place] = Some(budget.ports());
+        let place = u32::try_from(place).expect("the configuration bounds the servers");
+        self.places.insert(budget, place);
+        place
+    }
+
     pub(super) fn release(&mut self, lease: Option<Lease>) {
-        if let Some(Lease::Port { budget, port }) = lease
-            && let Some(ports) = self.budgets.get_mut(&budget)
+        if let Some(Lease::Port { budget, port, .. }) = lease
+            && let Some(ports) = &mut self.budgets[budget as usize]
         {
             self.leased -= 1;
             ports.release(port);
@@ -117,8 +135,8 @@ impl Dialer {
     }
 
     pub(super) fn release_taken(&mut self, lease: Lease) {
-        if let Lease::Port { budget, port } = lease
-            && let Some(ports) = self.budgets.get_mut(&budget)
+        if let Lease::Port { budget, port, .. } = lease
+            && let Some(ports) = &mut self.budgets[budget as usize]
         {
             self.leased -= 1;
             ports.release_taken(port);
@@ -135,8 +153,15 @@ impl Dialer {
                 named.extend(sources.map(|source| Budget::new(upstream, source, &range)));
             }
         }
-        self.budgets.retain(|budget, ports| !ports.is_idle() || named.contains(budget));
-        self.ports = self.budgets.keys().map(|budget| budget.count()).sum();
+        self.places.retain(|budget, &mut place| {
+            let ports = &mut self.budgets[place as usize];
+            let stays = named.contains(budget) || ports.as_ref().is_some_and(|it| !it.is_idle());
+            if !stays {
+                *ports = None;
+            }
+            stays
+        });
+        self.ports = self.places.keys().map(|budget| budget.count()).sum();
     }
 
     /// This worker's share of the ports. None towards a server on loopback, where `tcp_tw_reuse` is on
@@ -164,7 +189,7 @@ impl Budget {
 impl Lease {
     const fn address(self) -> IpAddr {
         match self {
-            Self::Port { budget, .. } => budget.source,
+            Self::Port { source, .. } => source,
             Self::Address(address) => address,
         }
     }

@@ -44,7 +44,7 @@ pub(super) struct Relay {
 }
 
 // Most of what a session at rest takes, beside what its engine keeps (design target: 512 B in all).
-const _: () = assert!(size_of::<Relay>() <= 360);
+const _: () = assert!(size_of::<Relay>() <= 328);
 
 impl Relay {
     pub(super) fn new(

@@ -131,6 +131,26 @@ fn why_a_session_ended_can_be_asked_afterwards_and_seen_second_by_second() {
     }
 }
 
+#[test]
+fn agents_that_were_seen_are_told_by_name() {
+    let server = peers::echo();
+    let relay = Relay::between(&[server.address], &[]);
+    let all = |arguments: &[&str]| text(&relay.ask_with(arguments).stdout);
+    assert_eq!(all(&["status", "--agents"]), "no session has ended yet\n");
+    for _ in 0..3 {
+        peers::exchange(relay.address(), b"report").unwrap();
+    }
+    await_that("their records were read", || relay.status()["agents"]["seen"] == 1);
+    await_that("all of them", || {
+        let agents = all(&["status", "--agents", "--json"]);
+        serde_json::from_str::<serde_json::Value>(&agents).unwrap()[0]["sessions"] == 3
+    });
+    let table = all(&["status", "--agents"]);
+    let row: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!((row[0], row[1]), ("127.0.0.1", "heard"), "{table}");
+    assert!(all(&["status"]).contains("agents         1 seen, 0 silent"), "{}", all(&["status"]));
+}
+
 /// Commands, in an order in which each finds what it needs.
 const ANSWERED: &[&str] = &[
     "set maxconn server b/s 5",

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::backend::board::Tally;
 use crate::backend::histogram::{TURN_BOUNDS_MICROS, Times};
+use crate::control::agents::table;
 use crate::control::text::{Table, grouped, limit, percent, size, span};
 use crate::metrics::{CloseReason, PathBytes};
 
@@ -36,6 +37,7 @@ impl Status {
         out.push_str(&self.doors());
         out.push_str(&self.servers());
         out.push_str(&self.names());
+        out.push_str(&table(&self.agents.silent_agents));
         out.push_str(&self.workers());
         out.push_str(&self.endings());
         out
@@ -113,6 +115,11 @@ impl Status {
             grouped(total.retries),
             grouped(total.redispatches)
         );
+        let agents = &self.agents;
+        if agents.seen > 0 {
+            let (seen, silent) = (grouped(agents.seen), grouped(agents.silent));
+            let _ = writeln!(out, "agents         {seen} seen, {silent} silent");
+        }
         if total.source_ports > 0 {
             let _ = writeln!(
                 out,

@@ -9,7 +9,7 @@ use crate::metrics::{CloseReason, Counts};
 
 use super::{Exposition, Family, Labels, counter, gauge, labelled};
 
-const PROCESS: [Family<Snapshot>; 7] = [
+const PROCESS: [Family<Snapshot>; 10] = [
     gauge("start_time_seconds", "When this relay process began, in Unix time.", |s| s.started),
     gauge("generation", "Which relay process this is since the start of the service.", |s| {
         s.status.generation
@@ -23,6 +23,11 @@ const PROCESS: [Family<Snapshot>; 7] = [
     }),
     gauge("sessions_limit", "Sessions at one time that the process takes.", |s| {
         s.status.relay.maxconn
+    }),
+    gauge("agents_seen", "Sources of sessions that are known.", |s| s.status.agents.seen),
+    gauge("agents_silent", "Those that no longer come.", |s| s.status.agents.silent),
+    counter("agents_forgotten_total", "Those that are no longer known.", |s| {
+        s.status.agents.forgotten
     }),
     counter("log_lines_dropped_total", "Log lines that nobody read in time.", |s| {
         s.status.log_lines_dropped
