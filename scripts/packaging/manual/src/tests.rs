@@ -69,12 +69,22 @@ fn the_page_of_the_file_loses_no_word() {
             .collect()
     };
     let known = words(&page);
-    let lost: Vec<_> =
-        words(&CONFIG.replace("This page is checked against the code by a test.", ""))
-            .into_iter()
-            .filter(|word| !known.contains(word))
-            .filter(|word| !["Configuration", "default", "meaning"].contains(&word.as_str()))
-            .collect();
+    let document = CONFIG.replace("This page is checked against the code by a test.", "");
+    // Where a link goes is no word: `](PAGE.md#section)`.
+    let document: String = document
+        .split("](")
+        .enumerate()
+        .map(
+            |(place, part)| {
+                if place == 0 { part } else { part.split_once(')').unwrap_or_default().1 }
+            },
+        )
+        .collect();
+    let lost: Vec<_> = words(&document)
+        .into_iter()
+        .filter(|word| !known.contains(word))
+        .filter(|word| !["Configuration", "default", "meaning"].contains(&word.as_str()))
+        .collect();
     assert!(lost.is_empty(), "{lost:?}");
 }
 
