@@ -294,7 +294,7 @@ impl Epoll {
 
     /// How long it may wait for something to happen.
     fn patience(&self, until: Option<Time>) -> Option<Duration> {
-        if self.listeners.has_backlog() || !self.done.is_empty() {
+        if self.listeners.has_backlog(0) || !self.done.is_empty() {
             return Some(Duration::ZERO);
         }
         // mio rounds up to milliseconds, so that the wait never ends just before `until`.
@@ -303,7 +303,7 @@ impl Epoll {
 
     /// Looks at the sockets, `at_once` or when it pays.
     fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
-        let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog();
+        let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog(0);
         let pause = if idle { self.gather.pause(now(), until) } else { None };
         if let Some(pause) = pause {
             process::rest(pause);

@@ -70,10 +70,11 @@ impl Listeners {
         }
     }
 
-    /// Whether connections that may be taken wait already.
-    pub(super) fn has_backlog(&self) -> bool {
+    /// Whether connections wait already that may be taken once the descriptors of so many have come
+    /// free.
+    pub(super) fn has_backlog(&self, leaving: u32) -> bool {
         let waits = |listener: &Listener| listener.accepting && listener.ready;
-        self.room > 0 && self.list.iter().flatten().any(waits)
+        self.room + leaving > 0 && self.list.iter().flatten().any(waits)
     }
 
     /// Takes what waits, in batches.

@@ -19,6 +19,7 @@ mod inbox;
 mod listening;
 mod probe;
 mod state;
+mod unheard;
 mod watching;
 
 use std::io;
@@ -50,6 +51,7 @@ use super::{Engine, EngineLimits, EngineStats, Link};
 use inbox::Links;
 pub use probe::{Unfit, probe};
 use state::{Held, Kind, Peer, Receive, SessionState};
+use unheard::Unheard;
 
 /// Received buffers that a side may have waiting while its flow does not pull; then the receive is
 /// ended, the kernel's window closes, and the sender waits.
@@ -69,6 +71,7 @@ pub struct Uring {
     listeners: Listeners,
     passed: Passed,
     spares: Spares,
+    unheard: Unheard,
     /// Sessions whose descriptors are closed with the next submission.
     leaving: u32,
     sessions: Vec<SessionState>,
@@ -96,6 +99,7 @@ impl Uring {
             listeners: Listeners::new(limits.sessions_max),
             passed: Passed::default(),
             spares: Spares::default(),
+            unheard: Unheard::default(),
             leaving: 0,
             sessions: Vec::new(),
             links: Links::default(),
@@ -211,12 +215,27 @@ impl Uring {
         self.ring.recv_all(socket.as_fd(), Kind::Recv.word(key, side));
     }
 
+    /// Has the ring receive no more; the receive's last answer says when that is so.
     fn end_receive(&mut self, key: SessionKey, side: Side) {
         let peer = &mut self.sessions[key.index()].sides[side.index()];
         peer.receive = Receive::Cancelling;
         peer.ready.in_doubt = true;
         let target = Kind::Recv.word(key, side);
         self.ring.cancel(target, Kind::Other.word(key, side));
+    }
+
+    /// A cancellation found nothing. That of a receive is repeated until the receive has ended: the kernel
+    /// does not find one that it has queued to run again (ENOENT; `io_req_task_queue()`, where a socket
+    /// became readable as it was to be waited for, and `IOU_REQUEUE` after 32 receives in a row), and it
+    /// goes on.
+    fn on_cancel_missed(&mut self, key: SessionKey, side: Side) {
+        let session = self.sessions.get(key.index());
+        let session = session.filter(|session| session.generation == key.generation());
+        let cancelling =
+            |session: &SessionState| session.sides[side.index()].receive == Receive::Cancelling;
+        if session.is_some_and(cancelling) {
+            self.end_receive(key, side);
+        }
     }
 
     /// Carries a parked push on, by the path that holds its bytes.
@@ -275,7 +294,7 @@ impl Uring {
         match Kind::of(tag) {
             Kind::Listener => return self.on_listener(key.index(), answer),
             Kind::Bell => return self.on_bell(answer),
-            Kind::Other => return,
+            Kind::Other => return self.on_cancel_missed(key, side),
             _ => {}
         }
         let session = self.sessions.get_mut(key.index());
@@ -310,6 +329,9 @@ impl Uring {
             (Ok(Some(bytes)), Some(buffer)) => {
                 peer.ready.note_taken(bytes);
                 peer.inbox.push(buffer, bytes, &mut self.links);
+                if answer.more {
+                    self.note_bytes(key, side);
+                }
             }
             (other, unused) => {
                 if let Some(buffer) = unused {
@@ -326,9 +348,10 @@ impl Uring {
                 }
             }
         }
+        let session = &mut self.sessions[key.index()];
         // The direct path may follow, and does not know what the ring has seen.
-        peer.ready.readable = true;
-        if self.sessions[key.index()].closing.is_some() {
+        session.sides[side.index()].ready.readable = true;
+        if session.closing.is_some() {
             return;
         }
         self.try_pull(key, side.outbound());
@@ -399,11 +422,11 @@ impl Uring {
 
     /// Looks at what has come back, `at_once` or when it pays.
     fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
-        let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog();
-        let pause = if idle { self.gather.pause(now(), until) } else { None };
+        let at_hand = !self.done.is_empty() || self.listeners.has_backlog(self.leaving);
+        let pause = if at_once || at_hand { None } else { self.gather.pause(now(), until) };
         let patience = match (pause, until) {
             (Some(pause), _) => Patience::Rest(pause),
-            (None, _) if self.listeners.has_backlog() || !self.done.is_empty() => Patience::None,
+            (None, _) if at_hand => Patience::None,
             (None, until) => Patience::Answer(until.map(|until| until.since(now()))),
         };
         let found = self.enter(patience)?;
@@ -529,12 +552,14 @@ impl Engine for Uring {
         let look = until.is_some_and(|until| until <= self.told);
         if look || self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
             self.turns_without_enter = 0;
+            let until = until.into_iter().chain(self.unheard.next()).min();
             self.look(until, look)?;
         } else {
             self.turns_without_enter += 1;
         }
         completions.append(&mut self.done);
         self.told = now();
+        self.find_unheard();
         Ok(self.told)
     }
 
@@ -567,14 +592,15 @@ fn now() -> Time {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::net::TcpStream;
     use std::time::Duration;
 
     use super::*;
+    use crate::op::CloseHow;
 
-    /// A drain looks at its listeners in this way, and so does a turn that has work at hand.
-    #[test]
-    fn a_look_without_waiting_sees_what_has_come() {
+    /// An engine with one listener and a client, who has just connected.
+    fn engine_with_a_client() -> (Uring, TcpStream, Vec<Completion>) {
         let limits = EngineLimits {
             sessions_max: 1,
             pipes_max: 0,
@@ -590,8 +616,86 @@ mod tests {
         let mut completions = Vec::new();
         // Asks for the accept: the connection that follows comes by deferred work alone.
         engine.wait(Some(Time::default()), &mut completions).unwrap();
-        let _client = TcpStream::connect(address).unwrap();
+        let client = TcpStream::connect(address).unwrap();
         engine.wait(Some(Time::default()), &mut completions).unwrap();
+        (engine, client, completions)
+    }
+
+    /// A drain looks at its listeners in this way, and so does a turn that has work at hand.
+    #[test]
+    fn a_look_without_waiting_sees_what_has_come() {
+        let (_engine, _client, completions) = engine_with_a_client();
         assert!(matches!(completions[..], [Completion::Accepted { .. }]), "{completions:?}");
+    }
+
+    /// One with a session that waits for its client's bytes.
+    fn engine_with_a_session() -> (Uring, TcpStream, SessionKey) {
+        let (mut engine, client, mut completions) = engine_with_a_client();
+        let Some(Completion::Accepted { socket, .. }) = completions.pop() else { panic!() };
+        let session = SessionKey::new(0, 0);
+        engine.adopt(socket, session);
+        engine.submit(Op::Pull { session, flow: Flow::ToBackend });
+        engine.wait(Some(Time::default()), &mut completions).unwrap();
+        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Armed);
+        (engine, client, session)
+    }
+
+    /// What comes within five seconds.
+    fn next(engine: &mut Uring) -> Completion {
+        let (mut completions, deadline) = (Vec::new(), now() + Duration::from_secs(5));
+        while completions.is_empty() && now() < deadline {
+            engine.wait(Some(deadline), &mut completions).unwrap();
+        }
+        engine.done.extend(completions.drain(1..));
+        completions.pop().expect("a completion")
+    }
+
+    fn reset(client: TcpStream) {
+        socket::reset_on_close(client.as_fd());
+        drop(client);
+    }
+
+    #[test]
+    fn a_reset_that_comes_with_bytes_is_heard() {
+        let (mut engine, mut client, _) = engine_with_a_session();
+        client.write_all(b"bytes").unwrap();
+        reset(client);
+        let bytes = next(&mut engine);
+        assert!(matches!(bytes, Completion::Ended { outcome: Outcome::Moved(_), .. }), "{bytes:?}");
+        let end = next(&mut engine);
+        assert!(matches!(end, Completion::Broken { errno: Errno::ECONNRESET, .. }), "{end:?}");
+    }
+
+    /// What the kernel has taken the waking for and does not tell.
+    #[test]
+    fn a_reset_that_the_ring_keeps_to_itself_is_found() {
+        let (mut engine, client, session) = engine_with_a_session();
+        engine.note_bytes(session, Side::Client);
+        engine.told = engine.told + Duration::from_secs(1);
+        engine.find_unheard();
+        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Armed, "nothing has happened");
+        engine.note_bytes(session, Side::Client);
+        reset(client);
+        engine.find_unheard();
+        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Armed, "it was asked just now");
+        engine.told = engine.told + Duration::from_secs(1);
+        engine.find_unheard();
+        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Cancelling);
+    }
+
+    /// Else its session would never be closed, and its client never hear the end.
+    #[test]
+    fn a_receive_whose_cancellation_found_nothing_is_cancelled_again() {
+        let (mut engine, _client, session) = engine_with_a_session();
+        // The kernel has looked for it while it was queued to run.
+        engine.sessions[0].sides[0].receive = Receive::Cancelling;
+        let word = Kind::Other.word(session, Side::Client);
+        let result = Err(Errno::ENOENT);
+        engine.on_answer(Answer { word, result, buffer: None, more: false });
+        engine.submit(Op::Cancel { session, slot: Slot::Pull(Flow::ToBackend) });
+        let how = CloseHow::Orderly;
+        engine.submit(Op::Close { session, client: how, backend: how });
+        let ended = |it: &Completion| matches!(it, Completion::Ended { slot: Slot::Close, .. });
+        assert!(!ended(&next(&mut engine)) && ended(&next(&mut engine)));
     }
 }

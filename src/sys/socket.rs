@@ -259,6 +259,15 @@ pub fn standing(socket: BorrowedFd<'_>) -> Standing {
     }
 }
 
+/// Whether each of these connections has failed or is over in both directions: one poll(2) for all.
+pub fn have_failed<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>) -> Vec<bool> {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut polled: Vec<_> = sockets.map(|it| PollFd::new(it, PollFlags::empty())).collect();
+    // What a signal keeps from looking has told nothing.
+    let _ = poll(&mut polled, PollTimeout::ZERO);
+    polled.iter().map(|it| it.revents().is_some_and(|told| !told.is_empty())).collect()
+}
+
 /// Whether nothing has come in, neither bytes nor the end of the stream nor an error.
 pub fn is_quiet(socket: BorrowedFd<'_>) -> bool {
     let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;

@@ -7,7 +7,7 @@ use crate::op::{CloseHow, Flow, Outcome, SessionKey, Side, Slot};
 use crate::sys::socket;
 
 use super::Uring;
-use super::state::{Held, Kind, SessionState};
+use super::state::{Held, Kind, Receive, SessionState};
 
 impl Uring {
     pub(super) fn discard(&mut self, key: SessionKey, flow: Flow) {
@@ -26,12 +26,14 @@ impl Uring {
             let direction = &self.sessions[key.index()].flows[flow.index()];
             assert!(!direction.pulling && !direction.pushing, "closed with an operation in flight");
         }
-        let session = &mut self.sessions[key.index()];
-        session.closing = Some(how);
+        self.sessions[key.index()].closing = Some(how);
         for side in Side::ALL {
+            if self.sessions[key.index()].sides[side.index()].receive == Receive::Armed {
+                self.end_receive(key, side);
+            }
             // Each by its word, which the kernel finds in its table at once. To cancel by descriptor
             // it looks at every request there is, of all sessions (`io_poll_file_find()`).
-            for kind in session.sides[side.index()].requests() {
+            for kind in self.sessions[key.index()].sides[side.index()].polls() {
                 self.ring.cancel(kind.word(key, side), Kind::Other.word(key, side));
             }
         }

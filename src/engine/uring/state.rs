@@ -72,6 +72,8 @@ pub(super) struct Peer {
     pub(super) polling_in: bool,
     /// The ring tells each time that it becomes writable or fails.
     pub(super) watched: bool,
+    /// See [`Uring::note_bytes`](super::Uring::note_bytes).
+    pub(super) is_noted: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,11 +117,10 @@ impl Peer {
         }
     }
 
-    /// What the kernel will go on with until it is cancelled.
-    pub(super) fn requests(&self) -> impl Iterator<Item = Kind> + use<> {
-        let receiving = (self.receive == Receive::Armed).then_some(Kind::Recv);
+    /// What the kernel will go on to wait for until that is cancelled, beside what is received.
+    pub(super) fn polls(&self) -> impl Iterator<Item = Kind> + use<> {
         let polling = self.polling_in.then_some(Kind::PollIn);
         let watching = self.watched.then_some(Kind::Watch);
-        [receiving, polling, watching].into_iter().flatten()
+        [polling, watching].into_iter().flatten()
     }
 }
