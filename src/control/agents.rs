@@ -105,6 +105,11 @@ fn source(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// A source for people: `10.0.0.7`, `2001:db8::/64`.
+fn address(source: &IpAddr) -> String {
+    if source.is_ipv6() { format!("{source}/64") } else { source.to_string() }
+}
+
 impl Agents {
     /// A session has ended.
     pub(super) fn note(&mut self, record: &SessionRecord, now: Instant) {
@@ -138,14 +143,16 @@ impl Agents {
     }
 
     fn make_room(&mut self) {
-        let mut ages: Vec<Instant> = self.known.values().map(|agent| agent.last).collect();
-        let (_, &mut oldest, _) = ages.select_nth_unstable(FORGOTTEN_AT_ONCE);
-        self.forget(|agent| agent.last <= oldest);
+        let age = |ip: &IpAddr, agent: &Agent| (agent.last, *ip);
+        let mut ages: Vec<_> = self.known.iter().map(|(ip, agent)| age(ip, agent)).collect();
+        // Many may have been seen in the same moment.
+        let (_, &mut youngest, _) = ages.select_nth_unstable(FORGOTTEN_AT_ONCE);
+        self.forget(|ip, agent| age(ip, agent) < youngest);
     }
 
-    fn forget(&mut self, gone: impl Fn(&Agent) -> bool) {
+    fn forget(&mut self, gone: impl Fn(&IpAddr, &Agent) -> bool) {
         let before = self.known.len();
-        self.known.retain(|_, agent| !gone(agent));
+        self.known.retain(|ip, agent| !gone(ip, agent));
         self.forgotten += (before - self.known.len()) as u64;
     }
 
@@ -168,7 +175,7 @@ impl Agents {
             return;
         }
         self.looked = Some(now);
-        self.forget(|agent| now.saturating_duration_since(agent.last) > GONE_AFTER);
+        self.forget(|_, agent| now.saturating_duration_since(agent.last) > GONE_AFTER);
         if self.known.values().any(|agent| !agent.is_silent && agent.is_overdue(now)) {
             self.asked = Some(Asked { at: now, waiting: ask(), there: HashSet::new() });
         }
@@ -196,12 +203,12 @@ impl Agents {
         let since = |ip: &IpAddr| {
             let agent = self.known.get(ip)?;
             let since = span(now.saturating_duration_since(agent.last));
-            Some(format!("{ip} (seen {since} ago, usually every {})", span(agent.period)))
+            let usual = span(agent.period);
+            Some(format!("{} (seen {since} ago, usually every {usual})", address(ip)))
         };
-        let silent = named(&silent, "agents fallen silent", |ip| {
-            since(ip).unwrap_or_else(|| ip.to_string())
-        });
-        [silent, named(&back, "agents back", IpAddr::to_string)]
+        let silent =
+            named(&silent, "agents fallen silent", |ip| since(ip).unwrap_or_else(|| address(ip)));
+        [silent, named(&back, "agents back", address)]
     }
 
     pub(super) fn status(&self, now: Instant) -> AgentsStatus {
@@ -224,7 +231,7 @@ impl Agents {
             (!agent.is_silent, now.saturating_duration_since(agent.last), **ip)
         });
         let told = |(ip, agent): (&IpAddr, &Agent)| AgentStatus {
-            address: if ip.is_ipv6() { format!("{ip}/64") } else { ip.to_string() },
+            address: address(ip),
             silent: agent.is_silent,
             seen_seconds_ago: now.saturating_duration_since(agent.last).as_secs(),
             period_seconds: agent.period.as_secs(),
@@ -408,10 +415,11 @@ mod tests {
         assert_eq!(names, ["10.0.0.7", "2001:db8::/64"]);
         for number in 0..3 * KNOWN_MAX {
             let ip = format!("10.{}.{}.{}", 1 + number / 65_536, number / 256 % 256, number % 256);
-            agents.note(&record(&ip, SECOND), start + u32::try_from(number).unwrap() * SECOND);
+            // All of them at once.
+            agents.note(&record(&ip, SECOND), start + SECOND);
         }
         assert!(agents.known.len() <= KNOWN_MAX, "{}", agents.known.len());
-        assert!(agents.known.len() >= KNOWN_MAX - FORGOTTEN_AT_ONCE - 1);
+        assert!(agents.known.len() >= KNOWN_MAX - FORGOTTEN_AT_ONCE);
         let status = agents.status(start);
         assert_eq!(status.forgotten + status.seen, 3 * KNOWN_MAX as u64 + 2);
     }

@@ -335,7 +335,10 @@ impl<R: Relay> Loop<R> {
         if self.observed.elapsed() >= OBSERVE_EVERY {
             self.observed += OBSERVE_EVERY;
             self.observer.look(&self.relay.status());
-            self.mind_agents();
+            // Where nobody is let in any more everybody would fall silent.
+            if self.phase == Phase::Serving {
+                self.mind_agents();
+            }
         }
         if self.parent.watched && self.pulse.elapsed() >= PULSE_EVERY {
             self.pulse = Instant::now();

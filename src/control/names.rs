@@ -99,9 +99,10 @@ impl Names {
         due
     }
 
-    /// Connects to a name's addresses fail: it is asked for at once, or as soon as it may be again.
+    /// Connects to a name's addresses fail: it is asked for at once, or as soon as it may be again. A
+    /// name server that has no answer is not asked more often for that.
     pub(super) fn hurry(&mut self, host: &str, now: Instant) {
-        if let Some(name) = self.0.get_mut(host) {
+        if let Some(name) = self.0.get_mut(host).filter(|name| name.failures == 0) {
             let soonest = name.asked.map_or(now, |asked| now.max(asked + HURRIED_MIN));
             name.next = name.next.map(|next| next.min(soonest));
         }
@@ -332,6 +333,11 @@ mod tests {
         names.hear("a.example", &found(&[1], 300), &dns, now + HURRIED_MIN);
         names.hurry("a.example", now + 2 * SECOND);
         assert_eq!(names.due(now + 2 * SECOND), ["a.example"]);
+        // Nobody answers any more: twice a second for as long as connects fail would not mend that.
+        names.hear("a.example", &unanswered(), &dns, now + 2 * SECOND);
+        names.hurry("a.example", now + 2 * SECOND + HURRIED_MIN);
+        assert!(names.due(now + 2 * SECOND + HURRIED_MIN).is_empty());
+        assert_eq!(names.due(now + 2 * SECOND + AGAIN_FIRST), ["a.example"]);
     }
 
     #[test]
