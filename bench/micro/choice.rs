@@ -38,7 +38,7 @@ fn chosen(bencher: Bencher<'_, '_>, servers: u16, algorithm: Algorithm) {
         let client = IpAddr::from(Ipv4Addr::from_bits(lot));
         let call = Call { algorithm, client, lot, now: 1_000_000 };
         let choice = backends.choose(0, None, black_box(&call)).unwrap();
-        backends.on_connected(choice.server, Duration::from_micros(300));
+        backends.on_connected(choice.server, Some(Duration::from_micros(300)));
         backends.release(choice.server);
         choice
     });

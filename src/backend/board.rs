@@ -276,11 +276,13 @@ impl Board {
         self.sessions.fetch_sub(1, Relaxed);
     }
 
-    /// A session was established, after a connect that took so long.
-    pub fn established(&self, took: Duration) {
+    /// A session was established, after a connect that took so long if it was for this session.
+    pub fn established(&self, took: Option<Duration>) {
         self.connecting.fetch_sub(1, Relaxed);
         self.sessions_total.fetch_add(1, Relaxed);
-        self.connects.note(took);
+        if let Some(took) = took {
+            self.connects.note(took);
+        }
     }
 
     /// A request goes over a connection that an earlier one has left.
@@ -388,7 +390,7 @@ mod tests {
         let room = Room { sessions: Some(3), connecting: Some(2) };
         assert!(board.acquire(room) && board.acquire(room));
         assert!(!board.has_room(room) && !board.acquire(room), "two are being connected");
-        board.established(Duration::ZERO);
+        board.established(Some(Duration::ZERO));
         assert!(board.acquire(room));
         board.release_failed();
         board.release_unconnected();

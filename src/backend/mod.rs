@@ -172,10 +172,13 @@ impl Backends {
         })
     }
 
-    /// The session's connect succeeded; it took so long.
-    pub fn on_connected(&mut self, id: ServerId, took: Duration) {
+    /// The session's connect succeeded; it took so long. A connection that was there before it was
+    /// asked for took no time, and says nothing of how the server fares now.
+    pub fn on_connected(&mut self, id: ServerId, took: Option<Duration>) {
         let server = self.server(id);
-        server.health.on_success();
+        if took.is_some() {
+            server.health.on_success();
+        }
         server.member.board.established(took);
     }
 

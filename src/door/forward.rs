@@ -300,7 +300,7 @@ impl Origin {
         match dialled {
             Ok(mut connection) => {
                 story.connected();
-                forwarder.backends.borrow_mut().on_connected(choice.server, began.elapsed());
+                forwarder.backends.borrow_mut().on_connected(choice.server, Some(began.elapsed()));
                 let Connection { sender, line, .. } = &mut connection;
                 match self.give(sender, line, request, progress).await {
                     Given::Back(request) => {

@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::RangeInclusive;
 
-use crate::config::{Backend, Config, SourcePorts};
+use crate::config::{Backend, Config, Listener, Mode, SourcePorts};
 use crate::sys::{confine, process};
 
 use super::StartError;
@@ -129,8 +129,18 @@ impl Budget {
     /// # Errors
     /// When the host's limits do not carry it; the message has the remedy.
     pub fn new(config: &Config, host: &Host) -> Result<Self, StartError> {
+        Self::beside(spares_a_worker(config, host), config, host)
+    }
+
+    /// The same for workers that are there and stay. What they have reserved for spare connections is no
+    /// session's: their tables are what they are.
+    pub(super) fn again(&self, config: &Config, host: &Host) -> Result<Self, StartError> {
+        Self::beside(self.spares_a_worker.into(), config, host)
+    }
+
+    fn beside(spares: u64, config: &Config, host: &Host) -> Result<Self, StartError> {
         let workers = config.global.workers.unwrap_or_else(|| host.workers());
-        let carried = sessions_carried(config, host, workers);
+        let carried = sessions_carried(config, host, workers, spares);
         let total = carried * u64::from(workers);
         let asked = config.global.maxconn.map_or_else(|| evenly(carried, workers), u64::from);
         if carried == 0 || asked > total {
@@ -147,26 +157,28 @@ impl Budget {
             sessions: clamp(asked),
             sessions_a_worker: clamp(carried),
             pipes_a_worker: clamp(pipes_a_worker(config, host, workers)),
-            spares_a_worker: clamp(spares_a_worker(config, host)),
+            spares_a_worker: clamp(spares),
         })
     }
 }
 
 /// As many sessions as workers that carry so many each take together before one of them is full, in 95
 /// of 100 cases: the kernel deals connections out by a hash, so that a worker's share of `n` has a standard
-/// deviation of `sqrt(n / workers * (1 - 1 / workers))`. A full worker's queue holds connections that the
-/// others would have room for, and a full process's does not.
+/// deviation of `sqrt(n / workers * (1 - 1 / workers))`, and the more workers there are the further the
+/// fullest is from the average. A full worker's queue holds connections that the others would have room
+/// for, and a full process's does not.
 fn evenly(carried: u64, workers: u16) -> u64 {
     let workers = u64::from(workers);
     let deviation = (carried * (workers - 1) / workers).isqrt();
-    workers * carried.saturating_sub(deviation * 5 / 2)
+    // So many tenths of it has one of all workers exceeded once in 20 times, of 8 and of 256.
+    let tenths = 25 + u64::from(workers.ilog2().saturating_sub(3)) * 5 / 2;
+    (workers * carried.saturating_sub(deviation * tenths / 10)).max(1)
 }
 
 /// Sessions for which one worker has descriptors.
-fn sessions_carried(config: &Config, host: &Host, workers: u16) -> u64 {
+fn sessions_carried(config: &Config, host: &Host, workers: u16, spares: u64) -> u64 {
     let listeners: usize = config.listeners.iter().map(|listener| listener.bind.len()).sum();
     let pipes = pipes_a_worker(config, host, workers);
-    let spares = spares_a_worker(config, host);
     let fixed = DESCRIPTORS_RESERVED + listeners as u64 + DESCRIPTORS_A_PIPE * pipes + spares;
     let sessions = host.descriptors.saturating_sub(fixed) / DESCRIPTORS_A_SESSION;
     sessions.min(SESSIONS_MAX)
@@ -187,7 +199,7 @@ pub fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: 
     let share = sessions.max(1).div_ceil(u64::from(workers)).min(SESSIONS_MAX);
     let mut host = Host { descriptors: DESCRIPTORS_A_SESSION * share, ..host.clone() };
     loop {
-        let carried = sessions_carried(config, &host, workers);
+        let carried = sessions_carried(config, &host, workers, spares_a_worker(config, &host));
         if carried >= share {
             return host.descriptors;
         }
@@ -198,11 +210,26 @@ pub fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: 
 /// Spare connections of one worker: as many as are allowed for, and no more than a part of its
 /// descriptors, which are for sessions.
 fn spares_a_worker(config: &Config, host: &Host) -> u64 {
+    let backends =
+        config.backends.iter().enumerate().filter(|(index, _)| is_relayed(config, *index));
     let allowed = |backend: &Backend| {
         u64::from(backend.spare.max.unwrap_or_default()) * backend.servers.len() as u64
     };
-    let allowed: u64 = config.backends.iter().map(allowed).sum();
+    let allowed: u64 = backends.map(|(_, backend)| allowed(backend)).sum();
     allowed.min(host.descriptors / DESCRIPTORS_TO_A_SPARE)
+}
+
+/// Whether sessions go there from where they were let in: doors connect by themselves.
+fn is_relayed(config: &Config, backend: usize) -> bool {
+    let goes = |it: &Listener| it.mode == Mode::Tcp && it.backend == backend;
+    config.listeners.iter().any(goes)
+}
+
+/// The most spare connections to one server that are wanted.
+pub(super) fn spares_a_server(config: &Config) -> u16 {
+    let backends =
+        config.backends.iter().enumerate().filter(|(index, _)| is_relayed(config, *index));
+    backends.filter_map(|(_, backend)| backend.spare.max).max().unwrap_or_default()
 }
 
 fn pipes_a_worker(config: &Config, host: &Host, workers: u16) -> u64 {
@@ -321,7 +348,7 @@ mod tests {
     #[test]
     fn the_default_maxconn_is_reached_before_any_worker_is_full() {
         assert_eq!(evenly(9700, 1), 9700);
-        for (carried, workers) in [(236, 4u16), (9700, 2), (9700, 8)] {
+        for (carried, workers) in [(236, 4u16), (9700, 2), (9700, 8), (600, 64)] {
             let mut dice = Dice::new(7);
             let all = evenly(carried, workers);
             assert!(all * 100 > carried * u64::from(workers) * 85, "{all}");
@@ -335,6 +362,27 @@ mod tests {
             let overfull = overfull.count();
             assert!(overfull < 50, "{overfull} of 1000 with {workers} workers of {carried}");
         }
+    }
+
+    /// A worker's table and what it reserves are made once, and outlast the wish for spare connections.
+    #[test]
+    fn sessions_never_get_the_descriptors_of_spare_connections_while_workers_stay() {
+        let spare = "[backend.b]\nspare = { max = 512 }";
+        let with = Budget::new(&config(spare), &host(20_000)).unwrap();
+        assert_eq!(with.spares_a_worker, 512);
+        let without = config("[global]\nmaxconn = 19000");
+        assert!(with.again(&without, &host(20_000)).is_err(), "19,000 are too many beside 2 x 512");
+        assert!(Budget::new(&without, &host(20_000)).is_ok());
+        let again = with.again(&config(""), &host(20_000)).unwrap();
+        assert_eq!(again, with);
+    }
+
+    #[test]
+    fn doors_reserve_no_spare_connections() {
+        let door = "[backend.b]\nspare = { max = 512 }";
+        let mut config = config(door);
+        config.listeners[0].mode = Mode::Agent;
+        assert_eq!(Budget::new(&config, &host(20_000)).unwrap().spares_a_worker, 0);
     }
 
     /// A worker's table is made once, and a reload may raise `maxconn`.

@@ -45,7 +45,7 @@ use crate::worker::plan::Plan;
 use crate::worker::{Command, Setup};
 
 use doors::Doors;
-use limits::{Budget, Host};
+use limits::{Budget, Host, spares_a_server};
 use plan::Registry;
 use thread::{EngineKind, Spawn, Thread};
 
@@ -368,11 +368,11 @@ impl Supervisor {
         if let Some(what) = needs_generation(&self.config, config) {
             return Ok(Applied::Needs(what));
         }
-        let budget = Budget::new(config, &self.host)?;
-        if budget.spares_a_worker > self.budget.spares_a_worker {
+        if spares_a_server(config) > spares_a_server(&self.config) {
             // Their descriptors are the sessions' in the workers that are there.
             return Ok(Applied::Needs("the connections made ahead ([backend.NAME] spare)"));
         }
+        let budget = self.budget.again(config, &self.host)?;
         let (listeners, worked) = (self.doors(), self.worked);
         let plan = self.registry.plan(config, addresses, &self.host, &listeners, worked)?;
         let plan = Arc::new(plan);
@@ -387,7 +387,7 @@ impl Supervisor {
             config.backends.len(),
             budget.sessions,
         );
-        self.budget = Budget { spares_a_worker: self.budget.spares_a_worker, ..budget };
+        self.budget = budget;
         self.config = config.clone();
         self.plan = plan;
         self.tell(|plan| Command::Replace(Arc::clone(plan)));

@@ -49,6 +49,8 @@ pub(super) struct Dialer {
     /// its own, which is short; places that have come free are empty until they are used again.
     budgets: Vec<Option<Ports>>,
     places: HashMap<Budget, u32>,
+    /// Those of `budgets` that are empty.
+    free: Vec<u32>,
     /// Of all budgets together: ports, and those in use.
     ports: u64,
     leased: u64,
@@ -62,6 +64,7 @@ impl Dialer {
             workers,
             budgets: Vec::new(),
             places: HashMap::new(),
+            free: Vec::new(),
             ports: 0,
             leased: 0,
             dice: Dice::new(seed),
@@ -114,13 +117,11 @@ impl Dialer {
             return *place;
         }
         self.ports += budget.count();
-        let free = self.budgets.iter().position(Option::is_none);
-        let place = free.unwrap_or_else(|| {
+        let place = self.free.pop().unwrap_or_else(|| {
             self.budgets.push(None);
-            self.budgets.len() - 1
+            u32::try_from(self.budgets.len() - 1).expect("the configuration bounds the servers")
         });
-        self.budgets[place] = Some(budget.ports());
-        let place = u32::try_from(place).expect("the configuration bounds the servers");
+        self.budgets[place as usize] = Some(budget.ports());
         self.places.insert(budget, place);
         place
     }
@@ -158,6 +159,7 @@ impl Dialer {
             let stays = named.contains(budget) || ports.as_ref().is_some_and(|it| !it.is_idle());
             if !stays {
                 *ports = None;
+                self.free.push(place);
             }
             stays
         });
@@ -277,6 +279,7 @@ impl<E: Engine> Worker<E> {
         relay.ports_tried = 0;
         relay.addresses_tried = 0;
         relay.dialled = self.now;
+        relay.is_spare = false;
         let introduction = self.backends.introduction(choice.server).map(|version| {
             // Without the address that the client has reached, its own stands for it.
             let reached = self.engine.destination(key).unwrap_or(relay.client);
@@ -356,7 +359,8 @@ impl<E: Engine> Worker<E> {
         let Some(server) = relay.server else { return };
         if outcome == Outcome::Done {
             let listener = relay.listener;
-            self.backends.on_connected(server, self.now.since(relay.dialled));
+            let took = (!relay.is_spare).then(|| self.now.since(relay.dialled));
+            self.backends.on_connected(server, took);
             if self.admission.is_out(listener) {
                 let ramp = self.ramp(listener);
                 self.admission.note_connected(listener, ramp);

@@ -38,6 +38,8 @@ pub(super) struct Relay {
     pub(super) leaving: bool,
     /// When the attempt under way began.
     pub(super) dialled: Time,
+    /// It is by a spare connection.
+    pub(super) is_spare: bool,
     /// Source ports tried for it.
     pub(super) ports_tried: u8,
     pub(super) addresses_tried: u8,
@@ -69,6 +71,7 @@ impl Relay {
             links: None,
             leaving: false,
             dialled: now,
+            is_spare: false,
             ports_tried: 0,
             addresses_tried: 0,
         }

@@ -1,9 +1,12 @@
 //! Connections to servers that are there before a session asks for them.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use fanin::backend::board::Admin;
+use fanin::sys::process;
 use fanin::worker::Command;
 use fanin::worker::plan::SpareLimits;
 
@@ -17,6 +20,7 @@ on_every_engine![
     one_that_its_server_has_ended_is_not_used,
     one_on_which_its_server_has_spoken_is_not_used,
     one_that_nobody_uses_is_ended_in_time,
+    a_server_in_maintenance_gets_none,
     a_drain_ends_them,
 ];
 
@@ -118,6 +122,22 @@ fn one_that_nobody_uses_is_ended_in_time(variant: Variant) {
     assert_eq!(spare.read_to_end(&mut Vec::new()).unwrap(), 0, "a FIN");
     await_that("no more are made for nobody", || relay.counts().spares == 0);
     relay.finish(total);
+}
+
+fn a_server_in_maintenance_gets_none(variant: Variant) {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let relay = Relay::start(variant, &options(&server, LASTING));
+    let (mut spare, _) = two_sessions_and_a_spare(&relay, &server);
+    relay.board.administer(Admin::Maint, process::monotonic_micros());
+    assert_eq!(spare.read_to_end(&mut Vec::new()).unwrap(), 0, "a FIN");
+    // The turn in which it was ended is over.
+    let (pulse, heard) = mpsc::channel();
+    relay.tell(Command::Pulse(pulse));
+    assert!(
+        heard.recv_timeout(PATIENCE).is_err_and(|error| error == RecvTimeoutError::Disconnected)
+    );
+    assert_eq!((relay.counts().spares_dropped, relay.counts().spares), (1, 0));
+    assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "another was made");
 }
 
 fn a_drain_ends_them(variant: Variant) {

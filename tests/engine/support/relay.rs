@@ -136,6 +136,8 @@ impl Options {
 /// A relay that runs.
 pub struct Relay {
     pub address: SocketAddr,
+    /// Of its first server.
+    pub board: Arc<Board>,
     counters: Arc<Counters>,
     records: rtrb::Consumer<SessionRecord>,
     ended: Vec<SessionRecord>,
@@ -163,12 +165,14 @@ impl Relay {
         let counters = Arc::new(Counters::default());
         let (mailbox, mail) = mpsc::channel();
         let (producer, records) = rtrb::RingBuffer::new(RECORDS_MAX);
+        let plan = options.plan();
+        let board = Arc::clone(&plan.backends[0].members[0].board);
         let setup = Setup {
             index: 0,
             workers: 1,
             sessions_max: options.sessions_max,
             spares_max: options.sessions_max,
-            plan: Arc::new(options.plan()),
+            plan: Arc::new(plan),
             quota: Arc::new(Quota::new(u32::MAX)),
             counters: Arc::clone(&counters),
             mailbox: mail,
@@ -190,6 +194,7 @@ impl Relay {
         let thread = told.recv_timeout(PATIENCE).expect("the worker starts");
         Self {
             address,
+            board,
             counters,
             records,
             ended: Vec::new(),
