@@ -36,8 +36,6 @@ use super::{Engine, EngineLimits, EngineStats, Link};
 
 /// Events taken from one poll. Few enough that the buffers of one turn stay in cache.
 const EVENTS_MAX: usize = 128;
-/// Turns that live on completions at hand before the sockets are looked at again.
-const TURNS_WITHOUT_POLL: u32 = 8;
 
 const TAG_CLIENT: u8 = 0;
 const TAG_BACKEND: u8 = 1;
@@ -57,7 +55,6 @@ pub struct Epoll {
     means: Means,
     /// What has completed since the last wait.
     done: Vec<Completion>,
-    turns_without_poll: u32,
     gather: Gather,
     /// The time that was told last.
     told: Time,
@@ -132,7 +129,6 @@ impl Epoll {
                 stats: EngineStats::default(),
             },
             done: Vec::new(),
-            turns_without_poll: 0,
             gather: Gather::new(limits.latency_budget),
             told: Time::default(),
         })
@@ -301,16 +297,17 @@ impl Epoll {
         until.map(|until| until.since(now()))
     }
 
-    /// Looks at the sockets, `at_once` or when it pays.
-    fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
+    /// Looks at the sockets, `at_once` or when it pays. How many had something to tell, and whether it
+    /// rested before.
+    fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<(usize, bool)> {
         let idle = !at_once && self.done.is_empty() && !self.listeners.has_backlog(0);
-        let pause = if idle { self.gather.pause(now(), until) } else { None };
+        let may_rest = idle && self.gather.is_dense();
+        let pause = if may_rest { self.gather.pause(now(), until) } else { None };
         if let Some(pause) = pause {
             process::rest(pause);
         }
         let found = self.poll(if pause.is_some() { Some(Time::default()) } else { until })?;
-        self.gather.note(now(), found, pause.is_some());
-        Ok(())
+        Ok((found, pause.is_some()))
     }
 
     /// Looks at the sockets, waiting until `until` at the longest, and says how many had something to
@@ -446,16 +443,16 @@ impl Engine for Epoll {
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
         // Who asks for a moment that is past wants to know what is there now.
-        let look = until.is_some_and(|until| until <= self.told);
-        if look || self.done.is_empty() || self.turns_without_poll >= TURNS_WITHOUT_POLL {
-            self.turns_without_poll = 0;
-            self.look(until, look)?;
-        } else {
-            self.turns_without_poll += 1;
-        }
-        completions.append(&mut self.done);
+        let at_once = until.is_some_and(|until| until <= self.told);
+        let (found, rested) = self.look(until, at_once)?;
         self.told = now();
+        self.gather.note(self.told, found, rested);
+        completions.append(&mut self.done);
         Ok(self.told)
+    }
+
+    fn at_hand(&mut self, completions: &mut Vec<Completion>) {
+        completions.append(&mut self.done);
     }
 
     fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32 {

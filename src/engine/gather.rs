@@ -28,6 +28,11 @@ impl Gather {
         Self { budget, looked: Time::default(), dense: false }
     }
 
+    /// Whether [`Self::pause`] has anything to say: without a budget it never has.
+    pub(super) const fn is_dense(&self) -> bool {
+        self.dense
+    }
+
     /// How long to rest before a look at the sockets that may last until `until`, if that pays. What
     /// has gathered is then looked at without waiting for more.
     pub(super) fn pause(&self, now: Time, until: Option<Time>) -> Option<Duration> {

@@ -101,11 +101,13 @@ pub trait Engine {
     fn greeting(&self, session: SessionKey) -> &[u8];
 
     /// Appends what has completed to `completions`, waiting for at least one thing to happen until
-    /// `until` (for ever when `None`). What is at hand may be given without a look at the sockets,
-    /// unless `until` is not after the time returned last: then they are looked at, and nothing is
-    /// waited for. Returns the time after the wait: the only clock that a worker has. `completions`
-    /// may stay empty.
+    /// `until` (for ever when `None`). The sockets are looked at in any case; nothing is waited for if
+    /// something is at hand, or if `until` is not after the time returned last. Returns the time after
+    /// the wait: the only clock that a worker has. `completions` may stay empty.
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time>;
+
+    /// Appends what operations have completed with since, without a look at the sockets.
+    fn at_hand(&mut self, _completions: &mut Vec<Completion>) {}
 
     /// What time it is now. For the length of a turn alone, which begins with the time that
     /// [`Engine::wait`] returned: the kernel maps its clock into every process (vdso(7)), so that this is

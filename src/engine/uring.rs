@@ -58,8 +58,6 @@ use unheard::Unheard;
 const INBOX_MAX: u16 = 4;
 /// With fewer free buffers than this, flows are served by direct calls instead.
 const BUFFERS_LOW: u16 = 64;
-/// Turns that live on completions at hand before the ring is entered again.
-const TURNS_WITHOUT_ENTER: u32 = 8;
 
 const NOBODY: SessionKey = SessionKey::new(0, 0);
 
@@ -79,7 +77,6 @@ pub struct Uring {
     means: Means,
     done: Vec<Completion>,
     answers: Vec<Answer>,
-    turns_without_enter: u32,
     gather: Gather,
     /// The time that was told last.
     told: Time,
@@ -111,7 +108,6 @@ impl Uring {
             },
             done: Vec::new(),
             answers: Vec::new(),
-            turns_without_enter: 0,
             gather: Gather::new(limits.latency_budget),
             told: Time::default(),
         })
@@ -420,18 +416,19 @@ impl Uring {
         self.watch_unread(key, side);
     }
 
-    /// Looks at what has come back, `at_once` or when it pays.
-    fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<()> {
-        let at_hand = !self.done.is_empty() || self.listeners.has_backlog(self.leaving);
-        let pause = if at_once || at_hand { None } else { self.gather.pause(now(), until) };
+    /// Looks at what has come back, `at_once` or when it pays. How much that was, and whether it rested
+    /// before.
+    fn look(&mut self, until: Option<Time>, at_once: bool) -> io::Result<(usize, bool)> {
+        let is_busy = !self.done.is_empty() || self.listeners.has_backlog(self.leaving);
+        let may_rest = !at_once && !is_busy && self.gather.is_dense();
+        let pause = if may_rest { self.gather.pause(now(), until) } else { None };
         let patience = match (pause, until) {
             (Some(pause), _) => Patience::Rest(pause),
-            (None, _) if at_hand => Patience::None,
+            (None, _) if is_busy => Patience::None,
             (None, until) => Patience::Answer(until.map(|until| until.since(now()))),
         };
         let found = self.enter(patience)?;
-        self.gather.note(now(), found, pause.is_some());
-        Ok(())
+        Ok((found, pause.is_some()))
     }
 
     /// Submits, waits and hears what has come back: so many answers.
@@ -549,18 +546,18 @@ impl Engine for Uring {
 
     fn wait(&mut self, until: Option<Time>, completions: &mut Vec<Completion>) -> io::Result<Time> {
         // Who asks for a moment that is past wants to know what is there now.
-        let look = until.is_some_and(|until| until <= self.told);
-        if look || self.done.is_empty() || self.turns_without_enter >= TURNS_WITHOUT_ENTER {
-            self.turns_without_enter = 0;
-            let until = until.into_iter().chain(self.unheard.next()).min();
-            self.look(until, look)?;
-        } else {
-            self.turns_without_enter += 1;
-        }
-        completions.append(&mut self.done);
+        let at_once = until.is_some_and(|until| until <= self.told);
+        let until = until.into_iter().chain(self.unheard.next()).min();
+        let (found, rested) = self.look(until, at_once)?;
         self.told = now();
+        self.gather.note(self.told, found, rested);
+        completions.append(&mut self.done);
         self.find_unheard();
         Ok(self.told)
+    }
+
+    fn at_hand(&mut self, completions: &mut Vec<Completion>) {
+        completions.append(&mut self.done);
     }
 
     fn acknowledged(&mut self, session: SessionKey, side: Side) -> u32 {

@@ -57,6 +57,10 @@ pub use tunnel::Tunnel;
 /// were on their way up when accepting paused.
 const WAITING_MAX: usize = 1024;
 
+/// Rounds of operations that complete at once before the sockets of all are looked at again. A round
+/// is cheaper than a turn, which looks at the clock, deadlines, queues and counters too.
+const ROUNDS_MAX: u32 = 8;
+
 /// How often a worker that drains and has no session looks whether doors may still pass some.
 const LOOK_AT_DOORS: Duration = Duration::from_millis(20);
 
@@ -200,19 +204,15 @@ impl<E: Engine> Worker<E> {
         Ok(())
     }
 
-    /// One pass of the loop: wait, hear what came back, fire what is due, ask for what follows.
+    /// One pass of the loop: wait, hear what came back and ask for what follows, fire what is due.
     pub fn turn(&mut self) -> io::Result<Turn> {
         let unlistening = matches!(self.phase, Phase::Unlistening { .. });
         let mut completions = std::mem::take(&mut self.completions);
         let wake = self.next_wake();
         self.now = self.engine.wait(wake, &mut completions)?;
-        let mut accepted = 0;
         let silent = completions.is_empty();
         self.mind_stall(wake, silent);
-        for completion in completions.drain(..) {
-            accepted += usize::from(matches!(completion, Completion::Accepted { .. }));
-            self.dispatch(completion);
-        }
+        let accepted = self.carry_on(&mut completions);
         self.completions = completions;
         if self.catching_up.is_none() {
             self.expire();
@@ -222,9 +222,7 @@ impl<E: Engine> Worker<E> {
         self.advance(unlistening && accepted == 0, silent);
         self.let_in();
         self.serve_queues();
-        for op in self.ops.drain(..) {
-            self.engine.submit(op);
-        }
+        self.submit();
         self.counters.publish(&self.engine.stats());
         self.counters.listeners_paused.set(self.admission.paused() as u64);
         self.counters.spares.set(self.spares.count());
@@ -238,6 +236,33 @@ impl<E: Engine> Worker<E> {
             Phase::Stopping { until } => self.sessions.is_empty() || until <= self.now,
         };
         Ok(if over { Turn::Over } else { Turn::More })
+    }
+
+    /// Hears what has completed and asks for what follows, and again for as long as that completes at
+    /// once. So many connections were accepted.
+    fn carry_on(&mut self, completions: &mut Vec<Completion>) -> usize {
+        let mut accepted = 0;
+        for round in 1.. {
+            for completion in completions.drain(..) {
+                accepted += usize::from(matches!(completion, Completion::Accepted { .. }));
+                self.dispatch(completion);
+            }
+            self.submit();
+            if round == ROUNDS_MAX {
+                break;
+            }
+            self.engine.at_hand(completions);
+            if completions.is_empty() {
+                break;
+            }
+        }
+        accepted
+    }
+
+    fn submit(&mut self) {
+        for op in self.ops.drain(..) {
+            self.engine.submit(op);
+        }
     }
 
     /// The engine, for those who simulate one.
