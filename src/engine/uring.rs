@@ -667,17 +667,31 @@ mod tests {
     #[test]
     fn a_reset_that_the_ring_keeps_to_itself_is_found() {
         let (mut engine, client, session) = engine_with_a_session();
-        engine.note_bytes(session, Side::Client);
-        engine.told = engine.told + Duration::from_secs(1);
-        engine.find_unheard();
-        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Armed, "nothing has happened");
+        let look = |engine: &mut Uring| {
+            engine.told = engine.told + Duration::from_secs(1);
+            engine.find_unheard();
+            engine.sessions[0].sides[0].receive
+        };
         engine.note_bytes(session, Side::Client);
         reset(client);
         engine.find_unheard();
-        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Armed, "it was asked just now");
-        engine.told = engine.told + Duration::from_secs(1);
-        engine.find_unheard();
-        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Cancelling);
+        assert!(engine.sessions[0].sides[0].has_stirred, "not yet");
+        assert_eq!(look(&mut engine), Receive::Armed, "bytes have come since");
+        engine.note_bytes(session, Side::Client);
+        assert_eq!(look(&mut engine), Receive::Armed, "and again");
+        assert_eq!(look(&mut engine), Receive::Cancelling);
+    }
+
+    #[test]
+    fn a_side_that_is_there_is_asked_for_once() {
+        let (mut engine, _client, session) = engine_with_a_session();
+        engine.note_bytes(session, Side::Client);
+        for _ in 0..2 {
+            engine.told = engine.told + Duration::from_secs(1);
+            engine.find_unheard();
+        }
+        assert_eq!(engine.sessions[0].sides[0].receive, Receive::Armed);
+        assert_eq!(engine.unheard.next(), None, "nothing is left to look at");
     }
 
     /// Else its session would never be closed, and its client never hear the end.

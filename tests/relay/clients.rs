@@ -114,7 +114,8 @@ in_every_mode! {
     io_uring_never: "io_uring", "never";
 }
 
-/// Over kept connections an exchange costs the ring engine nothing but `io_uring_enter`.
+/// Over kept connections an exchange costs the ring engine nothing but `io_uring_enter`. Twice a second one
+/// poll(2) asks for those who may have been reset unheard.
 #[test]
 fn the_copying_ring_makes_no_other_call_for_an_exchange() {
     use std::io::{Read as _, Write as _};
@@ -151,7 +152,11 @@ fn the_copying_ring_makes_no_other_call_for_an_exchange() {
         .skip_while(|line| !line.starts_with("---"))
         .skip(1)
         .take_while(|line| !line.starts_with("---"))
-        .filter_map(|line| line.split_whitespace().last())
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|columns| columns.last() != Some(&"io_uring_enter"))
         .collect();
-    assert_eq!(calls, ["io_uring_enter"], "{summary}");
+    let few = |columns: &Vec<&str>| {
+        columns.last() == Some(&"poll") && columns[3].parse::<u32>().unwrap() < 100
+    };
+    assert!(summary.contains("io_uring_enter") && calls.iter().all(few), "{summary}");
 }

@@ -74,6 +74,7 @@ pub(super) struct Peer {
     pub(super) watched: bool,
     /// See [`Uring::note_bytes`](super::Uring::note_bytes).
     pub(super) is_noted: bool,
+    pub(super) has_stirred: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,17 +15,20 @@ use crate::sys::socket;
 use super::Uring;
 use super::state::Receive;
 
-/// So long after bytes have come it is asked, or later.
-const ASK_AFTER: Duration = Duration::from_millis(250);
-/// Sides that are asked for by one call, 50 ns each; the next ones follow soon.
-const ASKED_AT_ONCE: usize = 1024;
-const ASK_MORE_AFTER: Duration = Duration::from_millis(10);
+/// How often it is looked from which sides bytes have come and no others since: those are asked for. A side
+/// from which bytes keep coming costs nothing, and one that was reset waits for two looks at the most.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Sides that are looked at in one turn; the next ones follow soon.
+const LOOKED_AT_ONCE: usize = 1024;
+const LOOK_ON_AFTER: Duration = Duration::from_millis(10);
 
 /// The sides that may have been reset unheard, each once.
 #[derive(Debug, Default)]
 pub(super) struct Unheard {
     sides: VecDeque<(SessionKey, Side)>,
-    /// When to ask, while there are any.
+    /// How many of them this look has still before it.
+    ahead: usize,
+    /// When to look, while there are any.
     next: Option<Time>,
 }
 
@@ -39,9 +42,10 @@ impl Uring {
     /// Bytes have come from this side, and the receive goes on.
     pub(super) fn note_bytes(&mut self, key: SessionKey, side: Side) {
         let peer = &mut self.sessions[key.index()].sides[side.index()];
+        peer.has_stirred = true;
         if !std::mem::replace(&mut peer.is_noted, true) {
             self.unheard.sides.push_back((key, side));
-            self.unheard.next.get_or_insert(self.told + ASK_AFTER);
+            self.unheard.next.get_or_insert(self.told + LOOK_EVERY);
         }
     }
 
@@ -50,14 +54,28 @@ impl Uring {
         if self.unheard.next.is_none_or(|next| next > self.told) {
             return;
         }
-        let count = self.unheard.sides.len().min(ASKED_AT_ONCE);
-        let mut asked: Vec<_> = self.unheard.sides.drain(..count).collect();
-        asked.retain(|&(key, side)| {
+        let Unheard { sides, ahead, .. } = &mut self.unheard;
+        if *ahead == 0 {
+            *ahead = sides.len();
+        }
+        let mut asked = Vec::new();
+        for _ in 0..(*ahead).min(LOOKED_AT_ONCE) {
+            *ahead -= 1;
+            let Some((key, side)) = sides.pop_front() else { break };
             let session = &mut self.sessions[key.index()];
-            let is_there = session.generation == key.generation();
             let peer = &mut session.sides[side.index()];
-            is_there && std::mem::take(&mut peer.is_noted) && peer.receive == Receive::Armed
-        });
+            if session.generation != key.generation() {
+                continue;
+            }
+            if std::mem::take(&mut peer.has_stirred) {
+                sides.push_back((key, side));
+                continue;
+            }
+            peer.is_noted = false;
+            if peer.receive == Receive::Armed {
+                asked.push((key, side));
+            }
+        }
         let socket = |&(key, side): &(SessionKey, Side)| {
             let peer = &self.sessions[key.index()].sides[side.index()];
             peer.socket.as_ref().map(|socket| socket.as_fd())
@@ -68,7 +86,8 @@ impl Uring {
                 self.end_receive(key, side);
             }
         }
-        let more = !self.unheard.sides.is_empty();
-        self.unheard.next = more.then(|| self.told + ASK_MORE_AFTER);
+        let Unheard { sides, ahead, next } = &mut self.unheard;
+        let pause = if *ahead > 0 { LOOK_ON_AFTER } else { LOOK_EVERY };
+        *next = (!sides.is_empty()).then(|| self.told + pause);
     }
 }
