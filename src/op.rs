@@ -254,7 +254,7 @@ pub enum Op {
     /// `EndOfStream`, `Failed` or `Cancelled` (nothing was taken then).
     Pull { session: SessionKey, flow: Flow },
     /// A [`Op::Pull`] from the client whose bytes can be looked at before they go on, which is what
-    /// `Engine::greeting` is for.
+    /// `Engine::greeting` is for. What it brings stands behind what an earlier one has brought.
     Greet { session: SessionKey },
     /// Throws away the first bytes that a [`Op::Greet`] brought: they were for the relay. Has no
     /// completion.

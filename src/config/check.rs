@@ -164,7 +164,7 @@ impl Judge<'_> {
                 "remove it, or write balance = \"roundrobin\", \"leastconn\" or \"random\"",
             );
         }
-        let serves = |listener: &&Listener| listener.backend == index;
+        let serves = |listener: &&Listener| listener.leads_to(index);
         let mut listeners = listeners.iter().filter(serves).peekable();
         let proxied = listeners.peek().is_some() && listeners.all(|it| it.mode == Mode::Proxy);
         if backend.servers.is_empty() && !proxied {
@@ -296,6 +296,14 @@ impl Judge<'_> {
                 "remove it, and let agents come directly or by a balancer that says nothing first",
             );
         }
+        if listener.sni || !listener.routes.is_empty() {
+            self.fault(
+                at,
+                format!("door `{name}` has `sni` or `routes`"),
+                "its agents speak HTTP with it, and no TLS with their servers through it",
+                "remove it, or write mode = \"tcp\"",
+            );
+        }
         if listener.ramp.is_some() {
             self.fault(
                 at,
@@ -321,7 +329,7 @@ pub(super) fn met(
     backend: usize,
     server: &ServerAddress,
 ) -> Option<(Place, SocketAddr)> {
-    let of_backend = |(_, listener): &(usize, &Listener)| listener.backend == backend;
+    let of_backend = |(_, listener): &(usize, &Listener)| listener.leads_to(backend);
     config
         .listeners
         .iter()

@@ -116,6 +116,15 @@ pub(super) struct ListenerTable {
     pub(super) proxy_from: Option<Value>,
     pub(super) per_source: Option<PerSourceTable>,
     pub(super) ramp: Option<Value>,
+    pub(super) sni: Option<Value>,
+    pub(super) routes: Option<Vec<Spanned<RouteTable>>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RouteTable {
+    pub(super) sni: Option<Value>,
+    pub(super) backend: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -17,6 +17,7 @@ mod origin;
 mod proxy;
 mod reader;
 mod render;
+mod routes;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -42,6 +43,7 @@ pub use haproxy::{Note, NoteKind, Report};
 pub use networks::{Network, Networks};
 pub use origin::{Origin, Overrides};
 pub use proxy::{Destination, Pattern, Proxy};
+pub use routes::{NamePattern, NameRoute};
 pub use upkeep::{Check, Dns, HttpCheck, Prefer};
 pub use value::Refusal;
 
@@ -280,6 +282,10 @@ pub struct Listener {
     /// Connections a second that are let in at first after a start or an outage, twice as many every
     /// 5 s; `None` lets in whoever comes.
     pub ramp: Option<u32>,
+    /// Whether the names that TLS clients ask for are read, also without `routes`.
+    pub sni: bool,
+    /// The first that fits is it; all others go to `backend`.
+    pub routes: Vec<NameRoute>,
 }
 
 /// What the connections from each source may come to. With PROXY headers, the source is whom they name.
@@ -339,7 +345,14 @@ impl Listener {
             proxy_from: Vec::new(),
             per_source: PerSource::default(),
             ramp: None,
+            sni: false,
+            routes: Vec::new(),
         }
+    }
+
+    /// Whether some of its sessions go to this backend.
+    pub fn leads_to(&self, backend: usize) -> bool {
+        self.backend == backend || self.routes.iter().any(|route| route.backend == backend)
     }
 
     /// Who may connect; `None` is everybody. `deny` is looked at first, then `allow`.

@@ -14,9 +14,12 @@ use toml::Spanned;
 
 use super::check::{self, Place, Spans};
 use super::error::Fault;
-use super::file::{ListenerTable, PerSourceTable, SMALLEST, Tables, Value, Written, structure};
+use super::file::{
+    ListenerTable, PerSourceTable, RouteTable, SMALLEST, Tables, Value, Written, structure,
+};
+use super::routes::ROUTES_MAX;
 use super::value::{self, Refusal};
-use super::{Backend, Config, Control, Listener, Log, Network, Overrides, PerSource};
+use super::{Backend, Config, Control, Listener, Log, NameRoute, Network, Overrides, PerSource};
 
 /// Listening addresses in all: each is a socket in every worker.
 const BINDS_MAX: usize = 1024;
@@ -186,6 +189,8 @@ impl Reader {
             ramp: self.take("ramp", table.ramp.as_ref(), None, |written| {
                 word_or(written, "off", 1, value::RAMP_MAX)
             }),
+            sni: self.take("sni", table.sni.as_ref(), defaults.sni, boolean),
+            routes: self.routes(table.routes.as_deref().unwrap_or_default(), backends),
             bind: defaults.bind,
             backend: defaults.backend,
         };
@@ -276,6 +281,10 @@ impl Reader {
             }
             return (names.len() == 1).then_some(0);
         };
+        self.backend_named(value, &names)
+    }
+
+    fn backend_named(&mut self, value: &Value, names: &[&str]) -> Option<usize> {
         if names.is_empty() {
             return None;
         }
@@ -285,12 +294,45 @@ impl Reader {
                 None => {
                     let help = match value::nearest(typed, names.iter().copied()) {
                         Some(near) => format!("did you mean \"{near}\"? or add [backend.{typed}]"),
-                        None => format!("allowed: {}", value::listed(&names)),
+                        None => format!("allowed: {}", value::listed(names)),
                     };
                     Err(Refusal::new("there is no such backend", help))
                 }
             })(written)
         })
+    }
+
+    /// Where TLS clients go by the name that they ask for.
+    fn routes(&mut self, tables: &[Spanned<RouteTable>], backends: &[Backend]) -> Vec<NameRoute> {
+        const EXAMPLE: &str =
+            "write routes = [{ sni = \"intake.example.com\", backend = \"NAME\" }]";
+        let names: Vec<&str> = backends.iter().map(|backend| backend.name.as_str()).collect();
+        let mut routes: Vec<NameRoute> = Vec::new();
+        for spanned in tables {
+            let RouteTable { sni: Some(sni), backend: Some(backend) } = spanned.get_ref() else {
+                let fault = Fault::new("a route without `sni` or `backend`");
+                self.faults.push(fault.at(spanned.span(), "names one of two").help(EXAMPLE));
+                continue;
+            };
+            let pattern =
+                self.take("sni", Some(sni), None, |written| text_of(value::sni)(written).map(Some));
+            let (Some(pattern), Some(backend)) = (pattern, self.backend_named(backend, &names))
+            else {
+                continue;
+            };
+            if routes.iter().any(|route| route.sni == pattern) {
+                let fault = Fault::new(format!("two routes for `{pattern}`"));
+                let help = "remove one of them: the first that fits is it";
+                self.faults.push(fault.at(sni.span(), "comes too late").help(help));
+            }
+            routes.push(NameRoute { sni: pattern, backend });
+        }
+        if routes.len() > ROUTES_MAX {
+            let fault = Fault::new(format!("a listener has {} routes", routes.len()));
+            let help = format!("at most {ROUTES_MAX}; \"*.example.com\" stands for many names");
+            self.faults.push(fault.at(tables[0].span(), "the list begins here").help(help));
+        }
+        routes
     }
 
     /// The value of a key: what is written, or the default if nothing is or if it cannot be taken,

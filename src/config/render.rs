@@ -9,14 +9,16 @@ use crate::password::Hash;
 use super::value::{
     self, display_duration, display_latency_budget, display_or_off, display_size, word,
 };
-use super::{Backend, Check, Config, Dns, Global, Listener, Mode, Pin, Proxy, Server, Tls};
+use super::{
+    Backend, Check, Config, Dns, Global, Listener, Mode, NameRoute, Pin, Proxy, Server, Tls,
+};
 
 /// The complete configuration as TOML.
 pub(super) fn config(config: &Config) -> String {
     let mut out = Lines::default();
     global(&mut out, &config.global);
     for each in &config.listeners {
-        listener(&mut out, each, config.backend_of(each));
+        listener(&mut out, each, &config.backends);
     }
     for each in &config.backends {
         backend(&mut out, each);
@@ -74,7 +76,7 @@ fn global(out: &mut Lines, global: &Global) {
     out.key("sandbox", global.sandbox);
 }
 
-fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
+fn listener(out: &mut Lines, listener: &Listener, backends: &[Backend]) {
     out.table("[[listener]]");
     out.text("name", &listener.name);
     out.list("bind", &listener.bind);
@@ -82,7 +84,7 @@ fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
     if listener.mode != Mode::Tcp {
         out.text("body_max", display_size(listener.body_max));
     }
-    out.text("backend", &backend.name);
+    out.text("backend", &backends[listener.backend].name);
     out.auto_or("maxconn", listener.maxconn);
     out.text("client_idle", display_duration(listener.client_idle));
     out.key("backlog", listener.backlog);
@@ -91,6 +93,15 @@ fn listener(out: &mut Lines, listener: &Listener, backend: &Backend) {
     out.list("proxy_from", &listener.proxy_from);
     let limits = &listener.per_source;
     let off = || quoted("off");
+    if listener.mode == Mode::Tcp {
+        out.key("sni", listener.sni);
+        let route = |route: &NameRoute| {
+            let backend = quoted(&backends[route.backend].name);
+            format!("{{ sni = {}, backend = {backend} }}", quoted(&route.sni))
+        };
+        let routes: Vec<_> = listener.routes.iter().map(route).collect();
+        out.key("routes", format!("[{}]", routes.join(", ")));
+    }
     out.key("ramp", listener.ramp.map_or_else(off, |ramp| ramp.to_string()));
     out.key(
         "per_source",

@@ -32,6 +32,11 @@ allow = ["10.0.0.0/8", "2001:db8::/32"]
 deny = "10.6.6.6"
 proxy_from = ["10.0.0.1"]
 ramp = 200
+sni = true
+routes = [
+    { sni = "Intake.example.com", backend = "intake" },
+    { sni = "*.b.example", backend = "spare.site" },
+]
 per_source = { sessions = 50, rate = "20/1s", ipv4_prefix = 24 }
 
 [[listener]]
@@ -531,8 +536,37 @@ fn no_damage_to_a_file_makes_the_reader_panic() {
     assert!((1000..3000).contains(&refused), "{refused} of 3000 refused");
 }
 
+/// A route of a listener, and what the message must hold.
+const WRONG_ROUTES: [(&str, &[&str]); 7] = [
+    ("{ sni = \"a.example\" }", &["a route without `sni` or `backend`", "names one of two"]),
+    ("{ backend = \"b\" }", &["a route without `sni` or `backend`"]),
+    ("{ sni = \"*\", backend = \"b\" }", &["not the name of a host", "the listener's `backend`"]),
+    ("{ sni = \"192.0.2.1\", backend = \"b\" }", &["not the name of a host"]),
+    ("{ sni = \"a.example:443\", backend = \"b\" }", &["not the name of a host"]),
+    ("{ sni = \"a.example\", backend = \"c\" }", &["there is no such backend"]),
+    (
+        "{ sni = \"a.example\", backend = \"b\" }, { sni = \"A.example\", backend = \"b\" }",
+        &["two routes for `a.example`", "the first that fits"],
+    ),
+];
+
+#[test]
+fn a_route_that_leads_nowhere_or_never_is_refused_with_the_remedy() {
+    for (routes, expected) in WRONG_ROUTES {
+        let text = format!(
+            "[[listener]]\nbind = \":1\"\nroutes = [{routes}]\n[backend.b]\n\
+             [[backend.b.server]]\naddress = \"h:443\"\n"
+        );
+        let message = message(&text);
+        for part in expected {
+            assert!(message.contains(part), "{text}: wanted {part} in\n{message}");
+        }
+    }
+}
+
 /// Keys of the listener, of the backend and of its server, and what the message must hold.
-const WRONG_DOORS: [(&str, &str, &str, &[&str]); 10] = [
+const WRONG_DOORS: [(&str, &str, &str, &[&str]); 11] = [
+    ("sni = true", "", "", &["has `sni` or `routes`", "mode = \"tcp\""]),
     ("proxy_from = [\"10.0.0.0/8\"]", "", "", &["has `proxy_from`", "reads no PROXY headers"]),
     ("ramp = 200", "", "", &["has `ramp`", "`maxconn` of the servers"]),
     ("body_max = \"0B\"", "", "", &["\"1B\" to \"1GiB\""]),

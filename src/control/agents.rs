@@ -295,7 +295,7 @@ mod tests {
             client: (ip.parse::<IpAddr>().unwrap(), 40_000).into(),
             server: None,
             queued: Queued::default(),
-            request: None,
+            asked: None,
             links: None,
             report,
         }

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::metrics::{CloseReason, Link, SessionRecord};
+use crate::metrics::{Asked, CloseReason, Link, SessionRecord};
 use crate::op::Side;
 
 use super::log::rfc3339;
@@ -36,6 +36,8 @@ struct Told<'a> {
     listener: &'a str,
     client: String,
     server: Option<&'a str>,
+    /// The host that a TLS client asked for, where that is read.
+    sni: Option<&'a str>,
     reason: &'static str,
     queued_ms: u128,
     attempts: u16,
@@ -119,13 +121,18 @@ impl Ends {
 
 impl End {
     fn told<'a>(&'a self, listeners: &'a [String]) -> Told<'a> {
-        let SessionRecord { listener, client, server, queued, links, report, .. } = &self.record;
+        let SessionRecord { listener, client, server, asked, queued, links, report, .. } =
+            &self.record;
         let link = |side: Side| links.as_ref().and_then(|links| links[side.index()]);
         Told {
             time: rfc3339(self.at),
             listener: listeners.get(usize::from(listener.0)).map_or("-", String::as_str),
             client: client.to_string(),
             server: server.as_ref().map(|server| server.name()),
+            sni: match asked.as_deref() {
+                Some(Asked::Host(host)) => Some(host),
+                _ => None,
+            },
             reason: report.reason.label(),
             queued_ms: queued.time.as_millis(),
             attempts: report.attempts,
@@ -148,6 +155,7 @@ fn table(told: &[Told<'_>]) -> String {
         "LISTENER",
         "CLIENT",
         "SERVER",
+        "SNI",
         ">QUEUED",
         ">TRIES",
         ">CONNECT",
@@ -166,6 +174,7 @@ fn table(told: &[Told<'_>]) -> String {
             end.listener.to_owned(),
             end.client.clone(),
             end.server.unwrap_or("-").to_owned(),
+            end.sni.unwrap_or("-").to_owned(),
             millis(Some(end.queued_ms)),
             end.attempts.to_string(),
             millis(end.connect_ms),
@@ -212,7 +221,7 @@ mod tests {
             client: ([192, 0, 2, 9], port).into(),
             server: None,
             queued: Queued::default(),
-            request: None,
+            asked: None,
             links: None,
             report: Report {
                 reason,

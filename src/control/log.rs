@@ -21,7 +21,7 @@ use super::logfile::LogFile;
 use super::syslog::{Frame, Syslog};
 use super::tcplog::Scene;
 use crate::config::{Log, LogFormat, SessionLines};
-use crate::metrics::{CloseReason, Report, SessionRecord};
+use crate::metrics::{Asked, CloseReason, Report, SessionRecord};
 use crate::sys::process;
 
 /// Ended sessions that a worker's ring holds until they are taken out. One worker ends some 12,000
@@ -465,12 +465,16 @@ impl<'a> Lines<'a> {
         if let Some(server) = &record.server {
             self.text("server", server.name());
         }
-        if let Some(request) = &record.request {
-            self.text("method", &request.method);
-            self.text("path", &request.path);
-            if let Some(status) = request.status {
-                self.number("status", status);
+        match record.asked.as_deref() {
+            Some(Asked::Host(host)) => self.text("sni", host),
+            Some(Asked::Request(request)) => {
+                self.text("method", &request.method);
+                self.text("path", &request.path);
+                if let Some(status) = request.status {
+                    self.number("status", status);
+                }
             }
+            None => {}
         }
         self.text("reason", report.reason);
         if !record.queued.time.is_zero() {
@@ -580,7 +584,7 @@ mod tests {
             client: SocketAddr::from(([192, 0, 2, 9], 40122)),
             server: server.map(|name| Arc::new(Board::new(name.to_owned()))),
             queued: Queued::default(),
-            request: None,
+            asked: None,
             links: None,
             report: Report {
                 reason: CloseReason::Completed,

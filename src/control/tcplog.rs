@@ -122,7 +122,7 @@ mod tests {
             client: "10.0.1.2:33313".parse().unwrap(),
             server: Some(Arc::new(Board::new("intake/a".to_owned()))),
             queued: Queued { time: Duration::from_millis(17), behind: 2 },
-            request: None,
+            asked: None,
             links: None,
             report: Report {
                 reason: CloseReason::Completed,

@@ -396,7 +396,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         client: "192.0.2.9:4".parse().expect("an address"),
         server: None,
         queued: Queued::default(),
-        request: None,
+        asked: None,
         links: None,
         report: Report {
             reason: CloseReason::NoServer,

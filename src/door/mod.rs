@@ -54,7 +54,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::backend::Backends;
 use crate::backend::dice::Dice;
 use crate::gate::Quota;
-use crate::metrics::{CloseReason, Counters, Queued, Report, RequestLine, SessionRecord, Traffic};
+use crate::metrics::{Asked, CloseReason, Counters, Queued, Report, SessionRecord, Traffic};
 use crate::op::ListenerId;
 use crate::sys::process;
 
@@ -337,7 +337,7 @@ impl Forwarder {
         route: usize,
         client: SocketAddr,
         reason: CloseReason,
-        request: Option<Box<RequestLine>>,
+        asked: Option<Box<Asked>>,
         attempts: u16,
         total_time: Duration,
     ) {
@@ -346,10 +346,7 @@ impl Forwarder {
         let listener = self.listener(route);
         let queued = Queued::default();
         let (server, links) = (None, None);
-        self.ended(
-            route,
-            SessionRecord { listener, client, server, queued, request, links, report },
-        );
+        self.ended(route, SessionRecord { listener, client, server, queued, asked, links, report });
     }
 
     /// Says what is wrong with a server, but not over and over.

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use zeroize::Zeroizing;
 
-use crate::metrics::{CloseReason, RequestLine};
+use crate::metrics::{Asked, CloseReason, RequestLine};
 use crate::op::Time;
 use crate::sys::{process, socket};
 use crate::worker::Tunnel;
@@ -273,7 +273,7 @@ impl Caller {
                         ticket: counted.as_mut().and_then(Counted::hand_over),
                         opened: self.opened,
                         attempts,
-                        request: Box::new(request),
+                        asked: Box::new(Asked::Request(request)),
                     });
                     place.hand_over();
                     return Ok(());
@@ -345,9 +345,9 @@ impl Caller {
     }
 
     fn tell(&self, reason: CloseReason, line: RequestLine, attempts: u16) {
-        let line = (!line.method.is_empty()).then(|| Box::new(line));
+        let asked = (!line.method.is_empty()).then(|| Box::new(Asked::Request(line)));
         let (client, time) = (self.client, self.came.elapsed());
-        self.forwarder.turned_away(self.route, client, reason, line, attempts, time);
+        self.forwarder.turned_away(self.route, client, reason, asked, attempts, time);
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::backend::ServerId;
 use crate::backend::board::Board;
-use crate::metrics::{CloseReason, Queued, Report, RequestLine, SessionRecord, tell};
+use crate::metrics::{Asked, CloseReason, Queued, Report, RequestLine, SessionRecord, tell};
 
 use super::Forwarder;
 use super::body::{Fault, Progress};
@@ -171,7 +171,7 @@ impl Drop for Story {
             client: self.client,
             server: self.tried.take(),
             queued: Queued::default(),
-            request: Some(Box::new(std::mem::take(&mut self.line))),
+            asked: Some(Box::new(Asked::Request(std::mem::take(&mut self.line)))),
             links: None,
             report,
         };

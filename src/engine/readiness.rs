@@ -123,6 +123,10 @@ impl FlowState {
         self.in_sight = on;
     }
 
+    pub(super) const fn is_in_sight(&self) -> bool {
+        self.in_sight
+    }
+
     /// Whether there are bytes to push.
     pub(super) const fn is_holding(&self) -> bool {
         !matches!(self.store, Store::Empty)
@@ -154,7 +158,8 @@ impl FlowState {
         ready: &mut Readiness,
         means: &mut Means,
     ) -> Attempt {
-        assert!(matches!(self.store, Store::Empty), "R2: pulled into an empty store only");
+        let may_pull = self.in_sight || matches!(self.store, Store::Empty);
+        assert!(may_pull, "R2: pulled into an empty store only");
         if self.path(means.mode) == Path::Spliced
             && let Some(pipe) = means.pipes.borrow()
         {
@@ -211,11 +216,16 @@ impl FlowState {
         ready: &mut Readiness,
         means: &mut Means,
     ) -> Attempt {
-        let Some(mut pages) = means.buffers.borrow() else {
-            return Attempt::Ended(Outcome::Failed(Errno::ENOMEM));
+        // What is in sight already stays before what comes.
+        let (mut pages, from, before) = match std::mem::take(&mut self.store) {
+            Store::Buffer { pages, from, to } => (pages, from, to),
+            _ => match means.buffers.borrow() {
+                Some(pages) => (pages, 0, 0),
+                None => return Attempt::Ended(Outcome::Failed(Errno::ENOMEM)),
+            },
         };
-        let room = means.buffers.room();
-        let result = again(|| socket::recv(source, &mut pages[..room]));
+        let room = means.buffers.room() - before as usize;
+        let result = again(|| socket::recv(source, &mut pages[before as usize..][..room]));
         if let Ok(bytes) = result
             && let Some(bytes) = moved(bytes)
         {
@@ -224,10 +234,14 @@ impl FlowState {
             ready.fresh = false;
             ready.note_taken(bytes);
             self.policy.on_pulled(bytes.get());
-            self.store = Store::Buffer { pages, from: 0, to: bytes.get() };
+            self.store = Store::Buffer { pages, from, to: before + bytes.get() };
             return Attempt::Ended(Outcome::Moved(bytes));
         }
-        means.buffers.give_back(pages);
+        if before > 0 {
+            self.store = Store::Buffer { pages, from, to: before };
+        } else {
+            means.buffers.give_back(pages);
+        }
         match result {
             Ok(_) => Attempt::Ended(ready.end(source)),
             Err(Errno::EAGAIN) => {

@@ -157,7 +157,8 @@ impl Uring {
         let direction = &mut session.flows[flow.index()];
         let Some(socket) = &source.socket else { return };
         let splice = direction.state.path(self.means.mode) == Path::Spliced;
-        let direct = splice || self.ring.buffers_free() < BUFFERS_LOW;
+        let direct =
+            splice || direction.state.is_in_sight() || self.ring.buffers_free() < BUFFERS_LOW;
         match source.receive {
             Receive::Idle if !direct => self.fetch_by_ring(key, flow),
             // Direct calls would overtake what the ring has received.

@@ -55,8 +55,8 @@ pub struct SessionRecord {
     pub client: SocketAddr,
     pub server: Option<Arc<Board>>,
     pub queued: Queued,
-    /// What it asked for, where that is understood: at an agent door, where a request is a session.
-    pub request: Option<Box<RequestLine>>,
+    /// What it asked for, where that is read.
+    pub asked: Option<Box<Asked>>,
     /// How the connections fared, by [`Side::index`](crate::op::Side::index), of a session that failed.
     pub links: Option<Box<Links>>,
     pub report: Report,
@@ -72,6 +72,15 @@ pub struct Queued {
     pub time: Duration,
     /// How many were before it when it last began to wait.
     pub behind: u32,
+}
+
+/// What a session asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Of a door.
+    Request(RequestLine),
+    /// Of whoever is behind the relay: the host that a TLS client names (SNI).
+    Host(String),
 }
 
 /// What may be told of a request. The query is not part of it: agents put their key there.

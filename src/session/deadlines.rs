@@ -11,9 +11,9 @@ impl Session {
     /// byte; an owner may set its timer lazily and ask again when it fires.
     pub fn deadline(&self, limits: &SessionLimits) -> Option<Time> {
         match self.phase {
-            Phase::Greeting { until } | Phase::Waiting { until } | Phase::Connecting { until } => {
-                Some(until)
-            }
+            Phase::Greeting { until, .. }
+            | Phase::Waiting { until }
+            | Phase::Connecting { until } => Some(until),
             Phase::GivingUp | Phase::Closing { .. } => None,
             Phase::Relaying => {
                 let [client, backend] = self.idle_deadlines(limits);

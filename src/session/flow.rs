@@ -137,11 +137,16 @@ impl FlowState {
         }
     }
 
-    /// Asks for the client's first bytes, which are for us.
+    /// Asks for the client's first bytes, or for more of them.
     pub(super) fn greet(&mut self, key: SessionKey, ops: &mut Ops) {
-        assert_eq!(self.held, 0, "pulled only when nothing is held (op rule 2)");
         ops.push(Op::Greet { session: key });
         self.pulling = true;
+    }
+
+    /// More of the client's first bytes have come.
+    pub(super) fn on_greeted(&mut self, bytes: NonZeroU32) {
+        self.end_pull();
+        self.held += bytes.get();
     }
 
     /// Throws away the first bytes of what is held: they were for us.

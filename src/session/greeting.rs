@@ -1,6 +1,6 @@
-//! The PROXY protocol's header, versions 1 and 2 (proxy-protocol.txt of HAProxy, sections 2.1 and 2.2):
-//! the first bytes of a client that speaks for others, and of a connection to a server that wants to
-//! know whose it is. PURE.
+//! A client's first bytes, where they are looked at before a server is chosen, and the PROXY protocol's
+//! header, versions 1 and 2 (proxy-protocol.txt of HAProxy, sections 2.1 and 2.2): the first bytes of a
+//! client that speaks for others, and of a connection to a server that wants to know whose it is. PURE.
 //!
 //! A load balancer in front of the relay says in it whose connection this is. What it says is believed
 //! only of those who are listed, which is the worker's affair; here it is only read. Whatever is not
@@ -9,9 +9,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::op::{Flow, Outcome, ProxyVersion, SessionKey, Side, Time};
+use crate::op::{Flow, Op, Outcome, ProxyVersion, SessionKey, Side, Slot, Time};
 
 use super::flow::Sink;
+use super::hello::{self, HELLO_BYTES_MAX, Hello};
 use super::{CloseReason, Ops, Phase, Session, Step};
 
 /// The longest header that is read: what fits into the smallest segment that every host takes (RFC
@@ -20,6 +21,9 @@ pub const HEADER_BYTES_MAX: usize = 536;
 
 /// How long a PROXY header may take: it comes with the first segment, or one retransmission later.
 pub const GREETING_MAX: Duration = Duration::from_secs(3);
+/// How long the first message of a TLS client may take before it goes where those go that name no host:
+/// what HAProxy's manual recommends for `tcp-request inspect-delay`.
+pub const HELLO_MAX: Duration = Duration::from_secs(5);
 /// The longest header of version 1, with its line end (section 2.1).
 const LINE_BYTES_MAX: usize = 107;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -194,100 +198,114 @@ fn binary_client(family: u8, block: &[u8]) -> Option<SocketAddr> {
     }
 }
 
-/// A header that comes in pieces. Memory is taken only for one that does.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Greeting {
-    kept: Option<Box<Kept>>,
+/// What a client's first bytes are looked at for, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expects {
+    /// A PROXY header, which is for us, and without which nobody is let in.
+    pub header: bool,
+    /// The first message of TLS, which goes on as it came.
+    pub hello: bool,
 }
 
-#[derive(Clone, Debug)]
-struct Kept {
-    bytes: [u8; HEADER_BYTES_MAX],
-    length: usize,
-}
-
-impl Greeting {
-    /// Takes the next bytes. How many of these belong to the header stands in [`Parsed::Header`]; with
-    /// [`Parsed::More`] all do.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Parsed {
-        let before = self.kept.as_ref().map_or(0, |kept| kept.length);
-        let fits = bytes.len().min(HEADER_BYTES_MAX - before);
-        let parsed = match &mut self.kept {
-            None => parse(bytes),
-            Some(kept) => {
-                kept.bytes[before..before + fits].copy_from_slice(&bytes[..fits]);
-                kept.length += fits;
-                parse(&kept.bytes[..kept.length])
-            }
-        };
-        match parsed {
-            Parsed::More if fits < bytes.len() => Parsed::Bad,
-            Parsed::More if self.kept.is_none() => {
-                let mut kept = Kept { bytes: [0; HEADER_BYTES_MAX], length: fits };
-                kept.bytes[..fits].copy_from_slice(bytes);
-                self.kept = Some(Box::new(kept));
-                Parsed::More
-            }
-            Parsed::Header { bytes: total, client } => {
-                Parsed::Header { bytes: total - before, client }
-            }
-            parsed => parsed,
-        }
-    }
+/// What a client's first bytes have said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Who is behind a client that speaks for another.
+    pub client: Option<SocketAddr>,
+    /// The host that a TLS client asks for.
+    pub name: Option<String>,
 }
 
 impl Session {
-    /// A session for a client that has just been adopted and speaks for another: it must begin with a
-    /// PROXY header, and is dialled for when that is there.
-    pub fn greet(key: SessionKey, now: Time, ops: &mut Ops) -> (Self, Step) {
-        let mut session = Self::new(key, Phase::Greeting { until: now + GREETING_MAX }, now);
+    /// A session for a client that has just been adopted and whose first bytes are looked at: it is
+    /// dialled for when they have said what they are to say.
+    pub fn greet(key: SessionKey, expects: Expects, now: Time, ops: &mut Ops) -> (Self, Step) {
+        let max = if expects.header { GREETING_MAX } else { HELLO_MAX };
+        let mut session = Self::new(key, Phase::Greeting { until: now + max, expects }, now);
         session.flows[Flow::ToBackend.index()].greet(key, ops);
         (session, Step::Continue)
     }
 
-    /// What [`Op::Greet`] came to; `bytes` is what the engine holds of it. The second part is who is
-    /// behind the client, once its header has said so.
+    /// What [`Op::Greet`] came to; `bytes` is all that the engine holds.
     pub fn on_greeting(
         &mut self,
         outcome: Outcome,
         bytes: &[u8],
+        now: Time,
         ops: &mut Ops,
-    ) -> (Step, Option<SocketAddr>) {
-        let key = self.key;
+    ) -> (Step, Said) {
+        let Phase::Greeting { mut expects, .. } = self.phase else {
+            unreachable!("a greeting is heard once")
+        };
+        let (key, mut said) = (self.key, Said::default());
         let flow = &mut self.flows[Flow::ToBackend.index()];
-        let held = match outcome {
-            Outcome::Moved(held) => held,
+        match outcome {
+            Outcome::Moved(more) => flow.on_greeted(more),
             Outcome::Failed(errno) => {
                 flow.end_pull();
-                self.begin_close(CloseReason::of_broken(Side::Client, errno), ops);
-                return (Step::Continue, None);
+                return (self.refuse(CloseReason::of_broken(Side::Client, errno), ops), said);
             }
+            // The end of its stream comes again, where it is passed on; or its time is up.
             _ => {
                 flow.end_pull();
-                self.begin_close(CloseReason::BadGreeting, ops);
-                return (Step::Continue, None);
-            }
-        };
-        flow.on_pulled(held, key, ops);
-        let seen = &bytes[..bytes.len().min(HEADER_BYTES_MAX)];
-        match self.greeting.take(seen) {
-            Parsed::More if seen.len() == held.get() as usize => {
-                flow.skip(held.get(), key, ops);
-                flow.greet(key, ops);
-                (Step::Continue, None)
-            }
-            Parsed::Header { bytes, client } => {
-                flow.skip(u32::try_from(bytes).unwrap_or(u32::MAX), key, ops);
-                self.greeting = Greeting::default();
-                self.phase = Phase::Waiting { until: self.opened };
-                self.flows[Flow::ToBackend.index()].proceed(key, Sink::Dialled, ops);
-                (Step::Dial { failed: None }, client)
-            }
-            Parsed::More | Parsed::Bad => {
-                self.begin_close(CloseReason::BadGreeting, ops);
-                (Step::Continue, None)
+                let step = match expects.header {
+                    true => self.refuse(CloseReason::BadGreeting, ops),
+                    false => self.begin_dialling(ops),
+                };
+                return (step, said);
             }
         }
+        let mut rest = bytes;
+        if expects.header {
+            match parse(&bytes[..bytes.len().min(HEADER_BYTES_MAX)]) {
+                Parsed::More if bytes.len() < HEADER_BYTES_MAX => {
+                    flow.greet(key, ops);
+                    return (Step::Continue, said);
+                }
+                Parsed::Header { bytes: length, client } => {
+                    flow.skip(u32::try_from(length).unwrap_or(u32::MAX), key, ops);
+                    said.client = client;
+                    rest = &bytes[length..];
+                    expects.header = false;
+                    self.phase = Phase::Greeting { until: now + HELLO_MAX, expects };
+                }
+                Parsed::More | Parsed::Bad => {
+                    return (self.refuse(CloseReason::BadGreeting, ops), said);
+                }
+            }
+        }
+        if expects.hello {
+            match hello::parse(rest) {
+                Hello::More if rest.len() < HELLO_BYTES_MAX => {
+                    flow.greet(key, ops);
+                    return (Step::Continue, said);
+                }
+                Hello::Name(name) => said.name = Some(name),
+                Hello::More | Hello::Nameless => {}
+            }
+        }
+        (self.begin_dialling(ops), said)
+    }
+
+    fn begin_dialling(&mut self, ops: &mut Ops) -> Step {
+        self.phase = Phase::Waiting { until: self.opened };
+        self.flows[Flow::ToBackend.index()].proceed(self.key, Sink::Dialled, ops);
+        Step::Dial { failed: None }
+    }
+
+    fn refuse(&mut self, reason: CloseReason, ops: &mut Ops) -> Step {
+        self.begin_close(reason, ops);
+        Step::Continue
+    }
+
+    /// The greeting takes too long. Without a header nobody is let in; without a first message of TLS the
+    /// client goes where those go that name no host, once nothing is being received for it.
+    pub(super) fn give_greeting_up(&mut self, expects: Expects, now: Time, ops: &mut Ops) {
+        if expects.header {
+            return self.begin_close(CloseReason::GreetingTimeout, ops);
+        }
+        self.phase = Phase::Greeting { until: now + HELLO_MAX, expects };
+        ops.push(Op::Cancel { session: self.key, slot: Slot::Pull(Flow::ToBackend) });
     }
 
     /// Whether the client's first bytes are still awaited, for [`Session::on_greeting`].
@@ -393,16 +411,8 @@ mod tests {
             let Parsed::Header { bytes: length, client } = expected else { unreachable!() };
             for cut in 0..length {
                 assert_eq!(parse(&bytes[..cut]), Parsed::More, "{cut} of {}", bytes.escape_ascii());
-                let mut greeting = Greeting::default();
-                assert_eq!(greeting.take(&bytes[..cut]), Parsed::More);
-                let rest = Parsed::Header { bytes: length - cut, client };
-                assert_eq!(greeting.take(&bytes[cut..]), rest, "cut at {cut}");
             }
-            let mut greeting = Greeting::default();
-            for byte in &bytes[..length - 1] {
-                assert_eq!(greeting.take(&[*byte]), Parsed::More);
-            }
-            assert_eq!(greeting.take(&bytes[length - 1..]), Parsed::Header { bytes: 1, client });
+            assert_eq!(parse(&bytes), Parsed::Header { bytes: length, client });
         }
     }
 

@@ -15,6 +15,7 @@ mod close;
 mod deadlines;
 mod flow;
 pub mod greeting;
+pub mod hello;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +27,7 @@ use nix::errno::Errno;
 
 pub use close::{CloseReason, Report};
 use flow::{FlowState, Sink, Stage};
-use greeting::Greeting;
+use greeting::Expects;
 
 use crate::op::{CloseHow, Flow, Op, Outcome, SessionKey, Side, Slot, Spare, Time};
 
@@ -84,9 +85,10 @@ pub struct Progress {
 /// Where a session stands. All before `Relaying` is the drawing's Dialing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The client's first bytes are for us, and must have come at `until`.
+    /// The client's first bytes are looked at, and must have come at `until`.
     Greeting {
         until: Time,
+        expects: Expects,
     },
     /// Between attempts; the next is due at `until`.
     Waiting {
@@ -132,7 +134,6 @@ pub struct Session {
     /// What each side's peer had acknowledged when its push was last found waiting too long; none
     /// since it moved.
     acknowledged: [Option<u32>; 2],
-    greeting: Greeting,
 }
 
 // Capacity planning rests on this (design target: 512 B of user memory for an idle session).
@@ -176,7 +177,6 @@ impl Session {
             linger_until: None,
             failed: None,
             acknowledged: [None; 2],
-            greeting: Greeting::default(),
         }
     }
 
@@ -284,7 +284,7 @@ impl Session {
             return Step::Continue;
         }
         match self.phase {
-            Phase::Greeting { .. } => self.begin_close(CloseReason::GreetingTimeout, ops),
+            Phase::Greeting { expects, .. } => self.give_greeting_up(expects, now, ops),
             Phase::Waiting { .. } => return Step::Dial { failed: self.failed },
             Phase::Connecting { .. } => {
                 // The attempt ends where every attempt does, when its cancellation comes back.

@@ -221,7 +221,7 @@ fn spares_a_worker(config: &Config, host: &Host) -> u64 {
 
 /// Whether sessions go there from where they were let in: doors connect by themselves.
 fn is_relayed(config: &Config, backend: usize) -> bool {
-    let goes = |it: &Listener| it.mode == Mode::Tcp && it.backend == backend;
+    let goes = |it: &Listener| it.mode == Mode::Tcp && it.leads_to(backend);
     config.listeners.iter().any(goes)
 }
 

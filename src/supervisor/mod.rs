@@ -7,6 +7,7 @@
 
 mod doors;
 mod error;
+mod generation;
 pub mod limits;
 mod plan;
 mod status;
@@ -29,7 +30,7 @@ use nix::unistd::Pid;
 pub use error::StartError;
 
 use crate::backend::board::{Admin, Board};
-use crate::config::{Config, EngineChoice, Listener, Log, Origin, Overrides, Pin};
+use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
 use crate::confinement::{self, Narrow, Sandbox};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Level, Logger, Names, Parent, RECORDS_MAX,
@@ -45,7 +46,8 @@ use crate::worker::plan::Plan;
 use crate::worker::{Command, Setup};
 
 use doors::Doors;
-use limits::{Budget, Host, spares_a_server};
+use generation::needs_generation;
+use limits::{Budget, Host};
 use plan::Registry;
 use thread::{EngineKind, Spawn, Thread};
 
@@ -368,10 +370,6 @@ impl Supervisor {
         if let Some(what) = needs_generation(&self.config, config) {
             return Ok(Applied::Needs(what));
         }
-        if spares_a_server(config) > spares_a_server(&self.config) {
-            // Their descriptors are the sessions' in the workers that are there.
-            return Ok(Applied::Needs("the connections made ahead ([backend.NAME] spare)"));
-        }
         let budget = self.budget.again(config, &self.host)?;
         let (listeners, worked) = (self.doors(), self.worked);
         let plan = self.registry.plan(config, addresses, &self.host, &listeners, worked)?;
@@ -531,52 +529,6 @@ fn pages(inherited: Vec<Shared>) -> Result<Vec<TcpListener>, StartError> {
         }
     }
     Ok(pages)
-}
-
-/// What differs between two configurations that only another generation can change.
-fn needs_generation(old: &Config, new: &Config) -> Option<&'static str> {
-    let binds = |config: &Config| -> Vec<_> {
-        let of = |listener: &Listener| (listener.bind.clone(), listener.mode, listener.backlog);
-        config.listeners.iter().map(of).collect()
-    };
-    let (was, is) = (&old.global, &new.global);
-    [
-        (
-            binds(old) != binds(new),
-            "the listeners' addresses, modes and backlogs ([[listener]] bind, mode)",
-        ),
-        (was.workers != is.workers, "the number of workers ([global] workers)"),
-        (was.door_threads != is.door_threads, "the doors' threads ([global] door_threads)"),
-        (was.engine != is.engine, "the engine ([global] engine)"),
-        (was.splice != is.splice, "the splice mode ([global] splice)"),
-        (was.pin != is.pin, "the pinning of workers ([global] pin)"),
-        (was.latency_budget != is.latency_budget, "the latency budget ([global] latency_budget)"),
-        (was.pipe_bytes != is.pipe_bytes, "the size of pipes ([global] pipe_size)"),
-        (was.pipes != is.pipes, "the number of pipes ([global] pipes)"),
-        (
-            (&was.user, &was.group, was.sandbox) != (&is.user, &is.group, is.sandbox),
-            "whom the relay process runs as, or its confinement ([global] user, group, sandbox)",
-        ),
-        (
-            !confinement::covers(old, new),
-            "the ports and folders that the sandbox lets the relay process reach",
-        ),
-        (old.stats != new.stats, "the statistics ([stats] bind, admins)"),
-        (old.control != new.control, "the control socket ([control] socket, level)"),
-        (old.log.format != new.log.format, "the log's format ([log] format)"),
-        (
-            log_targets(old) != log_targets(new),
-            "where the log goes ([log] file, syslog and its keys)",
-        ),
-    ]
-    .into_iter()
-    .find_map(|(differs, what)| differs.then_some(what))
-}
-
-/// What of the log's settings opens something.
-fn log_targets(config: &Config) -> Log {
-    let Log { file, syslog, syslog_form, facility, tag, .. } = config.log.clone();
-    Log { file, syslog, syslog_form, facility, tag, ..Log::default() }
 }
 
 /// The engine to run, and why that one.

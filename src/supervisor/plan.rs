@@ -10,7 +10,7 @@ use hyper::header::HeaderValue;
 
 use crate::backend::Member;
 use crate::backend::board::{Board, Room};
-use crate::config::{self, Config, Listener, Networks, PerSource, Server};
+use crate::config::{self, Config, Listener, NamePattern, NameRoute, Networks, PerSource, Server};
 use crate::control::Addresses;
 use crate::door;
 use crate::door::trust::{self, Trust};
@@ -21,7 +21,7 @@ use crate::metrics::Traffic;
 use crate::op::ListenerId;
 use crate::session::SessionLimits;
 use crate::sys::socket;
-use crate::worker::plan::{Backend, Plan, Route, Source, SpareLimits};
+use crate::worker::plan::{Backend, Hosts, NamedWay, Names, Plan, Route, Source, SpareLimits};
 use crate::worker::queue::Queue;
 
 use super::StartError;
@@ -87,16 +87,10 @@ impl Registry {
         }
         let mut listeners = Vec::new();
         for (number, listener) in config.listeners.iter().enumerate() {
-            let backend = &config.backends[listener.backend];
             listeners.push(Route {
                 backend: listener.backend,
-                limits: SessionLimits {
-                    connect: backend.timeouts.connect,
-                    client_idle: listener.client_idle,
-                    server_idle: backend.timeouts.server_idle,
-                    half_closed: backend.timeouts.half_closed,
-                    attempts_max: backend.retries.saturating_add(1),
-                },
+                limits: limits(listener, &config.backends[listener.backend]),
+                names: names(listener, config),
                 // These are one for all addresses of a listener.
                 quota: self.quota(number, listener.maxconn.unwrap_or(u32::MAX)),
                 traffic: Arc::clone(self.traffic.entry(listener.name.clone()).or_default()),
@@ -247,6 +241,30 @@ impl Registry {
         }
         Arc::clone(&self.quotas[listener])
     }
+}
+
+/// How long sessions through a listener may wait that go to this backend.
+fn limits(listener: &Listener, backend: &config::Backend) -> SessionLimits {
+    SessionLimits {
+        connect: backend.timeouts.connect,
+        client_idle: listener.client_idle,
+        server_idle: backend.timeouts.server_idle,
+        half_closed: backend.timeouts.half_closed,
+        attempts_max: backend.retries.saturating_add(1),
+    }
+}
+
+fn names(listener: &Listener, config: &Config) -> Names {
+    let way = |NameRoute { sni, backend }: &NameRoute| NamedWay {
+        hosts: match sni.clone() {
+            NamePattern::Host(host) => Hosts::One(host),
+            NamePattern::Under(domain) => Hosts::Under(domain),
+        },
+        backend: *backend,
+        limits: limits(listener, &config.backends[*backend]),
+    };
+    let are_read = listener.sni || !listener.routes.is_empty();
+    Names { are_read, ways: listener.routes.iter().map(way).collect() }
 }
 
 /// The addresses that connections come from, each of which can be bound now.

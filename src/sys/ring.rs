@@ -251,17 +251,6 @@ impl Ring {
         self.push(entry.build(), word);
     }
 
-    /// Bytes `from..to` of a picked buffer. The kernel has written them and will not again before the
-    /// buffer is given back.
-    ///
-    /// # Panics
-    /// If the bytes are not all in the buffer.
-    pub fn bytes(&self, buffer: u16, from: u32, to: u32) -> &[u8] {
-        assert!(to as usize <= BUFFER_BYTES);
-        let start = usize::from(buffer) * BUFFER_BYTES;
-        &self.buffers[start + from as usize..start + to as usize]
-    }
-
     /// Bytes `from..to` of a picked buffer to a socket, or EAGAIN when it takes none. The kernel
     /// must not wait by itself (`MSG_DONTWAIT`): its poll always asks for POLLRDHUP too
     /// (`IO_POLL_UNMASK`), so that a peer which has half-closed and reads slowly looks ready for

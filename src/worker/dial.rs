@@ -14,7 +14,7 @@ use crate::op::{Op, Outcome, SessionKey, Slot};
 use crate::session::greeting;
 
 use super::Worker;
-use super::plan::{Plan, Source};
+use super::plan::{Plan, Source, Target};
 
 /// Source ports of ours that are tried for one attempt before the kernel is left to choose.
 const PORTS_TRIED_MAX: u8 = 8;
@@ -221,8 +221,8 @@ impl<E: Engine> Worker<E> {
     pub(super) fn choose(&mut self, key: SessionKey) -> (Option<Choice>, Option<ServerId>) {
         let lot = self.dialer.dice.roll();
         let Some(relay) = self.sessions.of(key) else { return (None, None) };
-        let route = &self.plan.routes[usize::from(relay.listener.0)];
-        let backend = &self.plan.backends[route.backend];
+        let Target { backend: place, .. } = self.plan.target(relay.listener, relay.way);
+        let backend = &self.plan.backends[place];
         // A session that has paused for it may go there again.
         let avoid = relay.failed.filter(|_| !relay.paused);
         let call = Call {
@@ -232,10 +232,8 @@ impl<E: Engine> Worker<E> {
             now: self.now.as_micros(),
         };
         let choice = match relay.failed {
-            Some(server) if !backend.redispatch => {
-                self.backends.choose_again(route.backend, server, &call)
-            }
-            _ => self.backends.choose(route.backend, avoid, &call),
+            Some(server) if !backend.redispatch => self.backends.choose_again(place, server, &call),
+            _ => self.backends.choose(place, avoid, &call),
         };
         (choice, avoid)
     }
@@ -249,7 +247,7 @@ impl<E: Engine> Worker<E> {
     ) {
         let random = self.dialer.dice.roll();
         let Some(relay) = self.sessions.of(key) else { return };
-        let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
+        let Target { backend, .. } = self.plan.target(relay.listener, relay.way);
         let may_wait = !self.plan.backends[backend].queue.patience.is_zero();
         match choice {
             None if may_wait && self.backends.takes_sessions(backend) => self.enqueue(key),
@@ -290,25 +288,25 @@ impl<E: Engine> Worker<E> {
             self.begin_connect(key, choice.address);
         }
         let Some(relay) = self.sessions.of(key) else { return };
-        let route = &self.plan.routes[usize::from(relay.listener.0)];
+        let Target { limits, .. } = self.plan.target(relay.listener, relay.way);
         self.counters.connect_attempts.add(1);
         if relay.session.attempts() > 1 {
             self.counters.retries.add(1);
             self.backends.board(choice.server).retried();
         }
-        if let Some(deadline) = relay.session.deadline(&route.limits) {
+        if let Some(deadline) = relay.session.deadline(limits) {
             self.timers.bring_forward(key.index(), deadline);
         }
     }
 
     fn begin_connect(&mut self, key: SessionKey, address: SocketAddr) {
         let Some(relay) = self.sessions.of(key) else { return };
-        let route = &self.plan.routes[usize::from(relay.listener.0)];
-        let source = &self.plan.backends[route.backend].source;
+        let Target { backend, limits } = self.plan.target(relay.listener, relay.way);
+        let source = &self.plan.backends[backend].source;
         relay.address = address;
         relay.lease = self.dialer.lease(address, source, None, true);
         let source = relay.lease.map(Lease::source);
-        relay.session.dial(address, source, self.now, &route.limits, &mut self.ops);
+        relay.session.dial(address, source, self.now, limits, &mut self.ops);
     }
 
     pub(super) fn on_connect_ended(&mut self, key: SessionKey, outcome: Outcome) {
@@ -335,8 +333,8 @@ impl<E: Engine> Worker<E> {
         let Some(lease) = relay.lease.take() else { return false };
         self.counters.port_conflicts.add(1);
         self.dialer.release_taken(lease);
-        let route = &self.plan.routes[usize::from(relay.listener.0)];
-        let source = &self.plan.backends[route.backend].source;
+        let Target { backend, .. } = self.plan.target(relay.listener, relay.way);
+        let source = &self.plan.backends[backend].source;
         if let Lease::Address(_) = lease {
             relay.addresses_tried += 1;
             if usize::from(relay.addresses_tried) >= source.addresses_for(relay.address).count() {

@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::op::{SessionKey, Time};
 use crate::session::{CloseReason, Step};
 
+use super::plan::Target;
 use super::{Relay, Worker};
 
 /// How often those who are to leave gently are looked at.
@@ -124,12 +125,12 @@ impl<E: Engine> Worker<E> {
         for key in self.sessions.keys() {
             let (backends, plan) = (&self.backends, &self.plan);
             let Some(relay) = self.sessions.of(key) else { continue };
-            let route = &plan.routes[usize::from(relay.listener.0)];
+            let Target { backend, .. } = plan.target(relay.listener, relay.way);
             let Some(server) = relay.server else { continue };
             let addresses = backends.addresses(server);
             // Without an address nothing is known of where it is.
             let moved = !addresses.is_empty() && !addresses.contains(&relay.address);
-            if plan.backends[route.backend].drain_moved && moved {
+            if plan.backends[backend].drain_moved && moved {
                 marked += u32::from(!std::mem::replace(&mut relay.leaving, true));
             }
         }

@@ -9,6 +9,7 @@ use crate::metrics::{SessionPlace, SessionView};
 use crate::session::{CloseReason, Step};
 
 use super::Worker;
+use super::plan::Target;
 
 /// A question for the sessions of a worker.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ impl<E: Engine> Worker<E> {
                 break;
             }
             let Some(relay) = self.sessions.of(key) else { continue };
-            let limits = &self.plan.routes[usize::from(relay.listener.0)].limits;
+            let Target { limits, .. } = self.plan.target(relay.listener, relay.way);
             room.push(SessionView {
                 place: SessionPlace { index: key.index(), generation: key.generation() },
                 listener: relay.listener,

@@ -41,10 +41,10 @@ use crate::session::{CloseReason, Report, Session, SessionLimits, Step};
 use admission::Admission;
 use dial::Dialer;
 use ending::Phase;
-use greeting::AtLimit;
+use greeting::{AtLimit, expected};
 use leaving::Leaving;
 use listing::Listing;
-use plan::Plan;
+use plan::{Plan, Target};
 use queue::Queues;
 use ramp::Ramp;
 use relay::Relay;
@@ -358,7 +358,7 @@ impl<E: Engine> Worker<E> {
         event: impl FnOnce(&mut Relay, &mut E, Time, &SessionLimits, &mut Vec<Op>) -> Step,
     ) {
         let Some(relay) = self.sessions.of(key) else { return };
-        let limits = &self.plan.routes[usize::from(relay.listener.0)].limits;
+        let Target { limits, .. } = self.plan.target(relay.listener, relay.way);
         let step = event(relay, &mut self.engine, self.now, limits, &mut self.ops);
         match step {
             Step::Continue => {
@@ -442,8 +442,8 @@ impl<E: Engine> Worker<E> {
         let Arrival { listener, socket, client, ticket } = arrival;
         let key = self.sessions.vacancy().expect("admission counts the places of the table");
         self.engine.adopt(socket, key);
-        let (session, step) = match self.rules(listener).proxies {
-            Some(_) => Session::greet(key, self.now, &mut self.ops),
+        let (session, step) = match expected(&self.plan.routes[usize::from(listener.0)]) {
+            Some(expects) => Session::greet(key, expects, self.now, &mut self.ops),
             None => Session::open(key, self.now, &mut self.ops),
         };
         let relay = Relay::new(session, listener, client, ticket, self.now);
@@ -484,7 +484,7 @@ impl<E: Engine> Worker<E> {
             client: relay.client,
             server,
             queued,
-            request: relay.request,
+            asked: relay.asked,
             links: relay.links,
             report: *report,
         });
@@ -566,7 +566,7 @@ impl<E: Engine> Worker<E> {
             self.plan.backends.iter().map(|backend| backend.members.clone()).collect();
         self.discard_spares();
         // Sessions may be greeting still when no listener asks for it any more.
-        self.greets |= self.plan.routes.iter().any(|route| route.rules.proxies.is_some());
+        self.greets |= self.plan.routes.iter().any(|route| expected(route).is_some());
         for listener in self.listeners() {
             let ramp = self.ramp(listener);
             self.admission.set_ramp(listener, ramp);

@@ -10,6 +10,7 @@ use crate::backend::choose::Algorithm;
 use crate::gate::Quota;
 use crate::gate::rules::Rules;
 use crate::metrics::Traffic;
+use crate::op::ListenerId;
 use crate::session::SessionLimits;
 
 use super::queue::Queue;
@@ -24,6 +25,13 @@ pub struct Plan {
     pub backends: Vec<Backend>,
 }
 
+impl Plan {
+    /// Where a session goes that came through `listener` and goes this way.
+    pub fn target(&self, listener: ListenerId, way: Way) -> Target<'_> {
+        self.routes[usize::from(listener.0)].target(way)
+    }
+}
+
 /// What becomes of a connection that comes through one listener.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -36,6 +44,71 @@ pub struct Route {
     pub traffic: Arc<Traffic>,
     /// Who may come in; one for all addresses of a listener.
     pub rules: Arc<Rules>,
+    /// Where TLS clients go by the name that they ask for.
+    pub names: Names,
+}
+
+impl Route {
+    /// What becomes of sessions that go this way.
+    pub fn target(&self, way: Way) -> Target<'_> {
+        match way.0.checked_sub(1).and_then(|named| self.names.ways.get(usize::from(named))) {
+            Some(named) => Target { backend: named.backend, limits: &named.limits },
+            None => Target { backend: self.backend, limits: &self.limits },
+        }
+    }
+}
+
+/// Which of a listener's ways a session goes: the one of its backend, or one of [`Names`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Way(u16);
+
+/// Where sessions go.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Index into [`Plan::backends`].
+    pub backend: usize,
+    pub limits: &'a SessionLimits,
+}
+
+/// The names that TLS clients ask for (SNI).
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// They are read, also where all go one way.
+    pub are_read: bool,
+    /// The first that fits is it. While a worker lives they stay in order, as sessions remember theirs by
+    /// its place.
+    pub ways: Vec<NamedWay>,
+}
+
+/// Where those go who ask for a name.
+#[derive(Clone, Debug)]
+pub struct NamedWay {
+    pub hosts: Hosts,
+    /// As in [`Route`].
+    pub backend: usize,
+    pub limits: SessionLimits,
+}
+
+/// Hosts, in small letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    One(String),
+    /// All below a domain: `example.com` for `*.example.com`.
+    Under(String),
+}
+
+impl Names {
+    /// The way of those who ask for `name`, which is in small letters.
+    pub fn way(&self, name: &str) -> Way {
+        let is_it = |way: &NamedWay| match &way.hosts {
+            Hosts::One(host) => host == name,
+            Hosts::Under(domain) => {
+                name.strip_suffix(domain.as_str()).is_some_and(|host| host.ends_with('.'))
+            }
+        };
+        let place = self.ways.iter().position(is_it).map(|place| place + 1);
+        Way(place.and_then(|place| u16::try_from(place).ok()).unwrap_or_default())
+    }
 }
 
 /// Servers among which sessions are shared out.

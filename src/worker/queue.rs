@@ -131,7 +131,7 @@ impl<E: Engine> Worker<E> {
             self.end_wait(key, CloseReason::QueueTimeout);
             return true;
         }
-        let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
+        let backend = self.plan.target(relay.listener, relay.way).backend;
         if relay.wait.is_over() && self.queues.is_empty(backend) {
             return false;
         }
@@ -142,7 +142,7 @@ impl<E: Engine> Worker<E> {
     /// Has a session wait for a place, unless it waits already.
     pub(super) fn enqueue(&mut self, key: SessionKey) {
         let Some(relay) = self.sessions.of(key) else { return };
-        let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
+        let backend = self.plan.target(relay.listener, relay.way).backend;
         let queue = &self.plan.backends[backend].queue;
         if relay.wait.is_over() {
             let Some(behind) = queue.enter() else {
@@ -190,7 +190,7 @@ impl<E: Engine> Worker<E> {
     fn serve_waiting(&mut self, key: SessionKey) -> bool {
         let (choice, avoid) = self.choose(key);
         let Some(relay) = self.sessions.of(key) else { return true };
-        let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
+        let backend = self.plan.target(relay.listener, relay.way).backend;
         if choice.is_none() && self.backends.takes_sessions(backend) {
             return false;
         }
@@ -204,7 +204,7 @@ impl<E: Engine> Worker<E> {
         let before = std::mem::take(&mut self.queues.waiting);
         for key in before.into_iter().flatten() {
             let Some(relay) = self.sessions.of(key) else { continue };
-            let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
+            let backend = self.plan.target(relay.listener, relay.way).backend;
             self.queues.push(backend, key);
         }
     }

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use crate::backend::ServerId;
 use crate::gate::sources::Ticket;
-use crate::metrics::{Links, RequestLine};
+use crate::metrics::{Asked, Links};
 use crate::op::{ListenerId, Time};
 use crate::session::Session;
 
 use super::dial::Lease;
+use super::plan::Way;
 use super::queue::Wait;
 
 /// A session and what the worker knows about it beyond the session itself.
@@ -17,6 +18,8 @@ pub(super) struct Relay {
     pub(super) session: Session,
     pub(super) listener: ListenerId,
     pub(super) client: SocketAddr,
+    /// Which of its listener's ways it goes.
+    pub(super) way: Way,
     /// Where its place is taken: while connecting and while relaying.
     pub(super) server: Option<ServerId>,
     /// Where the attempt under way goes.
@@ -30,8 +33,8 @@ pub(super) struct Relay {
     pub(super) ticket: Option<Ticket>,
     /// For a place at a server.
     pub(super) wait: Wait,
-    /// What it asked a door for.
-    pub(super) request: Option<Box<RequestLine>>,
+    /// What it asked a door or its server for.
+    pub(super) asked: Option<Box<Asked>>,
     /// How its connections fared, once it has begun to fail.
     pub(super) links: Option<Box<Links>>,
     /// It is to leave its server when it is at rest.
@@ -60,6 +63,7 @@ impl Relay {
             session,
             listener,
             client,
+            way: Way::default(),
             server: None,
             address: client,
             failed: None,
@@ -67,7 +71,7 @@ impl Relay {
             lease: None,
             ticket,
             wait: Wait::default(),
-            request: None,
+            asked: None,
             links: None,
             leaving: false,
             dialled: now,

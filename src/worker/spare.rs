@@ -19,7 +19,7 @@ use crate::op::{SessionKey, Spare, SpareState, Time};
 use super::Worker;
 use super::dial::Lease;
 use super::ending::Phase;
-use super::plan::SpareLimits;
+use super::plan::{SpareLimits, Target};
 
 /// How often they are looked at: within this time one that its server has ended is ended here too.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -134,7 +134,7 @@ impl<E: Engine> Worker<E> {
     /// sees to those who come after it.
     pub(super) fn attach(&mut self, key: SessionKey, choice: Choice) -> bool {
         let Some(relay) = self.sessions.of(key) else { return false };
-        let backend = self.plan.routes[usize::from(relay.listener.0)].backend;
+        let Target { backend, .. } = self.plan.target(relay.listener, relay.way);
         let Some(limits) = self.plan.backends[backend].spare else { return false };
         let Choice { server, address } = choice;
         let now = self.now;
@@ -156,7 +156,7 @@ impl<E: Engine> Worker<E> {
         };
         self.counters.spares_used.add(1);
         let Some(relay) = self.sessions.of(key) else { return false };
-        let limits = &self.plan.routes[usize::from(relay.listener.0)].limits;
+        let Target { limits, .. } = self.plan.target(relay.listener, relay.way);
         (relay.address, relay.lease, relay.is_spare) = (address, lease, true);
         relay.session.attach(spare, now, limits, &mut self.ops);
         true

@@ -13,7 +13,7 @@ use crate::backend::choose::Algorithm;
 use crate::engine::EngineStats;
 use crate::gate::rules::Rules;
 use crate::op::{Flow, Outcome, Side};
-use crate::worker::plan::{Backend, Route, Source};
+use crate::worker::plan::{Backend, Names, Route, Source};
 use crate::worker::queue::Queue;
 
 const FIRST: ListenerId = ListenerId(0);
@@ -118,6 +118,7 @@ impl Bench {
             quota: Arc::new(Quota::new(limit)),
             traffic: Arc::default(),
             rules: Arc::default(),
+            names: Names::default(),
         });
         let members = (1..).zip(servers).map(|(last, name)| member(name, last)).collect();
         let backend = Backend {

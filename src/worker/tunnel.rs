@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::gate::sources::Ticket;
-use crate::metrics::{Queued, RequestLine, SessionRecord};
+use crate::metrics::{Asked, Queued, SessionRecord};
 use crate::op::{ListenerId, Time};
 use crate::session::{CloseReason, Report, Session, Step};
 
@@ -27,14 +27,13 @@ pub struct Tunnel {
     pub opened: Time,
     /// Attempts to connect its server.
     pub attempts: u16,
-    pub request: Box<RequestLine>,
+    pub asked: Box<Asked>,
 }
 
 impl<E: Engine> Worker<E> {
     /// Goes on with what a door has begun, if there is a place for it and nothing is ending.
     pub(super) fn take_over(&mut self, tunnel: Tunnel) {
-        let Tunnel { number, listener, client, address, ticket, opened, attempts, request } =
-            tunnel;
+        let Tunnel { number, listener, client, address, ticket, opened, attempts, asked } = tunnel;
         let key = match self.phase {
             Phase::Stopping { .. } => None,
             _ => self.sessions.vacancy(),
@@ -43,12 +42,12 @@ impl<E: Engine> Worker<E> {
             self.engine.refuse_pair(number);
             self.admission.give_back(listener);
             self.rules(listener).discount(ticket);
-            return self.lose(listener, client, request, attempts, self.now.since(opened));
+            return self.lose(listener, client, asked, attempts, self.now.since(opened));
         };
         self.admission.enter_held();
         let session = Session::joined(key, opened, attempts, self.now, &mut self.ops);
         let relay = Relay::new(session, listener, client, ticket, self.now);
-        let relay = Relay { address, request: Some(request), ..relay };
+        let relay = Relay { address, asked: Some(asked), ..relay };
         self.settle(key, relay);
         self.with(key, |_, _, _, _| Step::Continue);
     }
@@ -58,7 +57,7 @@ impl<E: Engine> Worker<E> {
         &mut self,
         listener: ListenerId,
         client: SocketAddr,
-        request: Box<RequestLine>,
+        asked: Box<Asked>,
         attempts: u16,
         total_time: Duration,
     ) {
@@ -66,7 +65,7 @@ impl<E: Engine> Worker<E> {
         let route = &self.plan.routes[usize::from(listener.0)];
         route.traffic.opened(route.quota.taken());
         self.counters.sessions_total.add(1);
-        let (server, queued, links, request) = (None, Queued::default(), None, Some(request));
-        self.tell_ended(SessionRecord { listener, client, server, queued, request, links, report });
+        let (server, queued, links, asked) = (None, Queued::default(), None, Some(asked));
+        self.tell_ended(SessionRecord { listener, client, server, queued, asked, links, report });
     }
 }

@@ -50,6 +50,11 @@ fn any_greeting_is_a_header_or_none_however_it_is_cut() {
 }
 
 #[test]
+fn any_first_message_of_tls_names_a_host_or_none_however_it_is_cut() {
+    fuzz("hellos");
+}
+
+#[test]
 fn any_head_of_a_request_goes_on_as_one_that_cannot_be_misread_or_is_refused() {
     fuzz("heads");
 }

@@ -9,6 +9,7 @@ use fanin::door::destinations::{Destinations, Hosts};
 use fanin::door::head::onward;
 use fanin::door::request::{self, Host};
 use fanin::session::greeting::{HEADER_BYTES_MAX, Parsed, parse};
+use fanin::session::hello::{self, Hello};
 use fanin::sys::process;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Version};
@@ -31,6 +32,7 @@ pub(crate) const PARSERS: &[Parser] = &[
     Parser { name: "config", bytes_max: 4096, check: config },
     Parser { name: "haproxy", bytes_max: 4096, check: haproxy },
     Parser { name: "greetings", bytes_max: 600, check: greetings },
+    Parser { name: "hellos", bytes_max: 600, check: hellos },
     Parser { name: "heads", bytes_max: 1024, check: heads },
     Parser { name: "requests", bytes_max: 1024, check: requests },
     Parser { name: "values", bytes_max: 64, check: values },
@@ -89,6 +91,19 @@ fn greetings(input: &[u8]) {
         before = part;
     }
     assert_eq!(before, whole);
+}
+
+/// The first message of a TLS client: the same, and its name is one.
+fn hellos(input: &[u8]) {
+    let whole = hello::parse(input);
+    if let Hello::Name(name) = &whole {
+        let fits = |c: char| c.is_ascii_digit() || c.is_ascii_lowercase() || "-_.".contains(c);
+        assert!((1..=253).contains(&name.len()) && name.chars().all(fits), "{name:?}");
+    }
+    for cut in 0..=input.len() {
+        let part = hello::parse(&input[..cut]);
+        assert!(part == Hello::More || part == whole, "{part:?} at {cut}, then {whole:?}");
+    }
 }
 
 /// Single values of it, as on the command line.

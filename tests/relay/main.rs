@@ -44,4 +44,5 @@ mod squid;
 mod statistics;
 mod support;
 mod surroundings;
+mod tls_names;
 mod web_proxy;

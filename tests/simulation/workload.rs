@@ -12,7 +12,7 @@ use fanin::backend::board::{Board, Room};
 use fanin::backend::choose::Algorithm;
 use fanin::gate::Quota;
 use fanin::session::SessionLimits;
-use fanin::worker::plan::{Backend, Plan, Route, Source};
+use fanin::worker::plan::{Backend, Names, Plan, Route, Source};
 use fanin::worker::queue::Queue;
 
 use crate::faults::{Fault, Faults, Random};
@@ -177,6 +177,7 @@ fn plan(random: &mut Random, quotas: &[Arc<Quota>], boards: &[Arc<Board>], backe
             quota: Arc::clone(quota),
             traffic: Arc::default(),
             rules: Arc::default(),
+            names: Names::default(),
         })
         .collect();
     let mut first_board = 0;

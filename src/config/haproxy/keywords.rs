@@ -65,8 +65,8 @@ const NO_STICKING: &str = "remove the line: sessions are not tied to servers; to
                            sessions together use \"balance source\"";
 const NO_TABLES: &str = "remove the line and what refers to it; limits for each source are \
                          [[listener]] per_source in fanin's own file";
-const NO_SWITCHING: &str = "remove the line: a listener has one backend; give each backend a \
-                            listener, that is a port, of its own";
+const NO_SWITCHING: &str = "remove the line: `balance` alone says which server a session goes to; give servers \
+                            for some sessions alone a backend of their own";
 const NO_CODE: &str = "remove the line: fanin runs no code but its own";
 const SECTION_3_1: &str = "the unit file of systemd says where and as whom fanin runs";
 
@@ -188,12 +188,8 @@ pub(super) const KEYWORDS: &[Keyword] = &[
         SIDES,
         Refuse("write it as `tcp-request connection`, which sees the same addresses"),
     ),
-    keyword(
-        "tcp-request content",
-        SIDES,
-        Refuse("write it as `tcp-request connection` if it tests `src`; bytes are not looked at"),
-    ),
-    keyword("tcp-request inspect-delay", PROXY, Refuse("remove the line: bytes are not looked at")),
+    keyword("tcp-request content", SIDES, Take(Reader::tcp_content)),
+    keyword("tcp-request inspect-delay", PROXY, Take(Reader::inspect_delay)),
     keyword("tcp-response", SIDES, Refuse("remove the line: bytes are not looked at")),
     keyword("enabled", PROXY, Ignore("that is what it is")),
     keyword("disabled", PROXY, Refuse("remove the section, or this line")),
@@ -305,7 +301,7 @@ pub(super) const KEYWORDS: &[Keyword] = &[
     keyword("option spop-check", DEFAULTS | BACK, Refuse("use \"option tcp-check\"")),
     keyword("http-check", DEFAULTS | BACK, Take(Reader::http_check)),
     keyword("tcp-check", DEFAULTS | BACK, Take(Reader::tcp_check)),
-    keyword("use_backend", FRONT, Refuse(NO_SWITCHING)),
+    keyword("use_backend", FRONT, Take(Reader::use_backend)),
     keyword("use-server", BACK, Refuse(NO_SWITCHING)),
     keyword("force-persist", SIDES, Refuse(NO_STICKING)),
     keyword("ignore-persist", SIDES, Refuse(NO_STICKING)),

@@ -9,7 +9,8 @@ use crate::config::value;
 use crate::config::{self, check};
 use crate::config::{
     Backend, Check, Config, Control, ControlLevel, Global, IDLE_DEFAULT, Listener, Log, LogFormat,
-    Network, Networks, Overrides, Prefer, Server, ServerAddress, SessionLines, Stats, Timeouts,
+    NameRoute, Network, Networks, Overrides, Prefer, Server, ServerAddress, SessionLines, Stats,
+    Timeouts,
 };
 use crate::op::SpliceMode;
 
@@ -17,6 +18,7 @@ use super::report::{NoteKind, Report};
 use super::resolvers;
 use super::sections::{Kind, Mode, Proxy, Sections, Set, Settings, Wait};
 use super::server::ServerLine;
+use super::switching::Switch;
 use super::unison;
 
 /// How long the agents written in Go keep an idle connection.
@@ -420,6 +422,15 @@ impl Mapping {
         }
         listener.client_idle = self.client_idle(proxy, all, backend);
         self.rules(proxy, &mut listener);
+        for Switch { backend, names } in &proxy.switches {
+            let index = self.backend_named(backend, "[[listener]] routes to")?;
+            for sni in names {
+                // Of two for one name the first is it.
+                if !listener.routes.iter().any(|route| route.sni == *sni) {
+                    listener.routes.push(NameRoute { sni: sni.clone(), backend: index });
+                }
+            }
+        }
         if let Some(set) = &proxy.accept_proxy {
             self.mapped(set, "[[listener]] proxy_from");
             let text = "whoever can connect may claim any address: list your load balancers in \
@@ -491,10 +502,13 @@ impl Mapping {
             );
             return None;
         };
+        self.backend_named(set, "[[listener]] backend =")
+    }
+
+    fn backend_named(&mut self, set: &Set<String>, to: &str) -> Option<usize> {
         let found = self.by_name.get(&set.value).copied();
         if found.is_some() {
-            let (set, name) = (set.clone(), format!("[[listener]] backend = \"{}\"", set.value));
-            self.mapped(&set, name);
+            self.mapped(set, format!("{to} \"{}\"", set.value));
             return found;
         }
         let names: Vec<&str> = self.backends.iter().map(|backend| backend.name.as_str()).collect();

@@ -1,8 +1,8 @@
 //! The configuration that an operator had with HAProxy, as ours.
 //!
 //! The text is cut into words (`lexer`), read section by section (`sections`, by the table of
-//! `keywords`; `global`, `proxy`, `bind`, `server`, `resolvers` and `rules` know the single lines), and only then turned into a
-//! [`Config`] (`mapping`). Nothing is dropped in silence: what has no counterpart is refused with
+//! `keywords`; `global`, `proxy`, `bind`, `server`, `resolvers`, `rules` and `switching` know the single lines), and only then turned into
+//! a [`Config`] (`mapping`). Nothing is dropped in silence: what has no counterpart is refused with
 //! its place and the remedy, or, where that is harmless, named in the [`Report`] with the reason.
 //!
 //! The rules are those of HAProxy's configuration manual, whose sections the comments name.
@@ -19,6 +19,7 @@ mod rules;
 mod sections;
 mod server;
 mod source;
+mod switching;
 #[cfg(test)]
 mod tests;
 mod unison;

@@ -10,6 +10,7 @@ use crate::config::networks::{Network, Networks};
 
 use super::lexer::{Line, Word};
 use super::sections::Reader;
+use super::switching::is_hello_test;
 
 /// Lists of addresses by the name of their `acl`.
 pub(super) type Acls = BTreeMap<String, Networks>;
@@ -37,6 +38,9 @@ impl Reader {
                 "what follows?",
                 help,
             );
+        }
+        if is_hello_test(line.word(2)) {
+            return self.hello_acl(line);
         }
         let Some(networks) = self.source_test(line.rest(2)) else { return };
         if let Some(proxy) = self.proxy() {
@@ -170,7 +174,8 @@ impl Reader {
         };
         if test.text != "src" {
             let title = format!("the test `{}` has no counterpart", test.text.escape_debug());
-            let help = "only `src` can be tested: the address that a connection comes from";
+            let help = "only `src` can be tested, the address that a connection comes from; and in \
+                        `use_backend` the name that a TLS client asks for, `req.ssl_sni`";
             self.refuse(Fault::new(title).at(test.span.clone(), "cannot be taken over").help(help));
             return None;
         }

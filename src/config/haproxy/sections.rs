@@ -15,6 +15,7 @@ use super::report::{NoteKind, Report};
 use super::resolvers::Resolvers;
 use super::rules::{Acls, Verdict};
 use super::server::{ServerLine, ServerOptions};
+use super::switching::{HelloTest, Switch};
 
 /// Faults gathered before giving up on a text: it is something else.
 const FAULTS_MAX: usize = 100;
@@ -132,6 +133,9 @@ pub(super) struct Proxy {
     pub(super) servers: Vec<ServerLine>,
     pub(super) acls: Acls,
     pub(super) verdicts: Vec<Set<Verdict>>,
+    /// Tests of the first message of TLS by the name of their `acl`.
+    pub(super) hello_acls: BTreeMap<String, Vec<HelloTest>>,
+    pub(super) switches: Vec<Switch>,
     /// Where a PROXY header was asked for.
     pub(super) accept_proxy: Option<Set<()>>,
     /// Where its statistics page was asked for.
@@ -467,6 +471,8 @@ impl Reader {
             servers: Vec::new(),
             acls: Acls::default(),
             verdicts: Vec::new(),
+            hello_acls: BTreeMap::new(),
+            switches: Vec::new(),
             accept_proxy: None,
             stats: None,
         });

@@ -229,6 +229,26 @@ fn rules_come_to_the_same_set_of_addresses_in_whatever_order() {
 }
 
 #[test]
+fn names_that_tls_clients_ask_for_decide_as_they_do_there() {
+    let (config, _) = good(
+        "backend a\n server s 192.0.2.1:443\nbackend b\n server s 192.0.2.2:443\n\
+         frontend f\n bind :443\n tcp-request inspect-delay 5s\n\
+         tcp-request content accept if { req_ssl_hello_type 1 }\n\
+         acl is_tls req.ssl_hello_type 1\n\
+         acl is_b req_ssl_sni -i one.example Two.Example\n acl is_b req.ssl_sni -m end .b.example\n\
+         use_backend b if is_tls is_b or { req.ssl_sni three.example }\n\
+         use_backend a if { req.ssl_sni -i one.example }\n\
+         default_backend a\n",
+    );
+    let routes = &config.listeners[0].routes;
+    let routes: Vec<_> =
+        routes.iter().map(|route| (route.sni.to_string(), route.backend)).collect();
+    let expected = ["one.example", "two.example", "*.b.example", "three.example"];
+    assert_eq!(routes, expected.map(|name| (name.to_owned(), 1)));
+    assert_eq!(config.listeners[0].backend, 0);
+}
+
+#[test]
 fn variables_are_the_environments_and_setenv_adds_to_them() {
     let (config, report) = good(
         "global\n setenv PORT 3999\n presetenv PORT 1\n\
@@ -268,7 +288,14 @@ const WRONG: &[(&str, &[&str])] = &[
     (" server t 192.0.2.2:80 ssl verify none", &["h.cfg:8:24", "agents speak it with the server"]),
     (" server s 192.0.2.2:80", &["two servers of backend `a` are called `s`"]),
     (" server t 127.0.0.1:3834", &["is the relay itself"]),
-    (" use_backend x if { src 10.0.0.1 }", &["a listener has one backend"]),
+    (" use_backend x if { src 10.0.0.1 }", &["the test `src` has no counterpart", "req.ssl_sni"]),
+    (" use_backend x", &["without a condition", "default_backend"]),
+    (" use_backend a if { req.ssl_sni -m reg x }", &["the flag `-m`"]),
+    (" use_backend a if { req.ssl_sni -m end example.com }", &["without a dot before it"]),
+    (" use_backend a if { req.ssl_sni 192.0.2.1 }", &["not the name of a host"]),
+    (" use_backend a if { req.ssl_hello_type 1 }", &["does not test one name"]),
+    (" use_backend a if is_it", &["`is_it` tests no name"]),
+    (" use_backend nowhere if { req.ssl_sni a.example }", &["there is no backend `nowhere`"]),
     (" stick-table type ip size 1m", &["per_source"]),
     (" source 192.0.2.10 usesrc clientip", &["more than an address", "the routes choose"]),
     (" server t 192.0.2.2:80 slowstart 5s", &["differ in `slowstart`"]),
@@ -277,7 +304,7 @@ const WRONG: &[(&str, &[&str])] = &[
     (" server t 192.0.2.2:80 source 192.0.2.10", &["differ in `source`", "default-server source"]),
     (" server t 192.0.2.2:80 usesrc client", &["own addresses cannot be taken"]),
     (" http-request deny", &["HTTP passes through unchanged"]),
-    (" tcp-request content reject", &["tcp-request connection"]),
+    (" tcp-request content reject", &["content decides nothing", "tcp-request connection"]),
     (" tcp-request connection reject if { dst 10.0.0.1 }", &["only `src` can be tested"]),
     (" tcp-request connection reject if { src 10.0.0.1", &["not closed"]),
     (" tcp-request connection reject if nobody", &["there is no acl `nobody`"]),

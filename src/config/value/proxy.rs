@@ -1,8 +1,8 @@
 //! Values of the web proxy doors.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use crate::config::{Destination, Network, Pattern};
+use crate::config::{Destination, NamePattern, Network, Pattern};
 use crate::password::{Hash, USER_BYTES_MAX};
 
 use super::{Refusal, host_name};
@@ -40,13 +40,32 @@ fn pattern(text: &str) -> Result<Pattern, Refusal> {
     if address.parse::<Ipv4Addr>().is_ok() {
         return text.parse::<Network>().map(Pattern::Network);
     }
+    match names(text) {
+        _ if text == "*" => Ok(Pattern::Any),
+        Some(NamePattern::Under(domain)) => Ok(Pattern::Under(domain)),
+        Some(NamePattern::Host(host)) => Ok(Pattern::Host(host)),
+        None => Err(Refusal::new("not a host, a domain or a network", EXAMPLES)),
+    }
+}
+
+/// A host, or all below a domain.
+fn names(text: &str) -> Option<NamePattern> {
     let name = |name: &str| host_name(name) && !name.ends_with('.');
     match text.strip_prefix("*.") {
-        _ if text == "*" => Ok(Pattern::Any),
-        Some(domain) if name(domain) => Ok(Pattern::Under(domain.to_ascii_lowercase())),
-        None if name(text) => Ok(Pattern::Host(text.to_ascii_lowercase())),
-        _ => Err(Refusal::new("not a host, a domain or a network", EXAMPLES)),
+        Some(domain) if name(domain) => Some(NamePattern::Under(domain.to_ascii_lowercase())),
+        None if name(text) => Some(NamePattern::Host(text.to_ascii_lowercase())),
+        _ => None,
     }
+}
+
+/// The name that a TLS client asks for.
+pub(in crate::config) fn sni(text: &str) -> Result<NamePattern, Refusal> {
+    let not_an_address = text.parse::<IpAddr>().is_err();
+    names(text).filter(|_| not_an_address).ok_or_else(|| {
+        let allowed = "allowed: \"intake.example.com\", \"*.example.com\"; who asks for no name or for \
+                       another one goes to the listener's `backend`";
+        Refusal::new("not the name of a host", allowed)
+    })
 }
 
 /// The name of a user of a web proxy door.

@@ -1,10 +1,9 @@
-//! A client's first bytes, looked at before they go on. They are held by the ring's path, in a buffer
-//! that the kernel picked, or by the direct one.
+//! A client's first bytes, looked at before they go on: they are received by direct calls, so that what
+//! comes in pieces stands in one buffer.
 
 use crate::op::{Flow, SessionKey};
 
 use super::Uring;
-use super::state::Held;
 
 impl Uring {
     pub(super) fn pull(&mut self, key: SessionKey, flow: Flow, in_sight: bool) {
@@ -15,23 +14,11 @@ impl Uring {
     }
 
     pub(super) fn in_sight(&self, key: SessionKey) -> &[u8] {
-        let direction = &self.sessions[key.index()].flows[Flow::ToBackend.index()];
-        match direction.held {
-            Some(Held { buffer, from, to }) => self.ring.bytes(buffer, from, to),
-            None => direction.state.in_sight(),
-        }
+        self.sessions[key.index()].flows[Flow::ToBackend.index()].state.in_sight()
     }
 
     pub(super) fn skip(&mut self, key: SessionKey, bytes: u32) {
         let direction = &mut self.sessions[key.index()].flows[Flow::ToBackend.index()];
-        let Some(held) = &mut direction.held else {
-            return direction.state.skip(bytes, &mut self.means);
-        };
-        self.means.stats.bytes_discarded += u64::from(bytes);
-        held.from += bytes;
-        if held.from == held.to {
-            self.ring.give_back(held.buffer);
-            direction.held = None;
-        }
+        direction.state.skip(bytes, &mut self.means);
     }
 }

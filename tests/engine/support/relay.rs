@@ -17,12 +17,12 @@ use fanin::engine::epoll::Epoll;
 use fanin::engine::uring::{self, Uring};
 use fanin::engine::{Engine, EngineLimits};
 use fanin::gate::Quota;
-use fanin::metrics::{Counters, Counts, SessionRecord};
+use fanin::metrics::{Asked, Counters, Counts, RequestLine, SessionRecord};
 use fanin::op::{Flow, ListenerId, SpliceMode, Time};
 use fanin::session::{CloseReason, SessionLimits};
 use fanin::sys::process::{self, Bell};
 use fanin::sys::{passage, socket};
-use fanin::worker::plan::{Backend, Plan, Route, Source, SpareLimits};
+use fanin::worker::plan::{Backend, Names, Plan, Route, Source, SpareLimits};
 use fanin::worker::queue::Queue;
 use fanin::worker::{Command, Setup, Tunnel, Worker};
 
@@ -118,6 +118,7 @@ impl Options {
                 quota: Arc::new(Quota::new(u32::MAX)),
                 traffic: Arc::default(),
                 rules: Arc::default(),
+                names: Names::default(),
             }],
             listening: 1,
             backends: vec![Backend {
@@ -236,7 +237,7 @@ impl Relay {
             ticket: None,
             opened: Time::from_micros(process::monotonic_micros()),
             attempts: 1,
-            request: Box::default(),
+            asked: Box::new(Asked::Request(RequestLine::default())),
         };
         for socket in [&client, &server] {
             socket.set_nonblocking(true).unwrap();
