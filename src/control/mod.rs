@@ -78,7 +78,7 @@ pub use resolver::{Outcome, ask};
 pub use socket::{Asked, Command, ControlSocket, SocketError, parse as parse_command};
 pub use status::{
     ConfigurationStatus, DoorStatus, ListenerState, ListenerStatus, NameStatus, PhaseName,
-    QueueStatus, RelayStatus, ReloadStatus, ServerStatus, Status, WorkerStatus,
+    QueueStatus, RelayStatus, ReloadStatus, RouteStatus, ServerStatus, Status, WorkerStatus,
 };
 
 /// How long after they were told to end at once workers may take, before the process ends without

@@ -149,6 +149,16 @@ pub struct ListenerStatus {
     /// `None` is no limit but the process's.
     pub maxconn: Option<u64>,
     pub traffic: TrafficCounts,
+    /// Where TLS clients go by the name that they ask for.
+    pub routes: Vec<RouteStatus>,
+}
+
+/// One route of a listener.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteStatus {
+    pub sni: String,
+    pub backend: String,
+    pub sessions_total: u64,
 }
 
 impl ListenerStatus {
@@ -283,6 +293,11 @@ pub(super) mod tests {
             sessions: 34,
             maxconn: None,
             traffic: TrafficCounts::default(),
+            routes: vec![RouteStatus {
+                sni: "*.logs.example.com".to_owned(),
+                backend: "logs".to_owned(),
+                sessions_total: 1200,
+            }],
         }
     }
 
@@ -425,6 +440,9 @@ queue          intake: 5 wait for a server, 1,005 at most so far, of 4,096
 
 LISTENER  ADDRESS       BACKEND  STATE      SESSIONS  MAX
 agents    0.0.0.0:3834  intake   accepting        34    -
+
+LISTENER  SNI                 BACKEND  TOTAL
+agents    *.logs.example.com  logs     1,200
 
 BACKEND  SERVER  ADDRESS                 STATE  SESSIONS     MAX      TOTAL  FAILED     SENT  RECEIVED
 intake   a       intake.example.com:443  up           34  10,000  1,234,567       2  2.0 KiB    1023 B

@@ -23,6 +23,7 @@ pub struct Traffic {
     refused: AtomicU64,
     sessions_total: AtomicU64,
     sessions_max: AtomicU32,
+    named: AtomicU64,
     ended: [AtomicU64; CloseReason::COUNT],
     bytes_to_server: AtomicU64,
     bytes_from_server: AtomicU64,
@@ -60,6 +61,11 @@ impl Traffic {
         }
     }
 
+    /// A TLS client has named its server.
+    pub fn named(&self) {
+        self.named.fetch_add(1, Relaxed);
+    }
+
     /// The most sessions so far begin anew, with so many there are now.
     pub fn forget_highest(&self, sessions: u32) {
         self.sessions_max.store(sessions, Relaxed);
@@ -93,6 +99,7 @@ impl Traffic {
             refused: self.refused.load(Relaxed),
             sessions_total: self.sessions_total.load(Relaxed),
             sessions_max: self.sessions_max.load(Relaxed),
+            named: self.named.load(Relaxed),
             ended: self.ended.each_ref().map(|count| count.load(Relaxed)),
             bytes_to_server: self.bytes_to_server.load(Relaxed),
             bytes_from_server: self.bytes_from_server.load(Relaxed),
@@ -112,6 +119,8 @@ pub struct TrafficCounts {
     pub refused: u64,
     pub sessions_total: u64,
     pub sessions_max: u32,
+    /// TLS clients that named their server, where that is read.
+    pub named: u64,
     /// By [`CloseReason::index`].
     #[serde(serialize_with = "super::by_reason")]
     pub ended: [u64; CloseReason::COUNT],

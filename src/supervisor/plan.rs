@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use hyper::header::HeaderValue;
 
@@ -42,6 +43,8 @@ pub(super) struct Registry {
     trusts: HashMap<String, Trust>,
     /// By the listener's name.
     traffic: HashMap<String, Arc<Traffic>>,
+    /// By the listener's name and what its route goes by: the sessions that went there.
+    routed: HashMap<(String, NamePattern), Arc<AtomicU64>>,
     /// Made when a listener first has limits for its sources, and then kept.
     sources: Option<Arc<Sources>>,
 }
@@ -90,7 +93,7 @@ impl Registry {
             listeners.push(Route {
                 backend: listener.backend,
                 limits: limits(listener, &config.backends[listener.backend]),
-                names: names(listener, config),
+                names: self.names(listener, config),
                 // These are one for all addresses of a listener.
                 quota: self.quota(number, listener.maxconn.unwrap_or(u32::MAX)),
                 traffic: Arc::clone(self.traffic.entry(listener.name.clone()).or_default()),
@@ -233,6 +236,24 @@ impl Registry {
         }
     }
 
+    /// Where those go who ask for a name.
+    fn names(&mut self, listener: &Listener, config: &Config) -> Names {
+        let way = |NameRoute { sni, backend }: &NameRoute| NamedWay {
+            hosts: match sni.clone() {
+                NamePattern::Host(host) => Hosts::One(host),
+                NamePattern::Under(domain) => Hosts::Under(domain),
+            },
+            backend: *backend,
+            limits: limits(listener, &config.backends[*backend]),
+            taken: {
+                let counted = self.routed.entry((listener.name.clone(), sni.clone()));
+                Arc::clone(counted.or_default())
+            },
+        };
+        let are_read = listener.sni || !listener.routes.is_empty();
+        Names { are_read, ways: listener.routes.iter().map(way).collect() }
+    }
+
     fn quota(&mut self, listener: usize, limit: u32) -> Arc<Quota> {
         if let Some(quota) = self.quotas.get(listener) {
             quota.resize(limit);
@@ -252,19 +273,6 @@ fn limits(listener: &Listener, backend: &config::Backend) -> SessionLimits {
         half_closed: backend.timeouts.half_closed,
         attempts_max: backend.retries.saturating_add(1),
     }
-}
-
-fn names(listener: &Listener, config: &Config) -> Names {
-    let way = |NameRoute { sni, backend }: &NameRoute| NamedWay {
-        hosts: match sni.clone() {
-            NamePattern::Host(host) => Hosts::One(host),
-            NamePattern::Under(domain) => Hosts::Under(domain),
-        },
-        backend: *backend,
-        limits: limits(listener, &config.backends[*backend]),
-    };
-    let are_read = listener.sni || !listener.routes.is_empty();
-    Names { are_read, ways: listener.routes.iter().map(way).collect() }
 }
 
 /// The addresses that connections come from, each of which can be bound now.

@@ -1,16 +1,19 @@
 //! What the relay says about itself.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use crate::backend::Member;
 use crate::backend::board::{Admin, RAMP_FULL};
 use crate::config::{self, Mode, Server};
 use crate::control::{
-    DoorStatus, ListenerState, ListenerStatus, QueueStatus, RelayStatus, ServerStatus, WorkerStatus,
+    DoorStatus, ListenerState, ListenerStatus, QueueStatus, RelayStatus, RouteStatus, ServerStatus,
+    WorkerStatus,
 };
 use crate::door;
 use crate::gate::Quota;
 use crate::sys::process;
 use crate::worker::Command;
-use crate::worker::plan::{self, Route};
+use crate::worker::plan;
 
 use super::Supervisor;
 use super::thread::Thread;
@@ -33,17 +36,22 @@ impl Supervisor {
 
     fn listener(&self, number: usize) -> ListenerStatus {
         let listener = &self.config.listeners[number];
-        let routes = self.plan.routes.iter().map(|Route { quota, traffic, .. }| (quota, traffic));
-        let ours = self.doors.iter().zip(routes);
+        let ours = self.doors.iter().zip(&self.plan.routes);
         let ours: Vec<_> =
             ours.filter(|(door, _)| door.listener == number && door.round == 0).collect();
-        let quota = ours.first().map(|(_, (quota, _))| *quota);
-        let traffic = ours.first().map(|(_, (_, traffic))| traffic.read()).unwrap_or_default();
+        let quota = ours.first().map(|(_, route)| &*route.quota);
+        let traffic = ours.first().map(|(_, route)| route.traffic.read()).unwrap_or_default();
+        let ways = ours.first().map(|(_, route)| route.names.ways.as_slice()).unwrap_or_default();
+        let routes = listener.routes.iter().zip(ways).map(|(route, way)| RouteStatus {
+            sni: route.sni.to_string(),
+            backend: self.config.backends[route.backend].name.clone(),
+            sessions_total: way.taken.load(Relaxed),
+        });
         let full = |quota: &Quota| quota.taken() >= quota.limit();
         let places = quota.map_or(0, |quota| quota.taken().into());
         let state = if self.sockets.is_empty() {
             ListenerState::Ended
-        } else if full(&self.quota) || quota.is_some_and(|quota| full(quota)) {
+        } else if full(&self.quota) || quota.is_some_and(full) {
             ListenerState::Paused
         } else {
             ListenerState::Accepting
@@ -59,6 +67,7 @@ impl Supervisor {
             connections: places,
             maxconn: listener.maxconn.map(u64::from),
             traffic,
+            routes: routes.collect(),
         }
     }
 

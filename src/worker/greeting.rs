@@ -54,7 +54,8 @@ impl<E: Engine> Worker<E> {
         relay.client = said.client.unwrap_or(relay.client);
         let route = &self.plan.routes[usize::from(relay.listener.0)];
         if let Some(name) = said.name {
-            relay.way = route.names.way(&name);
+            relay.way = route.names.take_way(&name);
+            route.traffic.named();
             relay.asked = Some(Box::new(Asked::Host(name)));
         }
         // Who speaks for himself was counted when he came.

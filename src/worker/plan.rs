@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::backend::Member;
@@ -87,6 +88,8 @@ pub struct NamedWay {
     /// As in [`Route`].
     pub backend: usize,
     pub limits: SessionLimits,
+    /// Sessions that went this way, of all workers.
+    pub taken: Arc<AtomicU64>,
 }
 
 /// Hosts, in small letters.
@@ -98,16 +101,17 @@ pub enum Hosts {
 }
 
 impl Names {
-    /// The way of those who ask for `name`, which is in small letters.
-    pub fn way(&self, name: &str) -> Way {
+    /// The way of a session that asks for `name`, which is in small letters; it is counted.
+    pub fn take_way(&self, name: &str) -> Way {
         let is_it = |way: &NamedWay| match &way.hosts {
             Hosts::One(host) => host == name,
             Hosts::Under(domain) => {
                 name.strip_suffix(domain.as_str()).is_some_and(|host| host.ends_with('.'))
             }
         };
-        let place = self.ways.iter().position(is_it).map(|place| place + 1);
-        Way(place.and_then(|place| u16::try_from(place).ok()).unwrap_or_default())
+        let Some(place) = self.ways.iter().position(is_it) else { return Way::default() };
+        self.ways[place].taken.fetch_add(1, Relaxed);
+        Way(u16::try_from(place + 1).unwrap_or_default())
     }
 }
 

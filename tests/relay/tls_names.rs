@@ -71,6 +71,11 @@ fn openssl_goes_where_its_name_leads() {
         await_that("all are told of", || ends().matches("\"sni\":\"").count() == 4);
         let ends: serde_json::Value = serde_json::from_str(&ends()).unwrap();
         assert_eq!(ends[0]["sni"], "a.example");
+        let status = relay.status();
+        let listener = &status["listeners"][0];
+        assert_eq!(listener["traffic"]["named"], 4, "{listener}");
+        let counts = [0, 1].map(|n| listener["routes"][n]["sessions_total"].as_u64().unwrap());
+        assert_eq!(counts, [2, 1], "{listener}");
         assert_eq!(ends[0]["reason"], "completed");
     }
 }

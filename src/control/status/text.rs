@@ -34,6 +34,7 @@ impl Status {
         self.head(&mut out);
         self.numbers(&mut out);
         out.push_str(&self.listeners());
+        out.push_str(&self.routes());
         out.push_str(&self.doors());
         out.push_str(&self.servers());
         out.push_str(&self.names());
@@ -191,6 +192,22 @@ impl Status {
                 grouped(listener.sessions),
                 limit(listener.maxconn),
             ]);
+        }
+        table.render()
+    }
+
+    /// Where TLS clients go by the name that they ask for; who goes by none goes to the listener's backend.
+    fn routes(&self) -> String {
+        let mut table = Table::new(&["LISTENER", "SNI", "BACKEND", ">TOTAL"]);
+        for listener in &self.relay.listeners {
+            for route in &listener.routes {
+                table.row([
+                    listener.name.clone(),
+                    route.sni.clone(),
+                    route.backend.clone(),
+                    grouped(route.sessions_total),
+                ]);
+            }
         }
         table.render()
     }

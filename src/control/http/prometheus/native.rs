@@ -34,13 +34,16 @@ const PROCESS: [Family<Snapshot>; 10] = [
     }),
 ];
 
-const LISTENER: [Family<ListenerStatus>; 4] = [
+const LISTENER: [Family<ListenerStatus>; 5] = [
     gauge("sessions", "Sessions now.", |l| l.sessions),
     gauge("accepting", "Whether it accepts; 0 is paused at a limit, or ended.", |l| {
         (l.state == ListenerState::Accepting).into()
     }),
     counter("connections_total", "Connections accepted.", |l| l.traffic.accepted),
     counter("sessions_total", "Sessions begun.", |l| l.traffic.sessions_total),
+    counter("named_total", "TLS clients that named their server, where that is read.", |l| {
+        l.traffic.named
+    }),
 ];
 
 const QUEUE: [Family<QueueStatus>; 2] = [
@@ -156,6 +159,13 @@ fn listeners(out: &mut Exposition, listeners: &[ListenerStatus]) {
             ("no_place", traffic.refused),
         ] {
             out.sample(&[labels.as_slice(), &[("reason", reason)]].concat(), count);
+        }
+    }
+    out.family("counter", "fanin_listener_routed_total", "Sessions that went by a route.");
+    for (labels, listener) in &all {
+        for route in &listener.routes {
+            let of = [("sni", route.sni.as_str()), ("backend", route.backend.as_str())];
+            out.sample(&[labels.as_slice(), &of].concat(), route.sessions_total);
         }
     }
     let doors: Vec<_> = all.iter().filter(|(_, listener)| listener.is_door()).cloned().collect();
