@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use super::error::Fault;
+use super::routes::ROUTES_MAX;
 use super::{
     Backend, Config, Destination, Listener, Mode, Pattern, Pin, Proxy, Server, ServerAddress,
 };
@@ -98,6 +99,14 @@ impl Judge<'_> {
     fn listener_names(&mut self, listeners: &[Listener]) {
         let mut seen = HashMap::new();
         for (index, listener) in listeners.iter().enumerate() {
+            if listener.routes.len() > ROUTES_MAX {
+                self.fault(
+                    Place::Listener(index),
+                    format!("listener `{}` has {} routes", listener.name, listener.routes.len()),
+                    "each session looks through them",
+                    &format!("at most {ROUTES_MAX}; \"*.example.com\" stands for many names"),
+                );
+            }
             let Some(earlier) = seen.insert(&listener.name, index) else {
                 continue;
             };

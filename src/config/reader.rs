@@ -17,7 +17,6 @@ use super::error::Fault;
 use super::file::{
     ListenerTable, PerSourceTable, RouteTable, SMALLEST, Tables, Value, Written, structure,
 };
-use super::routes::ROUTES_MAX;
 use super::value::{self, Refusal};
 use super::{Backend, Config, Control, Listener, Log, NameRoute, Network, Overrides, PerSource};
 
@@ -326,11 +325,6 @@ impl Reader {
                 self.faults.push(fault.at(sni.span(), "comes too late").help(help));
             }
             routes.push(NameRoute { sni: pattern, backend });
-        }
-        if routes.len() > ROUTES_MAX {
-            let fault = Fault::new(format!("a listener has {} routes", routes.len()));
-            let help = format!("at most {ROUTES_MAX}; \"*.example.com\" stands for many names");
-            self.faults.push(fault.at(tables[0].span(), "the list begins here").help(help));
         }
         routes
     }

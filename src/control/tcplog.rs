@@ -1,6 +1,7 @@
 //! The line of an ended session as HAProxy's `option tcplog` writes it (configuration manual, section
 //! 8.2.2): `%ci:%cp [%t] %ft %b/%s %Tw/%Tc/%Tt %B %ts %ac/%fc/%bc/%sc/%rc %sq/%bq`.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use crate::metrics::{CloseReason, SessionRecord};
@@ -11,8 +12,10 @@ use super::syslog::local;
 /// What a line needs to know besides its session.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scene {
-    /// By the listener's number: its name, its backend, its sessions, its backend's.
-    listeners: Vec<(String, String, u64, u64)>,
+    /// By the listener's number: its name, its backend, its sessions.
+    listeners: Vec<(String, String, u64)>,
+    /// Sessions of each backend, by its name.
+    backends: HashMap<String, u64>,
     /// Sessions of the process.
     sessions: u64,
 }
@@ -23,19 +26,21 @@ impl Scene {
         let listeners = listeners.iter().map(|name| {
             let listener = relay.listeners.iter().find(|listener| listener.name == *name);
             let backend = listener.map_or("-", |listener| listener.backend.as_str());
-            let servers = relay.servers.iter().filter(|server| server.backend == backend);
-            let busy = servers.map(|server| server.tally.sessions).sum();
-            (name.clone(), backend.to_owned(), listener.map_or(0, |of| of.sessions), busy)
+            (name.clone(), backend.to_owned(), listener.map_or(0, |of| of.sessions))
         });
+        let mut backends = HashMap::new();
+        for server in &relay.servers {
+            *backends.entry(server.backend.clone()).or_default() += server.tally.sessions;
+        }
         let sessions = relay.counts().map(|counts| counts.sessions).sum();
-        Self { listeners: listeners.collect(), sessions }
+        Self { listeners: listeners.collect(), backends, sessions }
     }
 
     /// The line of a session that ended at `now`.
     pub(super) fn line(&self, record: &SessionRecord, now: SystemTime) -> String {
         let SessionRecord { listener, client, server, queued, report, .. } = record;
-        let unknown = ("-".to_owned(), "-".to_owned(), 0, 0);
-        let (frontend, backend, in_frontend, in_backend) =
+        let unknown = ("-".to_owned(), "-".to_owned(), 0);
+        let (frontend, backend, in_frontend) =
             self.listeners.get(usize::from(listener.0)).unwrap_or(&unknown);
         let accepted = now.checked_sub(report.total_time).unwrap_or(now);
         let time = haproxy_time(accepted);
@@ -43,6 +48,9 @@ impl Scene {
             Some(server) => server.name().to_owned(),
             None => format!("{backend}/<NOSRV>"),
         };
+        // A session may have gone to another backend than its listener's, by the name that it asked for.
+        let backend = server_name.split_once('/').map_or(backend.as_str(), |(backend, _)| backend);
+        let in_backend = self.backends.get(backend).copied().unwrap_or_default();
         // A phase that was never reached is -1.
         let reached = report.attempts > 0 || !queued.time.is_zero();
         let waited = if reached { queued.time.as_millis().to_string() } else { "-1".to_owned() };

@@ -43,6 +43,8 @@ pub(super) struct FlowState {
     stage: Stage,
     cut: bool,
     pulling: bool,
+    /// What is pulled comes behind what is held.
+    greeting: bool,
     pushing: bool,
     /// Bytes pulled and not yet pushed; they are in the engine's keeping.
     held: u32,
@@ -59,6 +61,7 @@ impl FlowState {
             stage: Stage::Open,
             cut: false,
             pulling: false,
+            greeting: false,
             pushing: false,
             held: 0,
             delivered: 0,
@@ -140,7 +143,7 @@ impl FlowState {
     /// Asks for the client's first bytes, or for more of them.
     pub(super) fn greet(&mut self, key: SessionKey, ops: &mut Ops) {
         ops.push(Op::Greet { session: key });
-        self.pulling = true;
+        (self.pulling, self.greeting) = (true, true);
     }
 
     /// More of the client's first bytes have come.
@@ -199,7 +202,7 @@ impl FlowState {
 
     pub(super) fn end_pull(&mut self) {
         assert!(self.pulling, "a pull completed that was not asked for");
-        self.pulling = false;
+        (self.pulling, self.greeting) = (false, false);
     }
 
     pub(super) fn end_push(&mut self) {
@@ -218,7 +221,8 @@ impl FlowState {
     }
 
     pub(super) fn check_invariants(&self) {
-        debug_assert!(!(self.pulling && self.held > 0), "pulling while {} are held", self.held);
+        let pulls_well = self.greeting || !self.pulling || self.held == 0;
+        debug_assert!(pulls_well, "pulling while {} are held", self.held);
         debug_assert!(!self.pushing || self.held > 0, "pushing nothing");
         debug_assert!(self.stage == Stage::Open || self.held == 0, "held after the end");
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::gate::Quota;
 use crate::op::{ListenerId, Time};
 
+use super::plan::Way;
 use super::ramp::Ramp;
 
 /// How long accepting pauses when the kernel lacks descriptors or memory for another socket.
@@ -32,8 +33,8 @@ struct Listener {
     quota: Arc<Quota>,
     state: State,
     ramp: Option<Ramp>,
-    /// Sessions found no server, and none has been connected since.
-    is_out: bool,
+    /// The ways on which sessions found no server, and none has been connected since.
+    out: Vec<Way>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,8 @@ impl Admission {
 
     /// Adds the next listener; its number is the count of those before it.
     pub fn add(&mut self, quota: Arc<Quota>) {
-        self.listeners.push(Listener { quota, state: State::Accepting, ramp: None, is_out: false });
+        let (state, ramp, out) = (State::Accepting, None, Vec::new());
+        self.listeners.push(Listener { quota, state, ramp, out });
     }
 
     /// The pace at which a listener begins. Another pace than before begins with the next outage.
@@ -67,22 +69,27 @@ impl Admission {
         gate.ramp = ramp;
     }
 
-    /// Sessions of this listener find no server.
-    pub(super) fn note_outage(&mut self, listener: ListenerId) {
-        self.listeners[usize::from(listener.0)].is_out = true;
+    /// Sessions of this listener that go this way find no server.
+    pub(super) fn note_outage(&mut self, listener: ListenerId, way: Way) {
+        let out = &mut self.listeners[usize::from(listener.0)].out;
+        if !out.contains(&way) {
+            out.push(way);
+        }
     }
 
-    /// A session of this listener was connected. After an outage the ramp begins anew.
-    pub(super) fn note_connected(&mut self, listener: ListenerId, ramp: Option<Ramp>) {
+    /// A session of this listener was connected that goes this way. After its outage the ramp begins
+    /// anew.
+    pub(super) fn note_connected(&mut self, listener: ListenerId, way: Way, ramp: Option<Ramp>) {
         let gate = &mut self.listeners[usize::from(listener.0)];
-        if std::mem::take(&mut gate.is_out) {
+        if let Some(place) = gate.out.iter().position(|out| *out == way) {
+            gate.out.swap_remove(place);
             gate.ramp = ramp;
         }
     }
 
-    /// Whether the listener's sessions find no server.
+    /// Whether sessions of the listener find no server, whatever way they go.
     pub(super) fn is_out(&self, listener: ListenerId) -> bool {
-        self.listeners[usize::from(listener.0)].is_out
+        !self.listeners[usize::from(listener.0)].out.is_empty()
     }
 
     /// Whether the process and this worker have a place for anybody.

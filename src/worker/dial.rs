@@ -356,12 +356,12 @@ impl<E: Engine> Worker<E> {
         let Some(relay) = self.sessions.of(key) else { return };
         let Some(server) = relay.server else { return };
         if outcome == Outcome::Done {
-            let listener = relay.listener;
+            let (listener, way) = (relay.listener, relay.way);
             let took = (!relay.is_spare).then(|| self.now.since(relay.dialled));
             self.backends.on_connected(server, took);
             if self.admission.is_out(listener) {
                 let ramp = self.ramp(listener);
-                self.admission.note_connected(listener, ramp);
+                self.admission.note_connected(listener, way, ramp);
             }
             return;
         }

@@ -59,7 +59,8 @@ impl<E: Engine> Worker<E> {
             relay.asked = Some(Box::new(Asked::Host(name)));
         }
         // Who speaks for himself was counted when he came.
-        let counts = matches!(step, Step::Dial { .. }) && route.rules.proxies.is_some();
+        let speaks_for_another = route.rules.proxies.is_some() && relay.ticket.is_none();
+        let counts = matches!(step, Step::Dial { .. }) && speaks_for_another;
         let (listener, client) = (relay.listener, relay.client);
         if counts {
             match self.count(listener, client) {

@@ -470,7 +470,7 @@ impl<E: Engine> Worker<E> {
         }
         self.dialer.release(relay.lease);
         self.rules(relay.listener).discount(relay.ticket);
-        self.note_outage(relay.listener, report.reason);
+        self.note_outage(relay.listener, relay.way, report.reason);
         if let Some(id) = relay.server {
             tell(self.backends.board(id), report);
             self.backends.release(id);

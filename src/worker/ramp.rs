@@ -11,6 +11,7 @@ use crate::op::{ListenerId, Time};
 use crate::session::CloseReason;
 
 use super::Worker;
+use super::plan::Way;
 
 /// How long a pace lasts before it doubles.
 const STEP: Duration = Duration::from_secs(5);
@@ -77,7 +78,7 @@ impl Ramp {
 
 impl<E: Engine> Worker<E> {
     /// A session of this listener has ended, and that may say that its servers are gone.
-    pub(super) fn note_outage(&mut self, listener: ListenerId, reason: CloseReason) {
+    pub(super) fn note_outage(&mut self, listener: ListenerId, way: Way, reason: CloseReason) {
         let gave_up = matches!(
             reason,
             CloseReason::ConnectRefused
@@ -86,7 +87,7 @@ impl<E: Engine> Worker<E> {
                 | CloseReason::NoServer
         );
         if gave_up && self.rules(listener).ramp.is_some() {
-            self.admission.note_outage(listener);
+            self.admission.note_outage(listener, way);
         }
     }
 }

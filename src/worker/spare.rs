@@ -23,8 +23,8 @@ use super::plan::{SpareLimits, Target};
 
 /// How often they are looked at: within this time one that its server has ended is ended here too.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// After one that could not be made none is made for so long: it is for sessions to find out how the
-/// server fares.
+/// After one that could not be made, or did not last, none is made for so long: it is for sessions to find
+/// out how the server fares.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// So many are looked at in search of one that is fit, and those that still connect put behind the others:
 /// some that hang must not hide the rest from every session.
@@ -250,14 +250,16 @@ impl<E: Engine> Worker<E> {
     }
 
     fn discard(&mut self, server: ServerId, one: Made, state: SpareState) {
-        let Made { spare, lease, .. } = one;
+        let Made { spare, address, lease, at } = one;
         self.spares.count -= 1;
         self.counters.spares_dropped.add(1);
         self.dialer.release(lease);
         self.engine.discard_spare(spare);
-        if state == SpareState::Failed
-            && let Some(pool) = self.spares.pools.get_mut(&server)
-        {
+        let serves = self.backends.is_in_service(server, address);
+        let Some(pool) = self.spares.pools.get_mut(&server) else { return };
+        // A server that ends them while they are fresh, or speaks first, would have them all the time.
+        let is_early = serves && self.now.since(at) < pool.limits.idle;
+        if state == SpareState::Failed || (state == SpareState::Ended && is_early) {
             pool.paused = self.now + PAUSE_AFTER_FAILURE;
         }
     }

@@ -385,7 +385,8 @@ impl Mapping {
         }
         let is_page = proxy.stats.is_some()
             && proxy.servers.is_empty()
-            && proxy.settings.default_backend.is_none();
+            && proxy.settings.default_backend.is_none()
+            && proxy.switches.is_empty();
         if is_page {
             for bind in &proxy.binds {
                 self.mapped(&bind.address, "[stats] bind");
@@ -422,15 +423,7 @@ impl Mapping {
         }
         listener.client_idle = self.client_idle(proxy, all, backend);
         self.rules(proxy, &mut listener);
-        for Switch { backend, names } in &proxy.switches {
-            let index = self.backend_named(backend, "[[listener]] routes to")?;
-            for sni in names {
-                // Of two for one name the first is it.
-                if !listener.routes.iter().any(|route| route.sni == *sni) {
-                    listener.routes.push(NameRoute { sni: sni.clone(), backend: index });
-                }
-            }
-        }
+        self.routes(proxy, &mut listener, all)?;
         if let Some(set) = &proxy.accept_proxy {
             self.mapped(set, "[[listener]] proxy_from");
             let text = "whoever can connect may claim any address: list your load balancers in \
@@ -439,6 +432,31 @@ impl Mapping {
             listener.proxy_from = Network::ALL.to_vec();
         }
         Some(listener)
+    }
+
+    /// Where those go who ask for a name; `None` where one of them leads nowhere.
+    fn routes(&mut self, proxy: &Proxy, listener: &mut Listener, all: &[Proxy]) -> Option<()> {
+        for Switch { backend, names } in &proxy.switches {
+            let to = "by a name that is waited for, 5 s at the most: [[listener]] routes to";
+            let index = self.backend_named(backend, to)?;
+            let tunnel = |name: &str| {
+                let mut backs = all.iter().filter(|other| other.kind.is_back());
+                let of = backs.find(|other| other.name.value == name);
+                of.and_then(|other| time(&other.settings, Wait::Tunnel))
+            };
+            if tunnel(&backend.value) != tunnel(&self.backends[listener.backend].name) {
+                let text = "its `timeout tunnel` is not that of default_backend, which counts for every client \
+                            of this frontend: see client_idle";
+                self.danger(backend, text);
+            }
+            for sni in names {
+                // Of two for one name the first is it.
+                if !listener.routes.iter().any(|route| route.sni == *sni) {
+                    listener.routes.push(NameRoute { sni: sni.clone(), backend: index });
+                }
+            }
+        }
+        Some(())
     }
 
     /// Rules in their order, the first that holds decides, and who meets none is accepted: worked

@@ -43,6 +43,7 @@ impl Reader {
             return self.hello_acl(line);
         }
         let Some(networks) = self.source_test(line.rest(2)) else { return };
+        self.one_kind_of_test(line);
         if let Some(proxy) = self.proxy() {
             // Lines of one name add up.
             let known = proxy.acls.entry(name).or_default();

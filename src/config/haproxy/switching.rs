@@ -47,8 +47,30 @@ impl Reader {
     /// `acl NAME req.ssl_sni ...`
     pub(super) fn hello_acl(&mut self, line: &Line) {
         let Some(test) = self.hello_test(line.rest(2)) else { return };
+        self.one_kind_of_test(line);
         if let Some(proxy) = self.proxy() {
             proxy.hello_acls.entry(line.word(1).to_owned()).or_default().push(test);
+        }
+    }
+
+    /// An `acl` of which some lines test the address and others the name is neither here.
+    pub(super) fn one_kind_of_test(&mut self, line: &Line) {
+        let name = line.word(1);
+        let tests_names = is_hello_test(line.word(2));
+        let mixed = self.proxy().is_some_and(|proxy| match tests_names {
+            true => proxy.acls.contains_key(name),
+            false => proxy.hello_acls.contains_key(name),
+        });
+        if mixed {
+            let help =
+                "give the lines with src a name of their own; they count in tcp-request connection";
+            self.fault(
+                line,
+                1,
+                "an acl that tests both `src` and a name",
+                "cannot be taken over",
+                help,
+            );
         }
     }
 
@@ -86,7 +108,7 @@ impl Reader {
                 || line.word(3) == "if" && self.hello_condition(line, 4).is_some());
         if waits {
             self.note(NoteKind::Ignored, line, line.said(99), WAITED_FOR);
-        } else if line.word(2) != "accept" {
+        } else if line.word(2) != "accept" || line.word(3) != "if" {
             let help = "write it as `tcp-request connection` if it tests `src`; no other bytes are looked at \
                         than the first message of TLS";
             self.fault(line, 2, "content decides nothing here", "cannot be taken over", help);
@@ -178,6 +200,8 @@ impl Reader {
                 _ if below => {
                     return self.no_counterpart(word, "an ending without a dot before it,");
                 }
+                // There it is a letter like any other, and fits no name.
+                _ if word.text.contains('*') => return self.no_counterpart(word, "the star in"),
                 _ => word.text.clone(),
             };
             match value::sni(&text) {

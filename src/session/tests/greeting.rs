@@ -163,3 +163,13 @@ fn who_names_nobody_is_served_all_the_same() {
     assert!(driver.wants_dial, "late");
     assert_eq!(driver.held[ToBackend.index()], 20);
 }
+
+#[test]
+fn a_client_that_is_reset_in_the_middle_of_its_greeting_is_gone() {
+    let mut driver = asking();
+    driver.hears(&HELLO[..20]);
+    let mut ops = Ops::new();
+    let step = driver.session.on_broken(Client, Errno::ECONNRESET, driver.now, &mut ops);
+    driver.follow(step, ops);
+    assert_eq!(driver.reason(), CloseReason::ClientReset);
+}

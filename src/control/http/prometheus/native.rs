@@ -161,7 +161,11 @@ fn listeners(out: &mut Exposition, listeners: &[ListenerStatus]) {
             out.sample(&[labels.as_slice(), &[("reason", reason)]].concat(), count);
         }
     }
-    out.family("counter", "fanin_listener_routed_total", "Sessions that went by a route.");
+    out.family(
+        "counter",
+        "fanin_listener_routed_total",
+        "Sessions that asked for the name of a route.",
+    );
     for (labels, listener) in &all {
         for route in &listener.routes {
             let of = [("sni", route.sni.as_str()), ("backend", route.backend.as_str())];
