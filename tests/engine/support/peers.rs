@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver as Inbox, Sender as Outbox, channel};
@@ -12,7 +12,9 @@ use std::thread::{self, Builder};
 
 use fanin::op::Flow;
 use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+};
 
 use super::oracle::{Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge_whole};
 use super::{PATIENCE, await_some};
@@ -124,6 +126,19 @@ fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = stream.set_read_timeout(Some(PATIENCE));
     let _ = stream.set_write_timeout(Some(PATIENCE));
+}
+
+/// The same with buffers so small from the start. One that is made smaller afterwards has told a larger
+/// window than it has room: what is beyond is dropped, acknowledgements with it (`TCPRcvQDrop`), and a
+/// stream under load waits for time-outs of the kernel's that double each time.
+pub fn connect_small(address: SocketAddr, bytes: usize) -> TcpStream {
+    let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+    let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    shrink(&socket, bytes);
+    socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)).unwrap();
+    let stream = TcpStream::from(socket);
+    prepare(&stream);
+    stream
 }
 
 /// Makes a socket's buffers so small (the kernel doubles what it is told, and has a least size).
