@@ -81,6 +81,7 @@ fn every_metric_is_on_the_dashboard_or_said_not_to_be() {
         "fanin_connect_attempts_total",
         "fanin_listener_accepting",
         "fanin_listener_bytes_total",
+        "fanin_listener_named_total",
         "fanin_listener_sessions_total",
         "fanin_sandbox_part",
         "fanin_server_check_downs_total",
