@@ -210,26 +210,25 @@ pub fn descriptors_needed(config: &Config, host: &Host, workers: u16, sessions: 
 /// Spare connections of one worker: as many as are allowed for, and no more than a part of its
 /// descriptors, which are for sessions.
 fn spares_a_worker(config: &Config, host: &Host) -> u64 {
-    let backends =
-        config.backends.iter().enumerate().filter(|(index, _)| is_relayed(config, *index));
     let allowed = |backend: &Backend| {
         u64::from(backend.spare.max.unwrap_or_default()) * backend.servers.len() as u64
     };
-    let allowed: u64 = backends.map(|(_, backend)| allowed(backend)).sum();
+    let allowed: u64 = relayed(config).map(allowed).sum();
     allowed.min(host.descriptors / DESCRIPTORS_TO_A_SPARE)
 }
 
-/// Whether sessions go there from where they were let in: doors connect by themselves.
-fn is_relayed(config: &Config, backend: usize) -> bool {
-    let goes = |it: &Listener| it.mode == Mode::Tcp && it.leads_to(backend);
-    config.listeners.iter().any(goes)
+/// The backends that workers connect sessions to: doors connect by themselves.
+fn relayed(config: &Config) -> impl Iterator<Item = &Backend> {
+    let tcp = |it: &&Listener| it.mode == Mode::Tcp;
+    let is_relayed =
+        move |index: usize| config.listeners.iter().filter(tcp).any(|it| it.leads_to(index));
+    let backends = config.backends.iter().enumerate();
+    backends.filter(move |(index, _)| is_relayed(*index)).map(|(_, backend)| backend)
 }
 
 /// The most spare connections to one server that are wanted.
 pub(super) fn spares_a_server(config: &Config) -> u16 {
-    let backends =
-        config.backends.iter().enumerate().filter(|(index, _)| is_relayed(config, *index));
-    backends.filter_map(|(_, backend)| backend.spare.max).max().unwrap_or_default()
+    relayed(config).filter_map(|backend| backend.spare.max).max().unwrap_or_default()
 }
 
 fn pipes_a_worker(config: &Config, host: &Host, workers: u16) -> u64 {

@@ -439,12 +439,8 @@ impl Mapping {
         for Switch { backend, names } in &proxy.switches {
             let to = "by a name that is waited for, 5 s at the most: [[listener]] routes to";
             let index = self.backend_named(backend, to)?;
-            let tunnel = |name: &str| {
-                let mut backs = all.iter().filter(|other| other.kind.is_back());
-                let of = backs.find(|other| other.name.value == name);
-                of.and_then(|other| time(&other.settings, Wait::Tunnel))
-            };
-            if tunnel(&backend.value) != tunnel(&self.backends[listener.backend].name) {
+            let default = &self.backends[listener.backend].name;
+            if tunnel_of(&backend.value, all) != tunnel_of(default, all) {
                 let text = "its `timeout tunnel` is not that of default_backend, which counts for every client \
                             of this frontend: see client_idle";
                 self.danger(backend, text);
@@ -489,12 +485,7 @@ impl Mapping {
 
     /// `timeout client` stands with who listens, `timeout tunnel` with who has servers.
     fn client_idle(&mut self, proxy: &Proxy, all: &[Proxy], backend: usize) -> Duration {
-        let name = &self.backends[backend].name;
-        let tunnel = all
-            .iter()
-            .find(|other| other.kind.is_back() && other.name.value == *name)
-            .and_then(|other| time(&other.settings, Wait::Tunnel));
-        if let Some(tunnel) = tunnel {
+        if let Some(tunnel) = tunnel_of(&self.backends[backend].name, all) {
             return tunnel;
         }
         self.idle(&proxy.settings, Wait::Client, "[[listener]] client_idle").unwrap_or_else(|| {
@@ -558,6 +549,12 @@ impl Mapping {
                     live is over, and when connects to their servers fail";
         self.report.note(NoteKind::Danger, 0, "the cron job that reloads HAProxy", text);
     }
+}
+
+/// `timeout tunnel` of the backend that is called so.
+fn tunnel_of(name: &str, all: &[Proxy]) -> Option<Duration> {
+    let of = all.iter().find(|other| other.kind.is_back() && other.name.value == name);
+    of.and_then(|other| time(&other.settings, Wait::Tunnel))
 }
 
 fn time(settings: &Settings, wait: Wait) -> Option<Duration> {

@@ -137,19 +137,27 @@ impl Reader {
                 self.term(next, rest)?
             }
             "{" => {
-                let Some(end) = after.iter().position(|word| word.text == "}") else {
-                    self.refuse(
-                        Fault::new("a brace that is not closed")
-                            .at(word.span.clone(), "opened here")
-                            .help(HELP),
-                    );
-                    return None;
-                };
-                (self.source_test(&after[..end])?, &after[end + 1..])
+                let (test, after) = self.in_braces(word, after, HELP)?;
+                (self.source_test(test)?, after)
             }
             name => (self.named_acl(word, name)?, after),
         };
         Some((if negated { networks.complement() } else { networks }, after))
+    }
+
+    /// What stands between this brace and its end, and what stands behind that.
+    pub(super) fn in_braces<'w>(
+        &mut self,
+        brace: &Word,
+        after: &'w [Word],
+        help: &str,
+    ) -> Option<(&'w [Word], &'w [Word])> {
+        let Some(end) = after.iter().position(|word| word.text == "}") else {
+            let fault = Fault::new("a brace that is not closed");
+            self.refuse(fault.at(brace.span.clone(), "opened here").help(help));
+            return None;
+        };
+        Some((&after[..end], &after[end + 1..]))
     }
 
     fn named_acl(&mut self, word: &Word, name: &str) -> Option<Networks> {

@@ -131,12 +131,8 @@ impl Reader {
                     continue;
                 }
                 "{" => {
-                    let Some(end) = after.iter().position(|word| word.text == "}") else {
-                        let fault = Fault::new("a brace that is not closed");
-                        self.refuse(fault.at(word.span.clone(), "opened here").help(HELP));
-                        return None;
-                    };
-                    (vec![self.hello_test(&after[..end])?], &after[end + 1..])
+                    let (test, after) = self.in_braces(word, after, HELP)?;
+                    (vec![self.hello_test(test)?], after)
                 }
                 name => (self.named_test(word, name)?, after),
             };
