@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::gate::rules::AddressSet;
+use crate::worker::plan::is_under;
 
 use super::request::Host;
 
@@ -77,10 +78,6 @@ impl Destinations {
                 Standing::Named => is_public(ip) || is_private(ip),
             }
     }
-}
-
-fn is_under(name: &str, domain: &str) -> bool {
-    name.strip_suffix(domain).is_some_and(|host| host.len() > 1 && host.ends_with('.'))
 }
 
 const fn v4(a: u8, b: u8, c: u8, prefix: u32) -> (u32, u32) {

@@ -100,14 +100,17 @@ pub enum Hosts {
     Under(String),
 }
 
+/// Whether a host, such as `a.example.com`, is below a domain, such as `example.com`.
+pub fn is_under(name: &str, domain: &str) -> bool {
+    name.strip_suffix(domain).is_some_and(|host| host.len() > 1 && host.ends_with('.'))
+}
+
 impl Names {
     /// The way of a session that asks for `name`, which is in small letters; it is counted.
     pub fn take_way(&self, name: &str) -> Way {
         let is_it = |way: &NamedWay| match &way.hosts {
             Hosts::One(host) => host == name,
-            Hosts::Under(domain) => {
-                name.strip_suffix(domain.as_str()).is_some_and(|host| host.ends_with('.'))
-            }
+            Hosts::Under(domain) => is_under(name, domain),
         };
         let Some(place) = self.ways.iter().position(is_it) else { return Way::default() };
         self.ways[place].taken.fetch_add(1, Relaxed);
