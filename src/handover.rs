@@ -16,6 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::{getpid, getppid};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::board::Admin;
 use crate::sys::process;
 
 /// The environment variable that tells an heir the number of its [`Handover`].
@@ -23,7 +24,7 @@ pub const VARIABLE: &str = "FANIN_HANDOVER";
 
 /// Changes whenever what is defined here does. A relay process of another format does not start, so
 /// that an upgrade to such a binary is refused, and a restart needed.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 const MEMORY_NAME: &str = "fanin-handover";
 
@@ -77,13 +78,14 @@ pub struct Shared {
     pub numbers: Vec<RawFd>,
 }
 
-/// A server that an administrator has taken out of service.
+/// What an administrator wants of a server, beside what is configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OutOfService {
+pub struct Administered {
     pub backend: String,
     pub server: String,
-    /// It is in maintenance; otherwise it is drained.
-    pub maintenance: bool,
+    pub admin: Admin,
+    /// In the place of the configured one.
+    pub weight: Option<u16>,
 }
 
 /// What a relay process begins with.
@@ -98,8 +100,7 @@ pub struct ToRelay {
     pub config: String,
     /// What is known of the names in it.
     pub names: KnownNames,
-    #[serde(default)]
-    pub out_of_service: Vec<OutOfService>,
+    pub administered: Vec<Administered>,
     /// In the order of the configuration's addresses.
     pub sockets: Vec<Shared>,
     /// Where statistics are served.
@@ -122,8 +123,7 @@ pub struct ToParent {
     pub config: String,
     /// What is known of the names in it.
     pub names: KnownNames,
-    #[serde(default)]
-    pub out_of_service: Vec<OutOfService>,
+    pub administered: Vec<Administered>,
     pub sockets: Vec<Shared>,
     pub pages: Vec<Shared>,
     /// What keeps a second instance away; see `parent::claim`.
@@ -175,8 +175,8 @@ pub enum Report {
     Kept,
     /// What is known of names now.
     Names { names: KnownNames },
-    /// All servers that are out of service because an administrator wants it.
-    OutOfService { servers: Vec<OutOfService> },
+    /// All servers of which an administrator wants something.
+    Administered { servers: Vec<Administered> },
     /// Another generation is needed, with this configuration: a reload changes what a process
     /// cannot change in itself, or a worker has failed.
     Renew { config: String, why: String },

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::histogram::{Histogram, Times};
 
@@ -107,7 +107,7 @@ pub struct Room {
 const AS_CONFIGURED: u16 = u16::MAX;
 
 /// What an administrator wants of a server (HAProxy's `set server ... state`, management guide 9.3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Admin {
@@ -222,12 +222,14 @@ impl Board {
         self.weight.store(weight.unwrap_or(AS_CONFIGURED), Relaxed);
     }
 
+    /// The weight that was set in the place of the configured one.
+    pub fn reweighed(&self) -> Option<u16> {
+        Some(self.weight.load(Relaxed)).filter(|&weight| weight != AS_CONFIGURED)
+    }
+
     /// Its weight, where `configured` is what stands in the configuration.
     pub fn weight(&self, configured: u16) -> u16 {
-        match self.weight.load(Relaxed) {
-            AS_CONFIGURED => configured,
-            weight => weight,
-        }
+        self.reweighed().unwrap_or(configured)
     }
 
     /// Whether it takes another session.

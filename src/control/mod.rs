@@ -292,6 +292,7 @@ impl<R: Relay> Loop<R> {
             self.log.warn(complaint);
         }
         self.remember_names();
+        self.tell_administered();
         self.check_servers();
         let mut tick = interval(log::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

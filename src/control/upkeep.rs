@@ -68,6 +68,7 @@ impl<R: Relay> Loop<R> {
                 self.relay.board(backend, server).reweigh(None);
             }
         }
+        self.tell_administered();
     }
 
     /// Has the servers checked where they are now.

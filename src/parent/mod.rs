@@ -30,7 +30,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use crate::cli::ExitCode;
 use crate::config::{Config, Log, Origin};
 use crate::control::{ControlSocket, Logger};
-use crate::handover::{KnownNames, Order, OutOfService, Report, ToParent, Wish};
+use crate::handover::{Administered, KnownNames, Order, Report, ToParent, Wish};
 use crate::supervisor::StartError;
 use crate::sys::process;
 
@@ -89,8 +89,8 @@ struct Parent {
     config: Config,
     /// What the relay processes have learnt of its names.
     names: KnownNames,
-    /// What administrators have taken out of service: the next relay process keeps it so.
-    out_of_service: Vec<OutOfService>,
+    /// What administrators want of servers: the next relay process keeps it so.
+    administered: Vec<Administered>,
     doors: Doors,
     /// Where statistics are served.
     pages: Doors,
@@ -126,7 +126,7 @@ impl Parent {
             origin: origin.clone(),
             config,
             names: Vec::new(),
-            out_of_service: Vec::new(),
+            administered: Vec::new(),
             doors: Doors::default(),
             pages: Doors::default(),
             found: Vec::new(),
@@ -205,7 +205,7 @@ impl Parent {
                 manager::ready(&self.describe());
             }
             Report::Names { names } => self.names = names,
-            Report::OutOfService { servers } => self.out_of_service = servers,
+            Report::Administered { servers } => self.administered = servers,
             Report::Kept => manager::ready(&self.describe()),
             Report::Renew { config, why } => self.on_renew(number, &config, why),
             Report::Upgrade { binary } => self.upgrade(Some(number), binary),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::ExitCode;
 use crate::config::{Config, Overrides};
 use crate::control::{ControlSocket, directory};
-use crate::handover::{FORMAT, Order, ToRelay};
+use crate::handover::{Administered, FORMAT, Order, ToRelay};
 use crate::supervisor::{self, StartError};
 use crate::sys::process;
 
@@ -62,7 +62,7 @@ impl Parent {
             generation: number,
             config: config.render(),
             names: self.names.clone(),
-            out_of_service: self.out_of_service.clone(),
+            administered: self.administered_in(&config),
             sockets: doors.shared(),
             pages: pages.shared(),
             control: serving.map(ControlSocket::leave),
@@ -89,6 +89,16 @@ impl Parent {
             deadline,
         });
         Ok(())
+    }
+
+    /// What administrators want of servers, once this configuration is in force: another one has
+    /// weights of its own, as after a reload within a process.
+    fn administered_in(&self, config: &Config) -> Vec<Administered> {
+        let mut administered = self.administered.clone();
+        if config.render() != self.config.render() {
+            administered.iter_mut().for_each(|server| server.weight = None);
+        }
+        administered
     }
 
     /// The control socket for a configuration, if it is not the one that is there. One that was

@@ -56,7 +56,7 @@ impl Parent {
             process: i32::try_from(std::process::id()).unwrap_or_default(),
             config: self.config.render(),
             names: self.names.clone(),
-            out_of_service: self.out_of_service.clone(),
+            administered: self.administered.clone(),
             sockets: self.doors.shared(),
             pages: self.pages.shared(),
             claims: [self.doors.claims(), self.pages.claims()].concat(),
@@ -84,7 +84,7 @@ impl Parent {
             .ok_or_else(|| unusable(io::Error::other("its configuration is not understood")))?;
         let mut parent = Self::new(signals, config, origin)?;
         parent.names = left.names;
-        parent.out_of_service = left.out_of_service;
+        parent.administered = left.administered;
         let mut claims = Doors::inherit_claims(left.claims);
         parent.doors = Doors::inherit(left.sockets, &mut claims);
         parent.pages = Doors::inherit(left.pages, &mut claims);

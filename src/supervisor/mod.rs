@@ -29,7 +29,7 @@ use nix::unistd::Pid;
 
 pub use error::StartError;
 
-use crate::backend::board::{Admin, Board};
+use crate::backend::board::Board;
 use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
 use crate::confinement::{self, Narrow, Sandbox};
 use crate::control::{
@@ -38,7 +38,7 @@ use crate::control::{
 };
 use crate::engine::{EngineLimits, uring};
 use crate::gate::Quota;
-use crate::handover::{self, FORMAT, OutOfService, Report, Shared, ToRelay};
+use crate::handover::{self, Administered, FORMAT, Report, Shared, ToRelay};
 use crate::metrics::{CloseReason, Counters, SessionPlace, SessionRecord, SessionView};
 use crate::sys::{process, socket};
 use crate::worker::listing::Listing;
@@ -146,7 +146,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
     supervisor.confine(sandbox, origin.path());
     // From here on threads are started.
     let log = Logger::open(config.log.clone()).map_err(system)?;
-    supervisor.keep_out(&left.out_of_service);
+    supervisor.administer(&left.administered);
     supervisor.serve()?;
     let setup = control::Setup {
         origin,
@@ -325,15 +325,16 @@ impl Supervisor {
         Ok(Some(processor))
     }
 
-    /// Servers that an administrator took out of service in an earlier process stay so.
-    fn keep_out(&self, servers: &[OutOfService]) {
-        for OutOfService { backend, server, maintenance } in servers {
-            let admin = if *maintenance { Admin::Maint } else { Admin::Drain };
+    /// What an administrator wanted of servers in an earlier process stays so.
+    fn administer(&self, servers: &[Administered]) {
+        for Administered { backend, server, admin, weight } in servers {
             let named = self.config.backends.iter().position(|of| of.name == *backend);
             let Some(backend) = named else { continue };
             let servers = &self.config.backends[backend].servers;
             if let Some(place) = servers.iter().position(|of| of.name == *server) {
-                self.board(backend, place).administer(admin, process::monotonic_micros());
+                let board = self.board(backend, place);
+                board.administer(*admin, process::monotonic_micros());
+                board.reweigh(*weight);
             }
         }
     }

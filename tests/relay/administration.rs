@@ -63,6 +63,19 @@ fn a_server_is_drained_kept_out_over_a_reload_and_brought_back() {
             "\n4 (initial 4)\n\n"
         );
 
+        assert_eq!(cli(socket, "set weight b/other 50%"), "\n");
+        let weight = || cli(socket, "get weight b/other");
+        assert!(relay.ask("upgrade").status.success());
+        assert_eq!(weight(), "2 (initial 4)\n\n", "kept over an upgrade");
+        assert!(relay.ask("reload").status.success());
+        assert_eq!(weight(), "4 (initial 4)\n\n", "the file's again after a reload");
+        assert!(relay.ask("upgrade").status.success());
+        assert_eq!(weight(), "4 (initial 4)\n\n", "and so it stays");
+        assert_eq!(cli(socket, "set weight b/other 50%"), "\n");
+        folder.write("f.toml", &file);
+        assert!(relay.ask("reload").status.success());
+        assert_eq!(weight(), "4 (initial 4)\n\n", "also in another process");
+
         assert_eq!(cli(socket, "disable server b/nobody"), "No such server.\n\n");
         assert!(cli(socket, "set weight b/other 999").starts_with("Absolute weight can only be"));
         assert_eq!(cli(socket, "show cli level"), "admin\n\n");

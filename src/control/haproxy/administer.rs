@@ -8,7 +8,7 @@ use crate::backend::board::Admin;
 use crate::config::{Config, ServerAddress};
 use crate::control::prober::{self, Place};
 use crate::control::{Applied, ENDING, Loop, Phase, Relay};
-use crate::handover::{OutOfService, Report};
+use crate::handover::{Administered, Report};
 use crate::metrics::CloseReason;
 use crate::sys::process;
 
@@ -47,13 +47,14 @@ impl<R: Relay> Loop<R> {
         match what {
             What::Admin(admin) => {
                 self.relay.board(backend, server).administer(admin, process::monotonic_micros());
-                self.report(Report::OutOfService { servers: self.out_of_service() });
+                self.tell_administered();
                 Ok(self.tell(format_args!("server {name} is set to {}", admin.label())))
             }
             What::Weight(weight) => {
                 let weight = weight.of(configured);
                 let set = Some(weight).filter(|&is| is != configured);
                 self.relay.board(backend, server).reweigh(set);
+                self.tell_administered();
                 Ok(self.tell(format_args!("server {name} has a weight of {weight} now")))
             }
             What::Shutdown => {
@@ -97,18 +98,21 @@ impl<R: Relay> Loop<R> {
         }
     }
 
-    /// Every server that an administrator has taken out of service.
-    fn out_of_service(&self) -> Vec<OutOfService> {
-        let out = |(backend, server): Place| {
-            let admin = self.relay.board(backend, server).admin();
+    /// So that the next process keeps it so.
+    pub(in crate::control) fn tell_administered(&self) {
+        let administered = |(backend, server): Place| {
+            let board = self.relay.board(backend, server);
+            let (admin, weight) = (board.admin(), board.reweighed());
             let of = &self.config.backends[backend];
-            (admin != Admin::Ready).then(|| OutOfService {
+            (admin != Admin::Ready || weight.is_some()).then(|| Administered {
                 backend: of.name.clone(),
                 server: of.servers[server].name.clone(),
-                maintenance: admin == Admin::Maint,
+                admin,
+                weight,
             })
         };
-        prober::places(&self.config).filter_map(out).collect()
+        let servers = prober::places(&self.config).filter_map(administered).collect();
+        self.report(Report::Administered { servers });
     }
 
     /// To another address, another port, or both; what of it is new is told.
