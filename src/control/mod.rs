@@ -65,7 +65,7 @@ use lookups::Lookups;
 use observer::Observer;
 use prober::Prober;
 use rebalance::Rebalance;
-use snapshot::Snapshot;
+use snapshot::{Snapshot, Told};
 use tcplog::Scene;
 
 pub use haproxy::{Change, SessionId, Show};
@@ -393,8 +393,10 @@ impl<R: Relay> Loop<R> {
     fn on_request(&mut self, request: socket::Request) {
         let answer = match request.command {
             Command::Status => self.status().render(),
-            Command::StatusJson => serde_json::to_string(&self.status())
-                .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL)),
+            Command::StatusJson => {
+                serde_json::to_string(&Told::new(&self.status(), &self.log.recent()))
+                    .unwrap_or_else(|error| format!("{}{error}", socket::REFUSAL))
+            }
             Command::Show(show) => show.answer(&self.snapshot()),
             Command::Agents { json } => self.answer_agents(json),
             Command::Ends(question) => self.ends.answer(&question, &self.listeners),

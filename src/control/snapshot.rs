@@ -30,19 +30,32 @@ pub(super) struct Snapshot {
     pub(super) idle_percent: u64,
 }
 
+/// What programs are told that ask for the status.
+#[derive(Debug, Serialize)]
+pub(super) struct Told<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    ready: bool,
+    events: &'a [Event],
+}
+
 /// What the page is told.
 #[derive(Debug, Serialize)]
 pub(super) struct View<'a> {
     #[serde(flatten)]
-    status: &'a Status,
-    ready: bool,
+    told: Told<'a>,
     /// Whether servers can be changed from the page.
     administered: bool,
     sessions_per_second: u64,
     sessions_per_second_max: u64,
     /// The last whole second.
     point: Option<Point>,
-    events: &'a [Event],
+}
+
+impl<'a> Told<'a> {
+    pub(super) fn new(status: &'a Status, events: &'a [Event]) -> Self {
+        Self { status, ready: status.is_ready(), events }
+    }
 }
 
 impl Snapshot {
@@ -50,13 +63,11 @@ impl Snapshot {
     pub(super) fn view(&self, administered: bool) -> View<'_> {
         let rate = self.rates.of(&Subject::Process);
         View {
-            status: &self.status,
-            ready: self.status.is_ready(),
+            told: Told::new(&self.status, &self.events),
             administered,
             sessions_per_second: rate.now,
             sessions_per_second_max: rate.max,
             point: self.history.last().copied(),
-            events: &self.events,
         }
     }
 }

@@ -372,6 +372,7 @@ fn the_status_is_the_relays_and_the_processs_together() {
     assert_eq!(json["relay_pid"], std::process::id());
     assert_eq!(json["total"]["accepted"], 1_234_567);
     assert_eq!(json["servers"][0]["name"], "a");
+    assert!(json["ready"] == true && json["events"].is_array(), "{json}");
     fixture.order(Order::Drain);
     assert_eq!(fixture.end().0, Ok(()));
 }
