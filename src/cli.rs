@@ -105,6 +105,23 @@ Examples:
 
 On paper: nothing is looked at on this host. `fanin doctor` says what this one lacks.";
 
+const TOP_KEYS: &str = "\
+Keys:
+  q, Esc, Ctrl-C      end the view, not the relay
+  Tab, 1 to 5         another table: servers, listeners, workers, ends, latest
+  up, down            another row; PgUp and PgDn ten, Home and End the first and the last
+  s                   sort servers by name, sessions, new ones a second, failures
+  p, space            pause, and go on
+  Ctrl-L, Ctrl-Z      draw anew; to the shell, where fg comes back
+  ?                   help
+
+Where standard input or output is no terminal, or with --times, it is plain text, a look after the
+other. Colours are left out where NO_COLOR is set.
+
+Examples:
+  fanin top
+  fanin top --times 60 | tee minute.txt";
+
 /// Relays the connections of many monitoring agents to a few servers, one worker thread a core
 #[derive(Debug, Parser)]
 #[command(
@@ -163,7 +180,8 @@ pub enum Command {
     Passwd,
     /// Show what a running relay does: workers, sessions, bytes, servers
     Status(Status),
-    /// Show a running relay second by second
+    /// Show a running relay second by second, on a screen with keys or as plain text
+    #[command(after_help = TOP_KEYS)]
     Top(Top),
     /// Show how the latest sessions of a running relay ended, and why
     Ends(Ends),
@@ -369,7 +387,7 @@ pub struct Status {
 pub struct Top {
     #[command(flatten)]
     pub target: Target,
-    /// So many looks, a second each, and then the end
+    /// So many looks as plain text, a second each, and then the end
     #[arg(long, value_name = "N")]
     pub times: Option<u32>,
 }

@@ -219,7 +219,7 @@ fn complain(error: &ConfigError) -> ExitCode {
 
 /// A reader that has gone (`| head`) is no failure.
 fn print(text: &str) -> ExitCode {
-    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     let _ = write!(io::stdout(), "{text}{newline}");
     ExitCode::Success
 }

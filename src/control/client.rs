@@ -34,6 +34,11 @@ pub enum ClientError {
     Several { sockets: Vec<PathBuf> },
     #[error("no relay answers at {}: {why}; {}", path.display(), remedy(why))]
     Unreachable { path: PathBuf, why: io::Error },
+    #[error(
+        "this terminal does not become a screen: {why}; have plain text instead with: fanin top \
+         --times 60"
+    )]
+    Terminal { why: io::Error },
     /// What the relay said no with.
     #[error("{0}")]
     Refused(String),

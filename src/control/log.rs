@@ -532,7 +532,7 @@ impl fmt::Write for JsonText<'_> {
 }
 
 /// Control characters, and those that turn the direction of what follows on a screen.
-fn must_escape(c: char) -> bool {
+pub(super) fn must_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -45,4 +45,5 @@ mod statistics;
 mod support;
 mod surroundings;
 mod tls_names;
+mod top;
 mod web_proxy;
