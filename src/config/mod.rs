@@ -374,6 +374,8 @@ impl Listener {
 pub struct Stats {
     /// Where; empty is nowhere.
     pub bind: Vec<SocketAddr>,
+    /// Who may look; empty is everybody.
+    pub viewers: BTreeMap<String, Hash>,
     /// Who may change servers there; empty is nobody.
     pub admins: BTreeMap<String, Hash>,
 }
@@ -383,8 +385,44 @@ pub struct Stats {
 pub struct Control {
     /// `None` is a path derived from who runs the relay and where it listens.
     pub socket: Option<PathBuf>,
+    /// Who may connect.
+    pub mode: ControlMode,
     /// What those may do there who are neither root nor the user who runs the relay.
     pub level: ControlLevel,
+}
+
+/// Who may connect to the control socket beside root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ControlMode {
+    /// The user who runs the relay.
+    Owner,
+    /// So may that user's group.
+    #[default]
+    Group,
+}
+
+impl ControlMode {
+    /// The mode of the socket's file.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Group => 0o660,
+        }
+    }
+}
+
+impl fmt::Display for ControlMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value::word(*self, value::CONTROL_MODES))
+    }
+}
+
+impl FromStr for ControlMode {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::choice(text, value::CONTROL_MODES)
+    }
 }
 
 /// How much somebody may do through the control socket; HAProxy's word for it is `level`.

@@ -284,7 +284,7 @@ impl<R: Relay> Loop<R> {
             let serving = tokio::spawn(http::serve(
                 page,
                 Questions(questions.clone()),
-                self.config.stats.admins.clone(),
+                self.config.stats.clone(),
             ));
             self.clients.push(serving.abort_handle());
         }
@@ -292,7 +292,6 @@ impl<R: Relay> Loop<R> {
             self.log.warn(complaint);
         }
         self.remember_names();
-        self.tell_administered();
         self.check_servers();
         let mut tick = interval(log::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -383,10 +383,12 @@ async fn probe(
     address: SocketAddr,
     introduce: Option<ProxyVersion>,
 ) -> Result<(), Failure> {
-    // Another port is another service, which expects no header (configuration manual, 5.2
+    // Elsewhere is another service, which expects no header (configuration manual, 5.2
     // "check-send-proxy").
-    let introduction = introduce.filter(|_| check.port.is_none()).map(greeting::own_header);
-    let address = SocketAddr::new(address.ip(), check.port.unwrap_or_else(|| address.port()));
+    let elsewhere = check.port.is_some() || check.address.is_some();
+    let introduction = introduce.filter(|_| !elsewhere).map(greeting::own_header);
+    let ip = check.address.unwrap_or_else(|| address.ip());
+    let address = SocketAddr::new(ip, check.port.unwrap_or_else(|| address.port()));
     let mut stream = match timeout(check.timeout, TcpStream::connect(address)).await {
         Err(_) => return Err(late("L4TOUT", address, check.timeout)),
         Ok(Err(error)) => {

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::*;
 use crate::backend::board::Board;
-use crate::config::{Log, Overrides};
+use crate::config::{ControlMode, Log, Overrides};
 use crate::metrics::{CloseReason, SessionPlace, SessionView};
 
 /// A directory of its own, removed at the end.
@@ -171,7 +171,9 @@ impl Fixture {
             names: Names::default(),
             log: Logger::to(Log::default(), log).expect("a logger"),
             pages: Vec::new(),
-            socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
+            socket: Some(
+                ControlSocket::bind(&scratch.path("r.sock"), ControlMode::Group).expect("bound"),
+            ),
             parent: Parent { process: 4711, generation: 3, watched: false, link: None },
             records: Vec::new(),
             remarks: mpsc::channel(1).1,

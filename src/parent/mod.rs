@@ -20,7 +20,7 @@ mod upgrade;
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,7 +28,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::ExitCode;
-use crate::config::{Config, Log, Origin};
+use crate::config::{self, Config, Log, Note, NoteKind, Origin};
 use crate::control::{ControlSocket, Logger};
 use crate::handover::{Administered, KnownNames, Order, Report, ToParent, Wish};
 use crate::supervisor::StartError;
@@ -56,8 +56,11 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 /// Why it does not start.
 pub fn start(origin: &Origin) -> Result<ExitCode, StartError> {
     let signals = signals()?;
-    let config = origin.load()?;
+    let (config, report) = origin.read()?;
     let mut parent = Parent::new(signals, config.clone(), origin)?;
+    if let (Some(report), Some(path)) = (report, origin.path()) {
+        parent.tell_migration(&report, path);
+    }
     parent.found = manager::found();
     parent.renew(Reason::Start, config)?;
     parent.found.clear();
@@ -143,6 +146,18 @@ impl Parent {
             followed: false,
             outcome: None,
         })
+    }
+
+    /// What a file of HAProxy's has that a person should look at.
+    fn tell_migration(&self, report: &config::Report, path: &Path) {
+        let file = path.display();
+        for Note { line, said, text, .. } in report.of(NoteKind::Danger) {
+            self.log.warn(format_args!("{file}:{line}: {said}: {text}"));
+        }
+        self.log.info(format_args!(
+            "{file} is read as HAProxy's format: {}; `fanin import {file}` says what and why",
+            report.summary()
+        ));
     }
 
     fn run(mut self) -> Result<ExitCode, StartError> {
@@ -241,6 +256,13 @@ impl Parent {
             && let Ok(log) = open_log(&config)
         {
             self.log = log;
+        }
+        if config.control.mode != self.config.control.mode
+            && let Some(Err(error)) =
+                self.control.as_ref().map(|socket| socket.open_to(config.control.mode))
+        {
+            self.log
+                .warn(format_args!("[control] mode is not what the configuration says: {error}"));
         }
         self.config = config;
     }

@@ -113,7 +113,7 @@ impl Parent {
         if self.control.as_ref().is_some_and(|control| control.path() == path) {
             return Ok(None);
         }
-        match ControlSocket::bind(&path) {
+        match ControlSocket::bind(&path, config.control.mode) {
             Ok(socket) => Ok(Some(Some(socket))),
             Err(error) if asked.is_some() => Err(error.into()),
             Err(error) => {
@@ -168,6 +168,7 @@ impl Parent {
         if let Some(control) = renewal.control {
             self.control = control;
         }
+        self.administered = self.administered_in(&renewal.config);
         self.adopt(renewal.config);
         let successor = self.children.iter().find(|child| child.number == number);
         let process = successor.map_or(0, |child| child.process.as_raw());

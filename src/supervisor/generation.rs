@@ -47,8 +47,8 @@ pub(super) fn needs_generation(old: &Config, new: &Config) -> Option<&'static st
             spares_a_server(old) < spares_a_server(new),
             "the connections made ahead ([backend.NAME] spare)",
         ),
-        (old.stats != new.stats, "the statistics ([stats] bind, admins)"),
-        (old.control != new.control, "the control socket ([control] socket, level)"),
+        (old.stats != new.stats, "the statistics ([stats] bind, viewers, admins)"),
+        (old.control != new.control, "the control socket ([control] socket, mode, level)"),
         (old.log.format != new.log.format, "the log's format ([log] format)"),
         (
             log_targets(old) != log_targets(new),

@@ -4,7 +4,9 @@ use crate::config::check::Place;
 use crate::config::error::Fault;
 use crate::config::file::{ControlTable, DnsTable, GlobalTable, LogTable, StatsTable, Written};
 use crate::config::value::Refusal;
-use crate::config::{Control, ControlLevel, Dns, Global, Log, SessionLines, Stats, value};
+use crate::config::{
+    Control, ControlLevel, ControlMode, Dns, Global, Log, SessionLines, Stats, value,
+};
 
 use super::{Reader, auto_or, boolean, integer, list, maxconn, pin, text_of};
 
@@ -152,11 +154,12 @@ impl Reader {
     }
 
     pub(super) fn control(&mut self, table: Option<&ControlTable>) -> Control {
-        let Some(ControlTable { socket, level }) = table else { return Control::default() };
+        let Some(ControlTable { socket, mode, level }) = table else { return Control::default() };
         Control {
             socket: self.take("socket", socket.as_ref(), None, |written| {
                 text_of(value::socket_path)(written).map(Some)
             }),
+            mode: self.take("mode", mode.as_ref(), ControlMode::default(), text_of(str::parse)),
             level: self.take("level", level.as_ref(), ControlLevel::default(), text_of(str::parse)),
         }
     }
@@ -171,8 +174,13 @@ impl Reader {
                 bind.push(address);
             }
         }
+        let viewers = table.and_then(|table| table.viewers.as_ref());
         let admins = table.and_then(|table| table.admins.as_ref());
-        Stats { bind, admins: self.users("[stats] admins", admins) }
+        Stats {
+            bind,
+            viewers: self.users("[stats] viewers", viewers),
+            admins: self.users("[stats] admins", admins),
+        }
     }
 }
 

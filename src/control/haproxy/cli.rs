@@ -120,6 +120,7 @@ fn selection(words: &[&str]) -> Result<(Selection, Form), String> {
     let selection = Selection {
         proxy,
         name,
+        scope: None,
         kind: number(1)?,
         server: number(2)?,
         only_up: options.contains(&"up"),

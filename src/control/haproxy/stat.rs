@@ -119,6 +119,8 @@ pub struct Selection {
     pub(super) proxy: Option<u64>,
     /// The proxy by its name.
     pub(super) name: Option<String>,
+    /// Part of the proxy's name.
+    pub(super) scope: Option<String>,
     /// A sum of 1 (frontends), 2 (backends), 4 (servers).
     pub(super) kind: Option<u64>,
     pub(super) server: Option<u64>,
@@ -126,6 +128,18 @@ pub struct Selection {
     pub(super) only_up: bool,
     /// Of servers, those that are not in maintenance.
     pub(super) no_maintenance: bool,
+}
+
+impl Selection {
+    /// What the options of HAProxy's page select.
+    pub(in crate::control) fn on_the_page(
+        scope: Option<&str>,
+        only_up: bool,
+        no_maintenance: bool,
+    ) -> Self {
+        let scope = scope.map(str::to_owned);
+        Self { scope, only_up, no_maintenance, ..Self::default() }
+    }
 }
 
 /// What begins anew where somebody clears it.
@@ -150,6 +164,7 @@ pub(in crate::control) fn show(snapshot: &Snapshot, form: Form, wanted: &Selecti
         wanted.proxy.is_none_or(|proxy| proxy == row.proxy)
             && wanted.kind.is_none_or(|kind| kind & (1 << row.kind) != 0)
             && wanted.name.as_ref().is_none_or(|name| *name == row.cells[PLACES["pxname"]])
+            && wanted.scope.as_ref().is_none_or(|part| row.cells[PLACES["pxname"]].contains(part))
             && wanted.server.is_none_or(|server| server == row.server)
             && (row.kind != SERVER || !wanted.no_maintenance || !status.starts_with("MAINT"))
             && (row.kind != SERVER || !wanted.only_up || !is_out(status))
