@@ -32,6 +32,7 @@ mod reload;
 mod resolver;
 mod snapshot;
 mod socket;
+mod standing;
 mod status;
 mod syslog;
 mod tcplog;
@@ -59,13 +60,14 @@ use crate::metrics::SessionRecord;
 use agents::Agents;
 use ends::Ends;
 use haproxy::sessions;
-use haproxy::stat::Counted;
+use haproxy::stat::{self, Counted};
 use http::Questions;
 use lookups::Lookups;
 use observer::Observer;
 use prober::Prober;
 use rebalance::Rebalance;
 use snapshot::Snapshot;
+use standing::Standings;
 use tcplog::Scene;
 
 pub use haproxy::{Change, SessionId, Show};
@@ -207,6 +209,7 @@ struct Loop<R> {
     /// Serve the control socket and the statistics.
     clients: Vec<AbortHandle>,
     observer: Observer,
+    standings: Standings,
     observed: Instant,
     /// What HAProxy's statistics begin from: somebody has cleared them.
     cleared: Arc<Counted>,
@@ -253,6 +256,7 @@ impl<R: Relay> Loop<R> {
             pages: setup.pages,
             clients: Vec::new(),
             observer: Observer::default(),
+            standings: Standings::default(),
             observed: Instant::now(),
             cleared: Arc::default(),
             questions: sessions::Questions::default(),
@@ -317,8 +321,12 @@ impl<R: Relay> Loop<R> {
     fn tell_ends(&mut self) {
         let scene = || Scene::new(&self.relay.status(), &self.listeners);
         let (agents, ends, now) = (&mut self.agents, &mut self.ends, Instant::now());
+        let standings = &mut self.standings;
         self.log.sessions(&mut self.records, &self.listeners, scene, |at, record| {
             agents.note(&record, now);
+            if let Some(server) = record.server.as_ref().filter(|_| !record.queued.time.is_zero()) {
+                standings.waited(server.name(), record.queued.time);
+            }
             ends.note(at, record);
         });
     }
@@ -334,7 +342,9 @@ impl<R: Relay> Loop<R> {
         }
         if self.observed.elapsed() >= OBSERVE_EVERY {
             self.observed += OBSERVE_EVERY;
-            self.observer.look(&self.relay.status());
+            let relay = self.status().relay;
+            self.observer.look(&relay);
+            self.standings.look(&relay, stat::status);
             // Where nobody is let in any more everybody would fall silent.
             if self.phase == Phase::Serving {
                 self.mind_agents();

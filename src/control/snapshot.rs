@@ -11,6 +11,7 @@ use crate::metrics::Counts;
 use super::haproxy::stat::Counted;
 use super::log::Event;
 use super::observer::{Point, Rates, Subject};
+use super::standing::Pasts;
 use super::status::Status;
 use super::{ConfigurationStatus, Loop, Phase, PhaseName, Relay, log, prober};
 
@@ -21,6 +22,7 @@ pub(super) struct Snapshot {
     /// When this relay process began, in Unix time.
     pub(super) started: u64,
     pub(super) rates: Rates,
+    pub(super) pasts: Pasts,
     /// The last minutes, a point a second.
     pub(super) history: Vec<Point>,
     pub(super) events: Vec<Event>,
@@ -67,6 +69,7 @@ impl<R: Relay> Loop<R> {
             status: self.status(),
             started: self.began.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             rates: self.observer.rates().clone(),
+            pasts: self.standings.pasts(),
             history: self.observer.points(),
             events: self.log.recent(),
             cleared: Arc::clone(&self.cleared),

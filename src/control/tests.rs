@@ -42,6 +42,7 @@ pub(super) fn snapshot() -> Snapshot {
         status: status::tests::status(),
         started: 1_787_000_000,
         rates: Observer::default().rates().clone(),
+        pasts: Default::default(),
         history: Vec::new(),
         events: Vec::new(),
         cleared: Arc::default(),

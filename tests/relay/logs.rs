@@ -159,3 +159,31 @@ fn the_place_of_a_syslog_server_is_checked() {
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("\"/dev/log\""), "{}", text(&output.stderr));
 }
+
+#[test]
+fn alerts_that_look_for_servers_that_go_find_the_lines_of_haproxy() {
+    let folder = Folder::new("logs-servers");
+    let log = collector();
+    let text = format!(
+        "global\n log {} local1\ndefaults\n mode tcp\n timeout connect 2s\n timeout client 20s\n \
+         timeout server 20s\nlisten agents\n bind {}\n server s1 {} check inter 50ms\n",
+        log.local_addr().unwrap(),
+        peers::nobody(),
+        peers::nobody(),
+    );
+    let _relay = Relay::start(&["-c", folder.write("f.cfg", &text).to_str().unwrap()]);
+    let next = |part: &str| {
+        let mut buffer = [0; 2048];
+        loop {
+            let length = log.recv(&mut buffer).unwrap();
+            let line = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if line.contains(part) {
+                return line;
+            }
+        }
+    };
+    let down = next("Server agents/s1 is DOWN");
+    assert!(down.contains(", reason: Layer4 connection problem, info: \""), "{down}");
+    assert!(down.contains("0 active and 0 backup servers left. 0 sessions active, 0 requeued"));
+    next("backend agents has no server available!");
+}

@@ -475,7 +475,7 @@ fn a_proxy_that_speaks_tls_with_its_servers_is_an_agent_door_that_checks_them() 
     assert_eq!(config.listeners[0].mode, crate::config::Mode::Agent);
     let tls = config.backends[0].tls.as_ref().expect("TLS");
     assert_eq!(tls.sni.as_deref(), Some("intake.example.com"));
-    assert_eq!(tls.ca.as_deref(), Some(std::path::Path::new("/etc/ssl/certs/ca-certificates.crt")));
+    assert_eq!(tls.ca.as_deref(), Some("/etc/ssl/certs/ca-certificates.crt".as_ref()));
     let check = config.backends[0].servers[0].check.as_ref().expect("checked");
     assert_eq!(check.http, None, "checks speak no TLS");
     assert_eq!(config.control.mode, crate::config::ControlMode::Owner);

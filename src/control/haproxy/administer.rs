@@ -13,7 +13,7 @@ use crate::metrics::CloseReason;
 use crate::sys::process;
 
 use super::change::{BY, Change, What, refusal};
-use super::stat;
+use super::{news, stat};
 
 /// What is answered where there is nothing to say.
 const DONE: &str = "\n";
@@ -46,8 +46,13 @@ impl<R: Relay> Loop<R> {
         let configured = self.config.backends[backend].servers[server].weight;
         match what {
             What::Admin(admin) => {
-                self.relay.board(backend, server).administer(admin, process::monotonic_micros());
+                let board = self.relay.board(backend, server);
+                let before = board.admin();
+                board.administer(admin, process::monotonic_micros());
                 self.tell_administered();
+                if self.told_as_haproxy_does(place, news::Turn::Administered(before)) {
+                    return Ok(DONE.to_owned());
+                }
                 Ok(self.tell(format_args!("server {name} is set to {}", admin.label())))
             }
             What::Weight(weight) => {
@@ -206,6 +211,7 @@ impl<R: Relay> Loop<R> {
     fn clear(&mut self, all: bool) {
         self.relay.forget_highest();
         self.observer.forget_highest();
+        self.standings.forget_highest();
         if all {
             self.cleared = stat::counted(&self.snapshot()).into();
         }

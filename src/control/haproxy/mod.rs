@@ -3,7 +3,8 @@
 mod administer;
 mod change;
 mod cli;
-mod info;
+pub(super) mod info;
+pub(super) mod news;
 pub(super) mod sessions;
 pub(super) mod stat;
 mod typed;

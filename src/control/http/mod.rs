@@ -206,7 +206,9 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
             text(StatusCode::SERVICE_UNAVAILABLE, why)
         }
         "/metrics" if query.split('&').any(|part| part == "compat=haproxy") => {
-            with_type(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::haproxy(&snapshot))
+            let wanted = prometheus::Wanted::read(query);
+            let text = prometheus::haproxy(&snapshot, &wanted);
+            with_type(StatusCode::OK, prometheus::CONTENT_TYPE, text)
         }
         "/metrics" => {
             with_type(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::native(&snapshot))
