@@ -282,6 +282,7 @@ pub(super) struct LogTable {
     pub(super) sessions: Option<Value>,
     pub(super) null: Option<Value>,
     pub(super) sample: Option<Value>,
+    pub(super) output: Option<Value>,
     pub(super) file: Option<Value>,
     pub(super) syslog: Option<Value>,
     pub(super) syslog_format: Option<Value>,

@@ -460,6 +460,8 @@ pub struct Log {
     pub null: bool,
     /// Of the sessions that ended well, one in so many gets one.
     pub sample: u32,
+    /// Where lines go that go nowhere else.
+    pub output: LogOutput,
     /// Gets the lines of sessions, and a copy of all others.
     pub file: Option<PathBuf>,
     /// So does this.
@@ -478,6 +480,7 @@ impl Default for Log {
             sessions: SessionLines::default(),
             null: true,
             sample: 1,
+            output: LogOutput::default(),
             file: None,
             syslog: None,
             syslog_form: SyslogForm::default(),
@@ -505,6 +508,16 @@ impl fmt::Display for SessionLines {
             Self::None => "false",
         })
     }
+}
+
+/// A stream that every process has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// Standard output, which some containers' managers alone read.
+    Stdout,
 }
 
 /// What stands before a line to a syslog server.

@@ -41,6 +41,7 @@ pub(super) fn config(config: &Config) -> String {
     out.key("sessions", config.log.sessions);
     out.key("null", config.log.null);
     out.key("sample", config.log.sample);
+    out.text("output", word(config.log.output, value::OUTPUTS));
     match &config.log.file {
         Some(path) => out.text("file", path.display()),
         None => out.text("file", "off"),

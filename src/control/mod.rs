@@ -42,6 +42,7 @@ mod text;
 pub mod top;
 mod upkeep;
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::net::TcpListener;
@@ -70,7 +71,7 @@ use snapshot::Snapshot;
 use standing::Standings;
 use tcplog::Scene;
 
-pub use haproxy::{Change, SessionId, Show};
+pub use haproxy::{Change, Door, SessionId, Show};
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
@@ -213,6 +214,8 @@ struct Loop<R> {
     observed: Instant,
     /// What HAProxy's statistics begin from: somebody has cleared them.
     cleared: Arc<Counted>,
+    /// Listeners, by name, that an administrator has let nobody in.
+    closed: BTreeMap<String, Door>,
     /// To the workers, of those who ask for sessions.
     questions: sessions::Questions,
     parent: Parent,
@@ -259,6 +262,7 @@ impl<R: Relay> Loop<R> {
             standings: Standings::default(),
             observed: Instant::now(),
             cleared: Arc::default(),
+            closed: BTreeMap::new(),
             questions: sessions::Questions::default(),
             parent: setup.parent,
             reports,

@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use crate::metrics::Counts;
 
+use super::haproxy::Door;
 use super::haproxy::stat::Counted;
 use super::log::Event;
 use super::observer::{Point, Rates, Subject};
 use super::standing::Pasts;
-use super::status::Status;
+use super::status::{ListenerState, ServerStatus, Status};
 use super::{ConfigurationStatus, Loop, Phase, PhaseName, Relay, log, prober};
 
 /// Everything that can be asked for.
@@ -40,6 +41,8 @@ pub(super) struct View<'a> {
     ready: bool,
     /// Whether servers can be changed from the page.
     administered: bool,
+    /// How long each server has been what it is, in seconds, in the order of the servers.
+    servers_since: Vec<u64>,
     sessions_per_second: u64,
     sessions_per_second_max: u64,
     /// The last whole second.
@@ -51,10 +54,15 @@ impl Snapshot {
     /// `administered` is whether servers can be changed from the page.
     pub(super) fn view(&self, administered: bool) -> View<'_> {
         let rate = self.rates.of(&Subject::Process);
+        let since = |server: &ServerStatus| {
+            let subject = Subject::Server(server.backend.clone(), server.name.clone());
+            self.pasts.of(&subject).seconds
+        };
         View {
             status: &self.status,
             ready: self.status.is_ready(),
             administered,
+            servers_since: self.status.relay.servers.iter().map(since).collect(),
             sessions_per_second: rate.now,
             sessions_per_second_max: rate.max,
             point: self.history.last().copied(),
@@ -85,6 +93,13 @@ impl<R: Relay> Loop<R> {
             // That it has no address says more than that its check fails.
             if is_down && !server.resolved.is_empty() {
                 "down".clone_into(&mut server.state);
+            }
+        }
+        for listener in &mut relay.listeners {
+            match self.closed.get(&listener.name) {
+                Some(Door::Shut) => listener.state = ListenerState::Ended,
+                Some(_) => listener.state = ListenerState::Disabled,
+                None => {}
             }
         }
         let mut total = Counts::default();

@@ -64,8 +64,9 @@ of HAProxy's, with their answers, and several in a line with ';' between them:
   show servers state|conn [BACKEND], show sess [ID], show backend, show errors, show env [NAME],
   show table, show version, show cli level|sockets, get weight BACKEND/SERVER,
   disable|enable server BACKEND/SERVER, disable|enable health BACKEND/SERVER,
+  disable|enable|shutdown frontend LISTENER,
   set server BACKEND/SERVER state ready|drain|maint, weight N|N%, addr IP [port PORT],
-    fqdn NAME, health up|down|stopping, check-port PORT
+    fqdn NAME, health up|down|stopping, check-port PORT, check-addr IP [port PORT]
   set weight BACKEND/SERVER N|N%, set maxconn server BACKEND/SERVER N,
   set maxconn frontend LISTENER N, set maxconn global N,
   shutdown session ID, shutdown sessions server BACKEND/SERVER, clear counters [all]

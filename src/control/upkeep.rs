@@ -65,6 +65,9 @@ impl<R: Relay> Loop<R> {
     /// anew; who is out of service stays so.
     pub(super) fn forget_settings(&mut self) {
         self.prober.resume();
+        if !std::mem::take(&mut self.closed).is_empty() {
+            self.report_closed();
+        }
         for (backend, of) in self.config.backends.iter().enumerate() {
             for server in 0..of.servers.len() {
                 self.relay.board(backend, server).reweigh(None);

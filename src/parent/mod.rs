@@ -19,16 +19,18 @@ mod renewal;
 mod upgrade;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::ExitCode;
-use crate::config::{self, Config, Log, Note, NoteKind, Origin};
+use crate::config::{self, BACKLOG_DEFAULT, Config, Log, Note, NoteKind, Origin};
 use crate::control::{ControlSocket, Logger};
 use crate::handover::{Administered, KnownNames, Order, Report, ToParent, Wish};
 use crate::supervisor::StartError;
@@ -95,6 +97,8 @@ struct Parent {
     /// What administrators want of servers: the next relay process keeps it so.
     administered: Vec<Administered>,
     doors: Doors,
+    /// The addresses at which an administrator wants nobody to be let in.
+    closed: Vec<SocketAddr>,
     /// Where statistics are served.
     pages: Doors,
     found: Found,
@@ -131,6 +135,7 @@ impl Parent {
             names: Vec::new(),
             administered: Vec::new(),
             doors: Doors::default(),
+            closed: Vec::new(),
             pages: Doors::default(),
             found: Vec::new(),
             control: None,
@@ -179,7 +184,7 @@ impl Parent {
         }
     }
 
-    fn wait(&self) -> Result<(), nix::errno::Errno> {
+    fn wait(&self) -> Result<(), Errno> {
         let mut polled: Vec<_> = self.children.iter().map(|child| child.as_fd()).collect();
         polled.push(self.signals.as_fd());
         let mut polled: Vec<_> =
@@ -192,7 +197,7 @@ impl Parent {
             PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut polled, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno),
         }
     }
@@ -221,6 +226,12 @@ impl Parent {
             }
             Report::Names { names } => self.names = names,
             Report::Administered { servers } => self.administered = servers,
+            Report::Closed { binds }
+                if self.serving().is_some_and(|child| child.number == number) =>
+            {
+                self.close(binds);
+            }
+            Report::Closed { .. } => {}
             Report::Kept => manager::ready(&self.describe()),
             Report::Renew { config, why } => self.on_renew(number, &config, why),
             Report::Upgrade { binary } => self.upgrade(Some(number), binary),
@@ -231,6 +242,26 @@ impl Parent {
             }
             Report::Turning => {}
         }
+    }
+
+    /// These are the addresses at which nobody is to be let in.
+    fn close(&mut self, binds: Vec<SocketAddr>) {
+        let complain = |log: &Logger, bind: SocketAddr, errno: Errno| {
+            log.error(format_args!("listening at {bind} cannot be switched: {errno}"));
+        };
+        for &bind in binds.iter().filter(|bind| !self.closed.contains(bind)) {
+            if let Err(errno) = self.doors.close(bind) {
+                complain(&self.log, bind, errno);
+            }
+        }
+        for &bind in self.closed.iter().filter(|bind| !binds.contains(bind)) {
+            let listener = self.config.listeners.iter().find(|one| one.bind.contains(&bind));
+            let backlog = listener.map_or(BACKLOG_DEFAULT, |listener| listener.backlog);
+            if let Err(errno) = self.doors.open(bind, backlog) {
+                complain(&self.log, bind, errno);
+            }
+        }
+        self.closed = binds;
     }
 
     /// A configuration that a relay process speaks of, if it is the one in force or what can be read

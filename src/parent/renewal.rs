@@ -164,6 +164,8 @@ impl Parent {
         // What is not a door any more is closed here first, so that the generation that still
         // serves it empties its queue and closes it last.
         self.doors = renewal.doors;
+        // A relay process has all that it is given listen.
+        self.closed.clear();
         self.pages = renewal.pages;
         if let Some(control) = renewal.control {
             self.control = control;

@@ -187,3 +187,37 @@ fn alerts_that_look_for_servers_that_go_find_the_lines_of_haproxy() {
     assert!(down.contains("0 active and 0 backup servers left. 0 sessions active, 0 requeued"));
     next("backend agents has no server available!");
 }
+
+/// What systemd's journal reads has priorities, and what a container's manager reads goes where it looks.
+#[test]
+fn lines_go_to_the_stream_that_is_read_in_the_form_that_its_reader_takes() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = Folder::new("logs-streams");
+    let text = format!(
+        "[log]\noutput = \"OUTPUT\"\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n\
+         [[backend.b.server]]\naddress = \"{}\"\n",
+        peers::nobody()
+    );
+    for (output, first) in [("stderr", "<6>info "), ("stdout", "20")] {
+        let config = folder.write("f.toml", &text.replace("OUTPUT", output));
+        let path = folder.path(output);
+        let file = std::fs::File::create(&path).unwrap();
+        let found = file.metadata().unwrap();
+        let socket = folder.path(&format!("{output}.sock"));
+        let mut command = std::process::Command::new(BINARY);
+        command.args(["run", "-c", config.to_str().unwrap()]);
+        command.args(["--control", socket.to_str().unwrap()]);
+        command.env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino()));
+        match output {
+            "stdout" => command.stdout(file).stderr(std::process::Stdio::null()),
+            _ => command.stderr(file).stdout(std::process::Stdio::null()),
+        };
+        let mut child = command.spawn().unwrap();
+        await_that("it says where it listens", || {
+            let said = std::fs::read_to_string(&path).unwrap_or_default();
+            said.lines().any(|line| line.starts_with(first) && line.contains("listening on"))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

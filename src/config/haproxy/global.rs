@@ -1,7 +1,7 @@
 //! Lines of the `global` section (manual, 3), and `log`, which may stand in others too.
 
 use crate::config::error::Fault;
-use crate::config::{ControlMode, SyslogForm, value};
+use crate::config::{ControlMode, LogOutput, SyslogForm, value};
 
 use super::lexer::{self, Line};
 use super::report::NoteKind;
@@ -280,7 +280,7 @@ impl Reader {
             .unwrap_or(target);
         let journal = "log lines go to standard error, which systemd hands to its journal";
         match value::syslog(plain) {
-            _ if self.sections.global.log.is_some() => {
+            Ok(Some(_)) if self.sections.global.log.is_some() => {
                 let text = "there is one syslog server: the first that is named";
                 self.note(NoteKind::Ignored, line, line.said(99), text);
             }
@@ -290,7 +290,8 @@ impl Reader {
                 self.sections.global.log = Some(Self::set(line, log));
             }
             _ if matches!(plain, "stdout" | "stderr") => {
-                self.note(NoteKind::Ignored, line, line.said(99), journal);
+                let output = if plain == "stdout" { LogOutput::Stdout } else { LogOutput::Stderr };
+                self.sections.global.output = Some(Self::set(line, output));
             }
             _ => {
                 let text = format!("{journal}: write the address of the syslog server, not a name");

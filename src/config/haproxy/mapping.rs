@@ -132,6 +132,10 @@ impl Mapping {
             // What collectors of their lines look for.
             log.tag = "haproxy".to_owned();
         }
+        if let Some(set) = &written.output {
+            self.mapped(set, "[log] output, format = \"tcplog\"");
+            (log.output, log.format) = (set.value, LogFormat::Tcplog);
+        }
         if let Some(set) = &written.tag {
             self.mapped(set, "[log] tag");
             log.tag.clone_from(&set.value);

@@ -9,7 +9,9 @@ use crate::config::error::Fault;
 use crate::config::value;
 use crate::password::Hash;
 
-use crate::config::{ControlLevel, ControlMode, HttpCheck, Source, SyslogForm, SyslogTarget};
+use crate::config::{
+    ControlLevel, ControlMode, HttpCheck, LogOutput, Source, SyslogForm, SyslogTarget,
+};
 
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
@@ -180,6 +182,8 @@ pub(super) struct Global {
     /// Who may connect there.
     pub(super) mode: Option<Set<ControlMode>>,
     pub(super) log: Option<Set<LogLine>>,
+    /// `log stdout` or `log stderr`.
+    pub(super) output: Option<Set<LogOutput>>,
     pub(super) tag: Option<Set<String>>,
     /// Sessions without a byte get no line.
     pub(super) no_null: Option<Set<()>>,

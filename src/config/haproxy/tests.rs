@@ -507,6 +507,9 @@ fn what_stands_behind_a_log_and_a_socket_is_taken_or_told() {
     let (config, report) = file("log 127.0.0.1 local0 notice");
     assert_eq!(config.log.sessions, crate::config::SessionLines::None);
     assert!(danger(&report).iter().any(|said| said.contains("[log] sessions = false")));
+    let (config, _) = file("log stdout format raw local0");
+    assert_eq!(config.log.output, crate::config::LogOutput::Stdout);
+    assert_eq!(config.log.format, crate::config::LogFormat::Tcplog);
     let (config, report) = file("stats socket /run/fanin/x.sock mode 777 level admin");
     assert_eq!(config.control.mode, crate::config::ControlMode::Group);
     assert!(danger(&report).iter().any(|said| said.contains("everybody could command HAProxy")));

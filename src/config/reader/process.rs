@@ -14,14 +14,27 @@ impl Reader {
     pub(super) fn log(&mut self, table: Option<&LogTable>) -> Log {
         let defaults = Log::default();
         let Some(table) = table else { return defaults };
-        let LogTable { format, sessions, null, sample, file, syslog, syslog_format, facility, tag } =
-            table;
+        let LogTable {
+            format,
+            sessions,
+            null,
+            sample,
+            output,
+            file,
+            syslog,
+            syslog_format,
+            facility,
+            tag,
+        } = table;
         Log {
             format: self.take("format", format.as_ref(), defaults.format, text_of(str::parse)),
             sessions: self.take("sessions", sessions.as_ref(), defaults.sessions, session_lines),
             null: self.take("null", null.as_ref(), defaults.null, boolean),
             sample: self.take("sample", sample.as_ref(), defaults.sample, |written| {
                 integer(written, 1, value::SAMPLE_MAX)
+            }),
+            output: self.take("output", output.as_ref(), defaults.output, |written| {
+                text_of(|text| value::choice(text, value::OUTPUTS))(written)
             }),
             file: self.take("file", file.as_ref(), None, text_of(value::log_file)),
             syslog: self.take("syslog", syslog.as_ref(), None, text_of(value::syslog)),

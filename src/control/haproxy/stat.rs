@@ -277,6 +277,7 @@ fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
         match listener.state {
             ListenerState::Accepting => "OPEN",
             ListenerState::Paused => "FULL",
+            ListenerState::Disabled => "PAUSED",
             ListenerState::Ended => "STOP",
         },
     );
