@@ -177,6 +177,9 @@ pub enum Report {
     Names { names: KnownNames },
     /// All servers of which an administrator wants something.
     Administered { servers: Vec<Administered> },
+    /// All addresses, as configured, at which an administrator wants nobody to be let in. Nobody else
+    /// than the parent can have a socket listen again.
+    Closed { binds: Vec<SocketAddr> },
     /// Another generation is needed, with this configuration: a reload changes what a process
     /// cannot change in itself, or a worker has failed.
     Renew { config: String, why: String },

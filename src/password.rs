@@ -1,12 +1,15 @@
-//! Passwords, of those who use the web proxy door or change servers from the page: argon2id hashes in the form of PHC strings
+//! Passwords, of those who use the web proxy door, look at the statistics or change servers there: argon2id hashes in the form of PHC strings
 //! (`$argon2id$v=19$m=19456,t=2,p=1$salt$hash`), with the parameters that OWASP recommends.
 
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use data_encoding::BASE64;
+use ring::digest;
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
 
@@ -46,6 +49,10 @@ impl Credentials {
         let user = std::str::from_utf8(user).ok()?.to_owned();
         Some(Self { user, password: Zeroizing::new(password.to_vec()) })
     }
+
+    fn spoken(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([self.user.as_bytes(), b":", &self.password].concat())
+    }
 }
 
 /// Not the password.
@@ -73,6 +80,16 @@ impl Hash {
         SystemRandom::new().fill(&mut salt).map_err(|_| NoRandom)?;
         let hash = Argon2::default().hash_password_with_salt(password, &salt);
         hash.map(|hash| Self(hash.to_string())).map_err(|_| NoRandom)
+    }
+
+    /// The hash of a password that stands in a file which is read again and again: the same each time,
+    /// as the salt is made of the user's name. Whoever has the file has the password anyway.
+    pub fn repeatable(user: &str, password: &[u8]) -> Self {
+        let named = digest::digest(&digest::SHA256, format!("fanin user {user}").as_bytes());
+        let salt = &named.as_ref()[..SALT_BYTES];
+        let hash = Argon2::default().hash_password_with_salt(password, salt);
+        // A salt of this length is never refused, and a password of any length is taken.
+        hash.map_or_else(|_| Self::nobodys(), |hash| Self(hash.to_string()))
     }
 
     /// Reads a hash as it is written.
@@ -116,6 +133,49 @@ impl fmt::Debug for Hash {
     }
 }
 
+/// Who has logged in: known again by a keyed hash of what was said, compared in constant time, so that a
+/// password is checked once and not kept.
+#[derive(Debug)]
+pub struct Passed {
+    key: hmac::Key,
+    /// By user: the hash by which it passed, and the tag of what it said.
+    users: HashMap<String, (Hash, hmac::Tag)>,
+}
+
+impl Passed {
+    /// Nobody has.
+    ///
+    /// # Errors
+    /// When the system gives no random numbers.
+    pub fn new() -> Result<Self, NoRandom> {
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new());
+        Ok(Self { key: key.map_err(|_| NoRandom)?, users: HashMap::new() })
+    }
+
+    /// The tag of what somebody says, which says nothing of it to others.
+    pub fn tag(&self, said: &Credentials) -> hmac::Tag {
+        hmac::sign(&self.key, &said.spoken())
+    }
+
+    /// Whether this has passed before, by the hash that is the user's now.
+    pub fn knows(&self, hash: Option<&Hash>, said: &Credentials) -> bool {
+        self.users.get(&said.user).is_some_and(|(then, tag)| {
+            Some(then) == hash && hmac::verify(&self.key, &said.spoken(), tag.as_ref()).is_ok()
+        })
+    }
+
+    /// Takes note that it has.
+    pub fn note(&mut self, hash: Hash, said: &Credentials) {
+        let tag = self.tag(said);
+        self.users.insert(said.user.clone(), (hash, tag));
+    }
+
+    /// Forgets those who are users no more.
+    pub fn retain(&mut self, users: &BTreeMap<String, Hash>) {
+        self.users.retain(|user, (hash, _)| users.get(user) == Some(hash));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +189,33 @@ mod tests {
         assert!(!again.matches(b""));
         assert_ne!(hash, Hash::of(b"correct horse").unwrap(), "the salt is new");
         assert_eq!(format!("{hash:?}"), "Hash(..)");
+    }
+
+    #[test]
+    fn a_password_in_a_file_has_the_same_hash_each_time_and_another_for_another_user() {
+        let hash = Hash::repeatable("alice", b"secret");
+        assert!(hash.matches(b"secret") && !hash.matches(b"secreu"));
+        assert_eq!(hash, Hash::repeatable("alice", b"secret"));
+        assert_ne!(hash, Hash::repeatable("bob", b"secret"));
+        assert_eq!(Hash::read(hash.as_str()), Ok(hash.clone()));
+    }
+
+    #[test]
+    fn who_has_passed_is_known_by_the_same_words_and_the_same_hash_alone() {
+        let said = |password: &str| Credentials {
+            user: "alice".to_owned(),
+            password: Zeroizing::new(password.as_bytes().to_vec()),
+        };
+        let (hash, other) = (Hash::repeatable("alice", b"a"), Hash::repeatable("alice", b"b"));
+        let mut passed = Passed::new().unwrap();
+        assert!(!passed.knows(Some(&hash), &said("a")));
+        passed.note(hash.clone(), &said("a"));
+        assert!(passed.knows(Some(&hash), &said("a")));
+        assert!(!passed.knows(Some(&hash), &said("b")));
+        assert!(!passed.knows(Some(&other), &said("a")), "the password was changed");
+        assert!(!passed.knows(None, &said("a")), "no user any more");
+        passed.retain(&BTreeMap::new());
+        assert!(!passed.knows(Some(&hash), &said("a")));
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub const TURN_BOUNDS_MICROS: [u64; BOUNDS_MICROS.len()] =
 pub struct Histogram {
     counts: [AtomicU64; BOUNDS_MICROS.len() + 1],
     sum_micros: AtomicU64,
+    max_micros: AtomicU64,
 }
 
 impl Histogram {
@@ -42,6 +43,10 @@ impl Histogram {
         let class = BOUNDS_MICROS.partition_point(|bound| *bound < micros);
         self.counts[class].fetch_add(1, Relaxed);
         self.sum_micros.fetch_add(micros, Relaxed);
+        // Read first: a record is rare, and a read keeps the line shared.
+        if self.max_micros.load(Relaxed) < micros {
+            self.max_micros.fetch_max(micros, Relaxed);
+        }
     }
 
     /// The counts as they are now; those of different classes may be of different moments.
@@ -49,6 +54,7 @@ impl Histogram {
         Times {
             counts: self.counts.each_ref().map(|count| count.load(Relaxed)),
             sum_micros: self.sum_micros.load(Relaxed),
+            max_micros: self.max_micros.load(Relaxed),
         }
     }
 }
@@ -59,6 +65,8 @@ pub struct Times {
     /// By class; see [`BOUNDS_MICROS`], or [`TURN_BOUNDS_MICROS`] for turns.
     pub counts: [u64; BOUNDS_MICROS.len() + 1],
     pub sum_micros: u64,
+    /// The longest; 0 where that is not noted.
+    pub max_micros: u64,
 }
 
 impl Times {
@@ -79,6 +87,7 @@ impl AddAssign<&Self> for Times {
             *sum += count;
         }
         self.sum_micros += other.sum_micros;
+        self.max_micros = self.max_micros.max(other.max_micros);
     }
 }
 
@@ -95,7 +104,7 @@ mod tests {
         let times = histogram.read();
         assert_eq!((times.counts[0], times.counts[1]), (2, 1));
         assert_eq!((times.counts[13], times.counts[14]), (1, 1));
-        assert_eq!(times.sum_micros, 600_000_502);
+        assert_eq!((times.sum_micros, times.max_micros), (600_000_502, 300_000_001));
     }
 
     #[test]

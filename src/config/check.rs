@@ -227,10 +227,9 @@ impl Judge<'_> {
         }
         for (index, backend) in config.backends.iter().enumerate() {
             let plain = |server: &&Server| {
-                server
-                    .check
-                    .as_ref()
-                    .is_some_and(|check| check.http.is_some() && check.port.is_none())
+                server.check.as_ref().is_some_and(|check| {
+                    check.http.is_some() && check.port.is_none() && check.address.is_none()
+                })
             };
             let asked = backend.servers.iter().find(plain).filter(|_| backend.tls.is_some());
             if let Some(server) = asked {

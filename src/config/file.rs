@@ -234,6 +234,7 @@ pub(super) struct CheckTable {
     pub(super) rise: Option<Value>,
     pub(super) fall: Option<Value>,
     pub(super) port: Option<Value>,
+    pub(super) address: Option<Value>,
     pub(super) http: Option<Value>,
     pub(super) host: Option<Value>,
     pub(super) expect: Option<Value>,
@@ -262,6 +263,7 @@ pub(super) struct ProxyTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct StatsTable {
     pub(super) bind: Option<Value>,
+    pub(super) viewers: Option<BTreeMap<Spanned<String>, Value>>,
     pub(super) admins: Option<BTreeMap<Spanned<String>, Value>>,
 }
 
@@ -269,6 +271,7 @@ pub(super) struct StatsTable {
 #[serde(deny_unknown_fields)]
 pub(super) struct ControlTable {
     pub(super) socket: Option<Value>,
+    pub(super) mode: Option<Value>,
     pub(super) level: Option<Value>,
 }
 
@@ -279,6 +282,7 @@ pub(super) struct LogTable {
     pub(super) sessions: Option<Value>,
     pub(super) null: Option<Value>,
     pub(super) sample: Option<Value>,
+    pub(super) output: Option<Value>,
     pub(super) file: Option<Value>,
     pub(super) syslog: Option<Value>,
     pub(super) syslog_format: Option<Value>,

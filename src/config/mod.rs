@@ -374,6 +374,8 @@ impl Listener {
 pub struct Stats {
     /// Where; empty is nowhere.
     pub bind: Vec<SocketAddr>,
+    /// Who may look; empty is everybody.
+    pub viewers: BTreeMap<String, Hash>,
     /// Who may change servers there; empty is nobody.
     pub admins: BTreeMap<String, Hash>,
 }
@@ -383,8 +385,44 @@ pub struct Stats {
 pub struct Control {
     /// `None` is a path derived from who runs the relay and where it listens.
     pub socket: Option<PathBuf>,
+    /// Who may connect.
+    pub mode: ControlMode,
     /// What those may do there who are neither root nor the user who runs the relay.
     pub level: ControlLevel,
+}
+
+/// Who may connect to the control socket beside root.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ControlMode {
+    /// The user who runs the relay.
+    Owner,
+    /// So may that user's group.
+    #[default]
+    Group,
+}
+
+impl ControlMode {
+    /// The mode of the socket's file.
+    pub const fn bits(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Group => 0o660,
+        }
+    }
+}
+
+impl fmt::Display for ControlMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(value::word(*self, value::CONTROL_MODES))
+    }
+}
+
+impl FromStr for ControlMode {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        value::choice(text, value::CONTROL_MODES)
+    }
 }
 
 /// How much somebody may do through the control socket; HAProxy's word for it is `level`.
@@ -422,6 +460,8 @@ pub struct Log {
     pub null: bool,
     /// Of the sessions that ended well, one in so many gets one.
     pub sample: u32,
+    /// Where lines go that go nowhere else.
+    pub output: LogOutput,
     /// Gets the lines of sessions, and a copy of all others.
     pub file: Option<PathBuf>,
     /// So does this.
@@ -440,6 +480,7 @@ impl Default for Log {
             sessions: SessionLines::default(),
             null: true,
             sample: 1,
+            output: LogOutput::default(),
             file: None,
             syslog: None,
             syslog_form: SyslogForm::default(),
@@ -467,6 +508,16 @@ impl fmt::Display for SessionLines {
             Self::None => "false",
         })
     }
+}
+
+/// A stream that every process has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    #[default]
+    Stderr,
+    /// Standard output, which some containers' managers alone read.
+    Stdout,
 }
 
 /// What stands before a line to a syslog server.

@@ -27,18 +27,21 @@ pub(super) fn config(config: &Config) -> String {
     dns(&mut out, &config.dns);
     out.table("[stats]");
     out.list("bind", &config.stats.bind);
+    users(&mut out, "viewers", &config.stats.viewers);
     users(&mut out, "admins", &config.stats.admins);
     out.table("[control]");
     match &config.control.socket {
         Some(path) => out.text("socket", path.display()),
         None => out.comment("socket is derived from who runs fanin and where it listens"),
     }
+    out.text("mode", config.control.mode);
     out.text("level", config.control.level);
     out.table("[log]");
     out.text("format", config.log.format);
     out.key("sessions", config.log.sessions);
     out.key("null", config.log.null);
     out.key("sample", config.log.sample);
+    out.text("output", word(config.log.output, value::OUTPUTS));
     match &config.log.file {
         Some(path) => out.text("file", path.display()),
         None => out.text("file", "off"),
@@ -184,6 +187,7 @@ fn check(check: &Check) -> String {
     keys.push(format!("timeout = {}", span(check.timeout)));
     keys.push(format!("rise = {}, fall = {}", check.rise, check.fall));
     keys.extend(check.port.map(|port| format!("port = {port}")));
+    keys.extend(check.address.map(|address| format!("address = {}", quoted(address))));
     if let Some(http) = &check.http {
         keys.push(format!("http = {}", quoted(&http.path)));
         keys.extend(http.host.as_ref().map(|host| format!("host = {}", quoted(host))));

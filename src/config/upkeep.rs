@@ -1,6 +1,6 @@
 //! How servers are found and looked after while no session asks for them: names and checks.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// How a server is checked, by default as by HAProxy: `inter 2s rise 2 fall 3`.
@@ -77,6 +77,8 @@ pub struct Check {
     pub fall: u16,
     /// The port that is checked; `None` is the one that sessions go to.
     pub port: Option<u16>,
+    /// The address that is checked; `None` is each that sessions go to.
+    pub address: Option<IpAddr>,
     /// What is asked; `None` is nothing, that it can be connected to is enough.
     pub http: Option<HttpCheck>,
 }
@@ -91,6 +93,7 @@ impl Default for Check {
             rise: CHECK_RISE_DEFAULT,
             fall: CHECK_FALL_DEFAULT,
             port: None,
+            address: None,
             http: None,
         }
     }

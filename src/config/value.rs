@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{ControlLevel, EngineChoice, Pin, Prefer, Rate, ServerAddress};
+use super::{ControlLevel, ControlMode, EngineChoice, LogOutput, Pin, Prefer, Rate, ServerAddress};
 use crate::op::{SessionKey, SpliceMode};
 
 pub use backend::*;
@@ -86,6 +86,10 @@ pub(super) const CONTROL_LEVELS: Words<ControlLevel> = &[
     ("operator", ControlLevel::Operator),
     ("admin", ControlLevel::Admin),
 ];
+pub(super) const CONTROL_MODES: Words<ControlMode> =
+    &[("0600", ControlMode::Owner), ("0660", ControlMode::Group)];
+pub(super) const OUTPUTS: Words<LogOutput> =
+    &[("stderr", LogOutput::Stderr), ("stdout", LogOutput::Stdout)];
 pub(super) const SPLICES: Words<SpliceMode> =
     &[("auto", SpliceMode::Auto), ("always", SpliceMode::Always), ("never", SpliceMode::Never)];
 pub(super) const PREFERENCES: Words<Prefer> =

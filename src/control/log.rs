@@ -18,9 +18,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::logfile::LogFile;
-use super::syslog::{Frame, Syslog};
+use super::syslog::{Frame, Syslog, is_read_by_journal};
 use super::tcplog::Scene;
-use crate::config::{Log, LogFormat, SessionLines};
+use crate::config::{Log, LogFormat, LogOutput, SessionLines};
 use crate::metrics::{Asked, CloseReason, Report, SessionRecord};
 use crate::sys::process;
 
@@ -160,7 +160,13 @@ impl Logger {
     pub fn open(settings: Log) -> io::Result<Self> {
         let syslog = settings.syslog.clone().map(Syslog::open).transpose()?;
         let file = settings.file.clone().map(LogFile::open).transpose()?;
-        let mut logger = Self::to(settings, io::stderr())?;
+        let mut logger = match settings.output {
+            LogOutput::Stdout => Self::to(settings, io::stdout())?,
+            LogOutput::Stderr => {
+                let frame = is_read_by_journal(&io::stderr()).then(Frame::of_journal);
+                Self::framed(settings, io::stderr(), frame)?
+            }
+        };
         // Another file, server, facility or tag comes with another process, not with a reload.
         let Log { format, facility, ref tag, syslog_form: form, .. } = logger.settings;
         if let Some(sink) = file {
@@ -169,7 +175,8 @@ impl Logger {
         }
         if let Some(sink) = syslog {
             let counts = Arc::clone(&logger.counts);
-            let frame = Frame { form, facility, tag: tag.clone(), host: process::host_name() };
+            let (form, host) = (Some(form), process::host_name());
+            let frame = Frame { form, facility, tag: tag.clone(), host };
             let frame = Some(Arc::new(frame));
             logger.others.push(Outlet::new(Writer { sink, counts, format, frame })?);
         }
@@ -178,8 +185,16 @@ impl Logger {
 
     /// A logger to anything with a descriptor.
     pub fn to<W: Write + AsFd + Send + 'static>(settings: Log, sink: W) -> io::Result<Self> {
+        Self::framed(settings, sink, None)
+    }
+
+    fn framed<W: Write + AsFd + Send + 'static>(
+        settings: Log,
+        sink: W,
+        frame: Option<Frame>,
+    ) -> io::Result<Self> {
         let counts = Arc::new(Dropped::default());
-        let (format, frame) = (settings.format, None);
+        let (format, frame) = (settings.format, frame.map(Arc::new));
         let plain = Outlet::new(Writer { sink, counts: Arc::clone(&counts), format, frame })?;
         let recent = RefCell::default();
         Ok(Self { settings, plain, others: Vec::new(), well: Cell::new(0), counts, recent })
@@ -407,7 +422,7 @@ impl<'a> Lines<'a> {
         let time = &self.time;
         // Writing to a String cannot fail; so everywhere below.
         let _ = match self.format {
-            // The frame has the time already.
+            // The frame has the time already, or the journal notes it.
             LogFormat::Text | LogFormat::Tcplog if self.frame.is_some() => {
                 write!(self.text, "{kind}")
             }

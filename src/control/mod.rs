@@ -32,6 +32,7 @@ mod reload;
 mod resolver;
 mod snapshot;
 mod socket;
+mod standing;
 mod status;
 mod syslog;
 mod tcplog;
@@ -41,6 +42,7 @@ mod text;
 pub mod top;
 mod upkeep;
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::net::TcpListener;
@@ -59,16 +61,17 @@ use crate::metrics::SessionRecord;
 use agents::Agents;
 use ends::Ends;
 use haproxy::sessions;
-use haproxy::stat::Counted;
+use haproxy::stat::{self, Counted};
 use http::Questions;
 use lookups::Lookups;
 use observer::Observer;
 use prober::Prober;
 use rebalance::Rebalance;
 use snapshot::{Snapshot, Told};
+use standing::Standings;
 use tcplog::Scene;
 
-pub use haproxy::{Change, SessionId, Show};
+pub use haproxy::{Change, Door, SessionId, Show};
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
@@ -207,9 +210,12 @@ struct Loop<R> {
     /// Serve the control socket and the statistics.
     clients: Vec<AbortHandle>,
     observer: Observer,
+    standings: Standings,
     observed: Instant,
     /// What HAProxy's statistics begin from: somebody has cleared them.
     cleared: Arc<Counted>,
+    /// Listeners, by name, that an administrator has let nobody in.
+    closed: BTreeMap<String, Door>,
     /// To the workers, of those who ask for sessions.
     questions: sessions::Questions,
     parent: Parent,
@@ -253,8 +259,10 @@ impl<R: Relay> Loop<R> {
             pages: setup.pages,
             clients: Vec::new(),
             observer: Observer::default(),
+            standings: Standings::default(),
             observed: Instant::now(),
             cleared: Arc::default(),
+            closed: BTreeMap::new(),
             questions: sessions::Questions::default(),
             parent: setup.parent,
             reports,
@@ -284,7 +292,7 @@ impl<R: Relay> Loop<R> {
             let serving = tokio::spawn(http::serve(
                 page,
                 Questions(questions.clone()),
-                self.config.stats.admins.clone(),
+                self.config.stats.clone(),
             ));
             self.clients.push(serving.abort_handle());
         }
@@ -292,7 +300,6 @@ impl<R: Relay> Loop<R> {
             self.log.warn(complaint);
         }
         self.remember_names();
-        self.tell_administered();
         self.check_servers();
         let mut tick = interval(log::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -318,8 +325,12 @@ impl<R: Relay> Loop<R> {
     fn tell_ends(&mut self) {
         let scene = || Scene::new(&self.relay.status(), &self.listeners);
         let (agents, ends, now) = (&mut self.agents, &mut self.ends, Instant::now());
+        let standings = &mut self.standings;
         self.log.sessions(&mut self.records, &self.listeners, scene, |at, record| {
             agents.note(&record, now);
+            if let Some(server) = record.server.as_ref().filter(|_| !record.queued.time.is_zero()) {
+                standings.waited(server.name(), record.queued.time);
+            }
             ends.note(at, record);
         });
     }
@@ -335,7 +346,9 @@ impl<R: Relay> Loop<R> {
         }
         if self.observed.elapsed() >= OBSERVE_EVERY {
             self.observed += OBSERVE_EVERY;
-            self.observer.look(&self.relay.status());
+            let relay = self.status().relay;
+            self.observer.look(&relay);
+            self.standings.look(&relay, stat::status);
             // Where nobody is let in any more everybody would fall silent.
             if self.phase == Phase::Serving {
                 self.mind_agents();

@@ -37,6 +37,7 @@ pub(super) struct Verdict {
     /// Which round of checks it belongs to: a reload begins another.
     round: u64,
     took: Duration,
+    http_status: Option<u16>,
     /// Why it failed, if it did.
     failure: Option<Failure>,
 }
@@ -62,7 +63,14 @@ pub struct Health {
     /// Of the last check: HAProxy's word, what it took in milliseconds, why it failed.
     pub code: &'static str,
     pub millis: u64,
+    /// The status of HTTP that it was answered with, where that is asked for.
+    pub http_status: Option<u16>,
     pub failure: Option<String>,
+    /// The port that is checked, where that is another than the server's.
+    pub port: Option<u16>,
+    /// Checks in a row that bring it up, and that take it down.
+    pub rise: u16,
+    pub fall: u16,
     /// Checks that failed, times it went down, and how long it was down, so far.
     pub failures: u64,
     pub downs: u64,
@@ -192,7 +200,11 @@ impl State {
                 .last
                 .as_ref()
                 .map_or(0, |last| u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX)),
+            http_status: self.last.as_ref().and_then(|last| last.http_status),
             failure: failure.map(|failure| failure.why.clone()),
+            port: check.port,
+            rise: check.rise,
+            fall: check.fall,
             failures: self.failures,
             downs: self.downs,
             down_seconds: self.down.as_secs() + if self.streak.up { 0 } else { seconds },
@@ -362,14 +374,18 @@ impl Task {
         loop {
             let began = Instant::now();
             // Each of a name's addresses in its turn.
-            let failure = match self.addresses.get(turn % self.addresses.len().max(1)) {
-                Some(address) => probe(&self.check, *address, self.introduce).await.err(),
-                None => Some(Failure { code: "SOCKERR", why: "no address yet".to_owned() }),
-            };
+            let (http_status, failure) =
+                match self.addresses.get(turn % self.addresses.len().max(1)) {
+                    Some(address) => probe(&self.check, *address, self.introduce).await,
+                    None => {
+                        let why = "no address yet".to_owned();
+                        (None, Some(Failure { code: "SOCKERR", why }))
+                    }
+                };
             turn += 1;
             self.streak.hear(&self.check, failure.is_none());
             let (place, round, took) = (self.place, self.round, began.elapsed());
-            if self.verdicts.send(Verdict { place, round, took, failure }).is_err() {
+            if self.verdicts.send(Verdict { place, round, took, http_status, failure }).is_err() {
                 return;
             }
             sleep(self.streak.pause(&self.check).saturating_sub(took)).await;
@@ -377,16 +393,42 @@ impl Task {
     }
 }
 
-/// One check, of a server that is to be told first whose a connection is, or not.
+/// One check, of a server that is to be told first whose a connection is, or not: the status that it was
+/// answered with, and why it failed.
 async fn probe(
     check: &Check,
     address: SocketAddr,
     introduce: Option<ProxyVersion>,
-) -> Result<(), Failure> {
-    // Another port is another service, which expects no header (configuration manual, 5.2
+) -> (Option<u16>, Option<Failure>) {
+    let (address, mut stream) = match connect(check, address, introduce).await {
+        Ok(connected) => connected,
+        Err(failure) => return (None, Some(failure)),
+    };
+    let Some(http) = &check.http else { return (None, None) };
+    match timeout(check.timeout, ask(&mut stream, http, address)).await {
+        Err(_) => (None, Some(late("L7TOUT", address, check.timeout))),
+        Ok(Err(error)) => {
+            (None, Some(Failure { code: "L7RSP", why: format!("{address}: {error}") }))
+        }
+        Ok(Ok(status)) if http.expects(status) => (Some(status), None),
+        Ok(Ok(status)) => {
+            let why = format!("{address}: GET {} is answered with {status}", http.path);
+            (Some(status), Some(Failure { code: "L7STS", why }))
+        }
+    }
+}
+
+async fn connect(
+    check: &Check,
+    address: SocketAddr,
+    introduce: Option<ProxyVersion>,
+) -> Result<(SocketAddr, TcpStream), Failure> {
+    // Elsewhere is another service, which expects no header (configuration manual, 5.2
     // "check-send-proxy").
-    let introduction = introduce.filter(|_| check.port.is_none()).map(greeting::own_header);
-    let address = SocketAddr::new(address.ip(), check.port.unwrap_or_else(|| address.port()));
+    let elsewhere = check.port.is_some() || check.address.is_some();
+    let introduction = introduce.filter(|_| !elsewhere).map(greeting::own_header);
+    let ip = check.address.unwrap_or_else(|| address.ip());
+    let address = SocketAddr::new(ip, check.port.unwrap_or_else(|| address.port()));
     let mut stream = match timeout(check.timeout, TcpStream::connect(address)).await {
         Err(_) => return Err(late("L4TOUT", address, check.timeout)),
         Ok(Err(error)) => {
@@ -400,16 +442,7 @@ async fn probe(
         // A few bytes into an empty socket; a reset shows at the next step.
         let _ = stream.write_all(&header).await;
     }
-    let Some(http) = &check.http else { return Ok(()) };
-    match timeout(check.timeout, ask(&mut stream, http, address)).await {
-        Err(_) => Err(late("L7TOUT", address, check.timeout)),
-        Ok(Err(error)) => Err(Failure { code: "L7RSP", why: format!("{address}: {error}") }),
-        Ok(Ok(status)) if http.expects(status) => Ok(()),
-        Ok(Ok(status)) => {
-            let why = format!("{address}: GET {} is answered with {status}", http.path);
-            Err(Failure { code: "L7STS", why })
-        }
-    }
+    Ok((address, stream))
 }
 
 fn late(code: &'static str, address: SocketAddr, patience: Duration) -> Failure {
@@ -446,7 +479,13 @@ mod tests {
 
     fn verdict(passed: bool) -> Verdict {
         let failure = (!passed).then(|| Failure { code: "L4CON", why: "refused".to_owned() });
-        Verdict { place: (0, 0), round: 1, took: Duration::from_millis(3), failure }
+        Verdict {
+            place: (0, 0),
+            round: 1,
+            took: Duration::from_millis(3),
+            http_status: None,
+            failure,
+        }
     }
 
     #[test]

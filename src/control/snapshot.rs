@@ -8,10 +8,12 @@ use tokio::time::Instant;
 
 use crate::metrics::Counts;
 
+use super::haproxy::Door;
 use super::haproxy::stat::Counted;
 use super::log::Event;
 use super::observer::{Point, Rates, Subject};
-use super::status::Status;
+use super::standing::Pasts;
+use super::status::{ListenerState, ServerStatus, Status};
 use super::{ConfigurationStatus, Loop, Phase, PhaseName, Relay, log, prober};
 
 /// Everything that can be asked for.
@@ -21,6 +23,7 @@ pub(super) struct Snapshot {
     /// When this relay process began, in Unix time.
     pub(super) started: u64,
     pub(super) rates: Rates,
+    pub(super) pasts: Pasts,
     /// The last minutes, a point a second.
     pub(super) history: Vec<Point>,
     pub(super) events: Vec<Event>,
@@ -46,6 +49,8 @@ pub(super) struct View<'a> {
     told: Told<'a>,
     /// Whether servers can be changed from the page.
     administered: bool,
+    /// How long each server has been what it is, in seconds, in the order of the servers.
+    servers_since: Vec<u64>,
     sessions_per_second: u64,
     sessions_per_second_max: u64,
     /// The last whole second.
@@ -62,9 +67,14 @@ impl Snapshot {
     /// `administered` is whether servers can be changed from the page.
     pub(super) fn view(&self, administered: bool) -> View<'_> {
         let rate = self.rates.of(&Subject::Process);
+        let since = |server: &ServerStatus| {
+            let subject = Subject::Server(server.backend.clone(), server.name.clone());
+            self.pasts.of(&subject).seconds
+        };
         View {
             told: Told::new(&self.status, &self.events),
             administered,
+            servers_since: self.status.relay.servers.iter().map(since).collect(),
             sessions_per_second: rate.now,
             sessions_per_second_max: rate.max,
             point: self.history.last().copied(),
@@ -78,6 +88,7 @@ impl<R: Relay> Loop<R> {
             status: self.status(),
             started: self.began.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             rates: self.observer.rates().clone(),
+            pasts: self.standings.pasts(),
             history: self.observer.points(),
             events: self.log.recent(),
             cleared: Arc::clone(&self.cleared),
@@ -93,6 +104,13 @@ impl<R: Relay> Loop<R> {
             // That it has no address says more than that its check fails.
             if is_down && !server.resolved.is_empty() {
                 "down".clone_into(&mut server.state);
+            }
+        }
+        for listener in &mut relay.listeners {
+            match self.closed.get(&listener.name) {
+                Some(Door::Shut) => listener.state = ListenerState::Ended,
+                Some(_) => listener.state = ListenerState::Disabled,
+                None => {}
             }
         }
         let mut total = Counts::default();

@@ -24,7 +24,7 @@ use tokio::net::UnixStream as Client;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::config::ControlLevel;
+use crate::config::{ControlLevel, ControlMode};
 use crate::sys::process;
 
 use super::directory;
@@ -45,8 +45,6 @@ const PROMPT_PATIENCE_MAX: Duration = Duration::from_secs(3600);
 const COMMAND_PATIENCE: Duration = Duration::from_secs(75);
 /// How long nobody is let in after accepting failed.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Owner and group may connect.
-const SOCKET_MODE: u32 = 0o660;
 
 /// How an answer that is a refusal begins.
 pub(super) const REFUSAL: &str = "error: ";
@@ -66,8 +64,9 @@ of HAProxy's, with their answers, and several in a line with ';' between them:
   show servers state|conn [BACKEND], show sess [ID], show backend, show errors, show env [NAME],
   show table, show version, show cli level|sockets, get weight BACKEND/SERVER,
   disable|enable server BACKEND/SERVER, disable|enable health BACKEND/SERVER,
+  disable|enable|shutdown frontend LISTENER,
   set server BACKEND/SERVER state ready|drain|maint, weight N|N%, addr IP [port PORT],
-    fqdn NAME, health up|down|stopping, check-port PORT
+    fqdn NAME, health up|down|stopping, check-port PORT, check-addr IP [port PORT]
   set weight BACKEND/SERVER N|N%, set maxconn server BACKEND/SERVER N,
   set maxconn frontend LISTENER N, set maxconn global N,
   shutdown session ID, shutdown sessions server BACKEND/SERVER, clear counters [all]
@@ -184,7 +183,7 @@ impl Drop for SocketFile {
 impl ControlSocket {
     /// Binds the socket at `path`, whose directory is made if it is missing. A socket that a dead
     /// process left behind is replaced.
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+    pub fn bind(path: &Path, mode: ControlMode) -> Result<Self, SocketError> {
         let unusable = |why| SocketError::Unusable { path: path.to_owned(), why };
         if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             directory::ensure(directory).map_err(unusable)?;
@@ -199,7 +198,7 @@ impl ControlSocket {
             Ok(_) => fs::remove_file(path).map_err(unusable)?,
             Err(_) => {}
         }
-        let listener = listen(path).map_err(unusable)?;
+        let listener = listen(path, mode).map_err(unusable)?;
         let inode = Some(fs::symlink_metadata(path).map_err(unusable)?.ino());
         Ok(Self { listener, file: SocketFile { path: path.to_owned(), inode } })
     }
@@ -219,6 +218,14 @@ impl ControlSocket {
     /// The number of its file, if it goes with this.
     pub const fn inode(&self) -> Option<u64> {
         self.file.inode
+    }
+
+    /// Lets others in than before.
+    ///
+    /// # Errors
+    /// As chmod(2) says.
+    pub fn open_to(&self, mode: ControlMode) -> io::Result<()> {
+        fs::set_permissions(&self.file.path, fs::Permissions::from_mode(mode.bits()))
     }
 
     /// Where it is.
@@ -265,16 +272,16 @@ pub(super) fn is_live(path: &Path) -> bool {
     }
 }
 
-/// A listening socket that never, not for a moment, lets in more than [`SOCKET_MODE`] says.
-fn listen(path: &Path) -> io::Result<UnixListener> {
+/// A listening socket that never, not for a moment, lets in more than its mode says.
+fn listen(path: &Path, mode: ControlMode) -> io::Result<UnixListener> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = nix::sys::socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     // bind(2) gives the file the mode of the socket less the umask; the umask itself is the whole
     // process's and is left alone.
-    nix::sys::stat::fchmod(&socket, Mode::from_bits_truncate(SOCKET_MODE))?;
+    nix::sys::stat::fchmod(&socket, Mode::from_bits_truncate(mode.bits()))?;
     nix::sys::socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     // The umask may have taken the group's rights away.
-    fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode.bits()))?;
     nix::sys::socket::listen(&socket, Backlog::new(64)?)?;
     Ok(socket.into())
 }
@@ -542,7 +549,7 @@ mod tests {
     fn each_command_has_its_answer_and_others_are_refused_with_the_remedy() {
         let scratch = Scratch::new("commands");
         let path = scratch.path("r.sock");
-        let _server = Server::new(ControlSocket::bind(&path).expect("bound"));
+        let _server = Server::new(ControlSocket::bind(&path, ControlMode::Group).expect("bound"));
         assert_eq!(ask(&path, b"status\n"), "Status\n");
         assert_eq!(ask(&path, b"  status   json \r\n"), "StatusJson\n");
         assert_eq!(ask(&path, b"reload\n"), "Reload\n");
@@ -559,7 +566,7 @@ mod tests {
     fn a_mute_client_does_not_hold_up_another_and_too_many_are_sent_away() {
         let scratch = Scratch::new("mute");
         let path = scratch.path("r.sock");
-        let _server = Server::new(ControlSocket::bind(&path).expect("bound"));
+        let _server = Server::new(ControlSocket::bind(&path, ControlMode::Group).expect("bound"));
         let mut mute = vec![UnixStream::connect(&path).expect("connects")];
         assert_eq!(ask(&path, b"status\n"), "Status\n");
         // One more than there are places: somebody is sent away at once, without a command.
@@ -576,9 +583,14 @@ mod tests {
     fn owner_and_group_may_connect_and_nobody_else() {
         let scratch = Scratch::new("mode");
         let path = scratch.path("sub/r.sock");
-        let _socket = ControlSocket::bind(&path).expect("bound");
+        let socket = ControlSocket::bind(&path, ControlMode::Group).expect("bound");
         let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o7777;
         assert_eq!(mode(&path), 0o660);
+        socket.open_to(ControlMode::Owner).expect("ours");
+        assert_eq!(mode(&path), 0o600);
+        let other = scratch.path("sub/other.sock");
+        let _other = ControlSocket::bind(&other, ControlMode::Owner).expect("bound");
+        assert_eq!(mode(&other), 0o600);
         assert_eq!(mode(path.parent().expect("a directory")) & 0o027, 0);
     }
 
@@ -588,8 +600,8 @@ mod tests {
         let path = scratch.path("r.sock");
         drop(UnixListener::bind(&path).expect("bound"));
         assert!(path.exists(), "a socket without a listener");
-        let socket = ControlSocket::bind(&path).expect("replaced");
-        let error = ControlSocket::bind(&path).expect_err("live");
+        let socket = ControlSocket::bind(&path, ControlMode::Group).expect("replaced");
+        let error = ControlSocket::bind(&path, ControlMode::Group).expect_err("live");
         assert!(matches!(error, SocketError::Live { .. }));
         assert!(error.to_string().contains("fanin status --control"), "{error}");
         assert!(error.to_string().contains("--control PATH"), "{error}");
@@ -602,14 +614,15 @@ mod tests {
         let scratch = Scratch::new("file");
         let path = scratch.path("r.sock");
         fs::write(&path, "precious").expect("a file");
-        let error = ControlSocket::bind(&path).expect_err("not ours");
+        let error = ControlSocket::bind(&path, ControlMode::Group).expect_err("not ours");
         assert!(error.to_string().contains("no socket"), "{error}");
         assert_eq!(fs::read_to_string(&path).expect("still there"), "precious");
     }
 
     #[test]
     fn a_place_that_cannot_be_used_is_named_with_the_remedy() {
-        let error = ControlSocket::bind(Path::new("/proc/fanin/r.sock")).expect_err("no place");
+        let error = ControlSocket::bind(Path::new("/proc/fanin/r.sock"), ControlMode::Group)
+            .expect_err("no place");
         let message = error.to_string();
         assert!(message.contains("/proc/fanin/r.sock"), "{message}");
         assert!(message.contains("--control PATH"), "{message}");

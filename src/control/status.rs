@@ -174,6 +174,8 @@ pub enum ListenerState {
     Accepting,
     /// No place is free; the kernel's queue holds who comes.
     Paused,
+    /// An administrator has it let nobody in for now.
+    Disabled,
     /// It accepts no more.
     Ended,
 }

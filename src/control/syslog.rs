@@ -15,10 +15,11 @@ use super::log::rfc3339;
 /// section 4.1), and most take eight times that.
 const LINE_BYTES_MAX: usize = 8192;
 
-/// What a server is told before each line.
+/// What a reader is told before each line.
 #[derive(Debug)]
 pub(super) struct Frame {
-    pub(super) form: SyslogForm,
+    /// `None` is the journal, which notes the rest itself.
+    pub(super) form: Option<SyslogForm>,
     pub(super) facility: u8,
     pub(super) tag: String,
     /// The name of this host.
@@ -26,6 +27,11 @@ pub(super) struct Frame {
 }
 
 impl Frame {
+    /// That of systemd's journal on a stream (sd-daemon(3)): a priority, without a facility.
+    pub(super) const fn of_journal() -> Self {
+        Self { form: None, facility: 0, tag: String::new(), host: String::new() }
+    }
+
     /// How much a line matters, and to whom: `<PRI>`.
     pub(super) fn priority(&self, severity: u8) -> String {
         format!("<{}>", u16::from(self.facility) * 8 + u16::from(severity))
@@ -35,13 +41,24 @@ impl Frame {
     pub(super) fn stamp(&self, now: SystemTime) -> String {
         let (tag, process) = (&self.tag, std::process::id());
         match self.form {
-            SyslogForm::Rfc3164 => {
+            None => String::new(),
+            Some(SyslogForm::Rfc3164) => {
                 format!("{} {tag}[{process}]: ", local(now).strftime("%b %e %H:%M:%S"))
             }
             // Without message identity and structured data (RFC 5424, section 6).
-            SyslogForm::Rfc5424 => format!("1 {} {} {tag} {process} - - ", rfc3339(now), self.host),
+            Some(SyslogForm::Rfc5424) => {
+                format!("1 {} {} {tag} {process} - - ", rfc3339(now), self.host)
+            }
         }
     }
+}
+
+/// Whether the journal reads a stream: the variable names the device and the number of the file that it is
+/// (systemd.exec(5), `JOURNAL_STREAM`).
+pub(super) fn is_read_by_journal(stream: &impl AsFd) -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    nix::sys::stat::fstat(stream)
+        .is_ok_and(|found| named == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
 /// A moment by the clock on this host's wall.
@@ -131,7 +148,7 @@ mod tests {
     fn a_prefix_is_that_of_the_rfc() {
         // local0.info is 134.
         let (tag, host) = ("haproxy".to_owned(), "relay-1".to_owned());
-        let mut frame = Frame { form: SyslogForm::Rfc3164, facility: 16, tag, host };
+        let mut frame = Frame { form: Some(SyslogForm::Rfc3164), facility: 16, tag, host };
         let prefix = frame.priority(6) + &frame.stamp(SystemTime::UNIX_EPOCH);
         let (before, after) = prefix.split_once("haproxy[").unwrap();
         assert!(
@@ -140,8 +157,10 @@ mod tests {
         );
         let process = std::process::id();
         assert_eq!(after, format!("{process}]: "));
-        frame.form = SyslogForm::Rfc5424;
+        frame.form = Some(SyslogForm::Rfc5424);
         let prefix = frame.priority(6) + &frame.stamp(SystemTime::UNIX_EPOCH);
+        let journal = Frame::of_journal();
+        assert_eq!(journal.priority(4) + &journal.stamp(SystemTime::UNIX_EPOCH), "<4>");
         let expected = format!("<134>1 1970-01-01T00:00:00.000Z relay-1 haproxy {process} - - ");
         assert_eq!(prefix, expected);
     }

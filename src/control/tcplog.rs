@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::metrics::{CloseReason, SessionRecord};
+use crate::metrics::{CloseReason, Report, SessionRecord};
 
 use super::status::RelayStatus;
 use super::syslog::local;
@@ -63,7 +63,7 @@ impl Scene {
             client.port(),
             report.total_time.as_millis(),
             report.bytes[1],
-            code(report.reason),
+            code(record),
             // The session itself still counts in these two, and no longer in the two that follow.
             self.sessions + 1,
             in_frontend + 1,
@@ -81,7 +81,21 @@ pub(super) fn haproxy_time(at: SystemTime) -> String {
 
 /// The two letters of how a session ended (configuration manual, section 8.5): who ended it, capital
 /// where an end or an error was seen and small where time ran out; and in which phase.
-pub(super) const fn code(reason: CloseReason) -> &'static str {
+fn code(record: &SessionRecord) -> &'static str {
+    let Report { reason, connect_time, attempts, .. } = record.report;
+    let client_went = matches!(
+        reason,
+        CloseReason::ClientReset | CloseReason::ClientGone | CloseReason::ClientFailed
+    );
+    // Before it had a server: while it waited for a place, while one was connected to, or while it was
+    // to say what it wants.
+    if client_went && connect_time.is_none() {
+        return match (attempts, record.queued.time.is_zero()) {
+            (0, false) => "CQ",
+            (0, true) => "CR",
+            _ => "CC",
+        };
+    }
     match reason {
         CloseReason::Completed => "--",
         CloseReason::ClientReset | CloseReason::ClientGone | CloseReason::ClientFailed => "CD",
@@ -117,7 +131,7 @@ mod tests {
     use super::*;
     use crate::backend::board::Board;
     use crate::control::status::tests::relay_status;
-    use crate::metrics::{Queued, Report};
+    use crate::metrics::Queued;
     use crate::op::ListenerId;
 
     #[test]
@@ -164,9 +178,27 @@ mod tests {
 
     #[test]
     fn every_end_has_a_code_of_theirs() {
+        let mut record = SessionRecord {
+            listener: ListenerId(0),
+            client: "10.0.1.2:33313".parse().unwrap(),
+            server: None,
+            queued: Queued::default(),
+            asked: None,
+            links: None,
+            report: Report::unserved(CloseReason::Completed, 0, Duration::ZERO),
+        };
         for reason in CloseReason::ALL {
-            let [one, other] = code(reason).as_bytes() else { panic!("{reason}") };
+            record.report.reason = reason;
+            let [one, other] = code(&record).as_bytes() else { panic!("{reason}") };
             assert!(b"-LcCsSPRIDKU".contains(one) && b"-RCHDLQT".contains(other), "{reason}");
         }
+        record.report.reason = CloseReason::ClientReset;
+        assert_eq!(code(&record), "CR");
+        record.queued.time = Duration::from_millis(1);
+        assert_eq!(code(&record), "CQ");
+        record.report.attempts = 1;
+        assert_eq!(code(&record), "CC");
+        record.report.connect_time = Some(Duration::from_millis(1));
+        assert_eq!(code(&record), "CD");
     }
 }

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::*;
 use crate::backend::board::Board;
-use crate::config::{Log, Overrides};
+use crate::config::{ControlMode, Log, Overrides};
 use crate::metrics::{CloseReason, SessionPlace, SessionView};
 
 /// A directory of its own, removed at the end.
@@ -42,6 +42,7 @@ pub(super) fn snapshot() -> Snapshot {
         status: status::tests::status(),
         started: 1_787_000_000,
         rates: Observer::default().rates().clone(),
+        pasts: Default::default(),
         history: Vec::new(),
         events: Vec::new(),
         cleared: Arc::default(),
@@ -171,7 +172,9 @@ impl Fixture {
             names: Names::default(),
             log: Logger::to(Log::default(), log).expect("a logger"),
             pages: Vec::new(),
-            socket: Some(ControlSocket::bind(&scratch.path("r.sock")).expect("bound")),
+            socket: Some(
+                ControlSocket::bind(&scratch.path("r.sock"), ControlMode::Group).expect("bound"),
+            ),
             parent: Parent { process: 4711, generation: 3, watched: false, link: None },
             records: Vec::new(),
             remarks: mpsc::channel(1).1,

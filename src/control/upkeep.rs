@@ -2,13 +2,15 @@
 
 use tokio::time::Instant;
 
+use crate::config::LogFormat;
 use crate::handover::Report;
 use crate::metrics::CloseReason;
 use crate::sys::process;
 
 use super::agents;
+use super::haproxy::news;
 use super::lookups::Heard;
-use super::prober::{self, Change, Verdict};
+use super::prober::{self, Change, Place, Verdict};
 use super::resolver::Outcome;
 use super::{Loop, Phase, Relay};
 
@@ -63,6 +65,9 @@ impl<R: Relay> Loop<R> {
     /// anew; who is out of service stays so.
     pub(super) fn forget_settings(&mut self) {
         self.prober.resume();
+        if !std::mem::take(&mut self.closed).is_empty() {
+            self.report_closed();
+        }
         for (backend, of) in self.config.backends.iter().enumerate() {
             for server in 0..of.servers.len() {
                 self.relay.board(backend, server).reweigh(None);
@@ -89,17 +94,35 @@ impl<R: Relay> Loop<R> {
         let of = &self.config.backends[backend];
         let name = format!("{}/{}", of.name, of.servers[server].name);
         self.relay.board(backend, server).judge(change == Change::Up, process::monotonic_micros());
-        match change {
-            Change::Up => self.log.info(format_args!("server {name} is up")),
-            Change::Down(why) => {
-                let ends = of.ends_on_down;
-                let how = if ends { "; its sessions are ended" } else { "" };
-                self.log.warn(format_args!("server {name} is down: {why}{how}"));
-                if ends {
-                    self.relay.expel(backend, server, CloseReason::ServerDown);
+        let ends = of.ends_on_down && change != Change::Up;
+        if !self.told_as_haproxy_does(verdict.place, news::Turn::Checked) {
+            match change {
+                Change::Up => self.log.info(format_args!("server {name} is up")),
+                Change::Down(why) => {
+                    let how = if ends { "; its sessions are ended" } else { "" };
+                    self.log.warn(format_args!("server {name} is down: {why}{how}"));
                 }
             }
         }
+        if ends {
+            self.relay.expel(backend, server, CloseReason::ServerDown);
+        }
+    }
+
+    /// Where lines of sessions are HAProxy's, so are those of servers that come and go: alerts look for
+    /// them. Whether this is such a log.
+    pub(super) fn told_as_haproxy_does(&self, (backend, server): Place, turn: news::Turn) -> bool {
+        if self.config.log.format != LogFormat::Tcplog {
+            return false;
+        }
+        let of = &self.config.backends[backend];
+        let relay = self.status().relay;
+        let lines = news::lines(&relay, &of.name, &of.servers[server].name, turn);
+        if let Some((line, alarm)) = lines {
+            self.log.warn(line);
+            alarm.into_iter().for_each(|line| self.log.error(line));
+        }
+        true
     }
 
     /// So that the next process knows them even when nobody answers.

@@ -7,14 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ring::hmac;
-use ring::rand::SystemRandom;
 use tokio::sync::{mpsc, oneshot};
 use zeroize::Zeroizing;
 
 use crate::gate::sources::{Entry, SourceLimits, SourceRate, Sources};
 use crate::op::Time;
-use crate::password::{Credentials, Hash};
+use crate::password::{Credentials, Hash, NoRandom, Passed};
 
 use super::once::Once;
 
@@ -73,9 +71,7 @@ pub(super) enum Login {
 #[derive(Debug)]
 pub(super) struct Logins {
     hasher: Hasher,
-    key: hmac::Key,
-    /// By user: the hash by which it passed, and the tag of what it said.
-    passed: RefCell<HashMap<String, (Hash, hmac::Tag)>>,
+    passed: RefCell<Passed>,
     /// By the tag of what was said, until then.
     failed: RefCell<HashMap<Vec<u8>, Time>>,
     checking: Once<Vec<u8>>,
@@ -86,10 +82,9 @@ impl Logins {
     ///
     /// # Errors
     /// When the system gives no random numbers.
-    pub(super) fn new(hasher: Hasher) -> Result<Self, ring::error::Unspecified> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())?;
-        let (passed, failed) = (RefCell::default(), RefCell::default());
-        Ok(Self { hasher, key, passed, failed, checking: Once::default() })
+    pub(super) fn new(hasher: Hasher) -> Result<Self, NoRandom> {
+        let passed = RefCell::new(Passed::new()?);
+        Ok(Self { hasher, passed, failed: RefCell::default(), checking: Once::default() })
     }
 
     /// Whether somebody is who he says he is.
@@ -101,10 +96,9 @@ impl Logins {
         now: impl Fn() -> Time,
     ) -> Login {
         let known = users.get(&said.user);
-        let spoken = Zeroizing::new([said.user.as_bytes(), b":", &said.password].concat());
-        let tag = hmac::sign(&self.key, &spoken);
+        let tag = self.passed.borrow().tag(said);
         loop {
-            if self.is_known(known, said, &spoken) {
+            if self.passed.borrow().knows(known, said) {
                 return Login::Passed;
             }
             let sign = tag.as_ref().to_vec();
@@ -122,7 +116,7 @@ impl Logins {
                 return Login::Busy;
             }
             if answered.await == Ok(true) && known.is_some() {
-                self.passed.borrow_mut().insert(said.user.clone(), (hash, tag));
+                self.passed.borrow_mut().note(hash, said);
                 return Login::Passed;
             }
             self.note_failure(sign, source, now());
@@ -130,16 +124,9 @@ impl Logins {
         }
     }
 
-    fn is_known(&self, hash: Option<&Hash>, said: &Credentials, spoken: &[u8]) -> bool {
-        let passed = self.passed.borrow();
-        passed.get(&said.user).is_some_and(|(then, tag)| {
-            Some(then) == hash && hmac::verify(&self.key, spoken, tag.as_ref()).is_ok()
-        })
-    }
-
     /// Forgets those who are users no more.
     pub(super) fn retain(&self, users: &BTreeMap<String, Hash>) {
-        self.passed.borrow_mut().retain(|user, (hash, _)| users.get(user) == Some(hash));
+        self.passed.borrow_mut().retain(users);
         // What has failed may be right now.
         self.failed.borrow_mut().clear();
     }

@@ -26,6 +26,7 @@ impl Turns {
         Times {
             counts: self.counts.each_ref().map(Counter::value),
             sum_micros: self.sum_micros.value(),
+            max_micros: 0,
         }
     }
 }

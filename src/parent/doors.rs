@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use nix::errno::Errno;
+
 use crate::handover::Shared;
 use crate::supervisor::StartError;
 use crate::sys::{process, socket};
@@ -105,6 +107,21 @@ impl Doors {
             .flat_map(move |door| door.sockets.iter().map(move |socket| (of(door), socket.as_fd())))
     }
 
+    /// Has nobody let in at an address any more: who comes is refused, and who waits in its queue is reset,
+    /// as HAProxy does it. The sockets stay bound.
+    pub(super) fn close(&self, bind: SocketAddr) -> Result<(), Errno> {
+        self.at(bind).try_for_each(|socket| socket::deafen(socket.as_fd()))
+    }
+
+    /// Lets clients in again, `backlog` of whom may wait.
+    pub(super) fn open(&self, bind: SocketAddr, backlog: u32) -> Result<(), Errno> {
+        self.at(bind).try_for_each(|socket| socket::listen(socket, backlog))
+    }
+
+    fn at(&self, bind: SocketAddr) -> impl Iterator<Item = &Rc<OwnedFd>> {
+        self.0.iter().filter(move |door| door.bind == bind).flat_map(|door| &door.sockets)
+    }
+
     /// Whether clients are expected at this address.
     pub(super) fn has(&self, address: SocketAddr) -> bool {
         self.0.iter().any(|door| door.address == address)
@@ -161,6 +178,20 @@ mod tests {
         assert_eq!(numbers(&fewer, 0).len(), 2);
         assert_eq!(numbers(&more, 0)[..3], numbers(&first, 0));
         assert_eq!((numbers(&more, 0).len(), more.port()), (4, first.port()));
+    }
+
+    #[test]
+    fn a_door_that_is_closed_refuses_whoever_comes_until_it_is_opened() {
+        let doors = next(&Doors::default(), &["127.0.0.1:0"], 2);
+        let bind: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let at = doors.sockets().next().unwrap().0;
+        doors.open(bind, 16).unwrap();
+        let come = || std::net::TcpStream::connect(at).map_err(|error| error.kind());
+        assert!(come().is_ok());
+        doors.close(bind).unwrap();
+        assert_eq!(come().unwrap_err(), std::io::ErrorKind::ConnectionRefused);
+        doors.open(bind, 16).unwrap();
+        assert!(come().is_ok());
     }
 
     #[test]

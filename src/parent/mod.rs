@@ -19,16 +19,18 @@ mod renewal;
 mod upgrade;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::ExitCode;
-use crate::config::{Config, Log, Origin};
+use crate::config::{self, BACKLOG_DEFAULT, Config, Log, Note, NoteKind, Origin};
 use crate::control::{ControlSocket, Logger};
 use crate::handover::{Administered, KnownNames, Order, Report, ToParent, Wish};
 use crate::supervisor::StartError;
@@ -56,8 +58,11 @@ const END_PATIENCE: Duration = Duration::from_secs(15);
 /// Why it does not start.
 pub fn start(origin: &Origin) -> Result<ExitCode, StartError> {
     let signals = signals()?;
-    let config = origin.load()?;
+    let (config, report) = origin.read()?;
     let mut parent = Parent::new(signals, config.clone(), origin)?;
+    if let (Some(report), Some(path)) = (report, origin.path()) {
+        parent.tell_migration(&report, path);
+    }
     parent.found = manager::found();
     parent.renew(Reason::Start, config)?;
     parent.found.clear();
@@ -92,6 +97,8 @@ struct Parent {
     /// What administrators want of servers: the next relay process keeps it so.
     administered: Vec<Administered>,
     doors: Doors,
+    /// The addresses at which an administrator wants nobody to be let in.
+    closed: Vec<SocketAddr>,
     /// Where statistics are served.
     pages: Doors,
     found: Found,
@@ -128,6 +135,7 @@ impl Parent {
             names: Vec::new(),
             administered: Vec::new(),
             doors: Doors::default(),
+            closed: Vec::new(),
             pages: Doors::default(),
             found: Vec::new(),
             control: None,
@@ -143,6 +151,18 @@ impl Parent {
             followed: false,
             outcome: None,
         })
+    }
+
+    /// What a file of HAProxy's has that a person should look at.
+    fn tell_migration(&self, report: &config::Report, path: &Path) {
+        let file = path.display();
+        for Note { line, said, text, .. } in report.of(NoteKind::Danger) {
+            self.log.warn(format_args!("{file}:{line}: {said}: {text}"));
+        }
+        self.log.info(format_args!(
+            "{file} is read as HAProxy's format: {}; `fanin import {file}` says what and why",
+            report.summary()
+        ));
     }
 
     fn run(mut self) -> Result<ExitCode, StartError> {
@@ -164,7 +184,7 @@ impl Parent {
         }
     }
 
-    fn wait(&self) -> Result<(), nix::errno::Errno> {
+    fn wait(&self) -> Result<(), Errno> {
         let mut polled: Vec<_> = self.children.iter().map(|child| child.as_fd()).collect();
         polled.push(self.signals.as_fd());
         let mut polled: Vec<_> =
@@ -177,7 +197,7 @@ impl Parent {
             PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
         });
         match poll(&mut polled, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno),
         }
     }
@@ -206,6 +226,12 @@ impl Parent {
             }
             Report::Names { names } => self.names = names,
             Report::Administered { servers } => self.administered = servers,
+            Report::Closed { binds }
+                if self.serving().is_some_and(|child| child.number == number) =>
+            {
+                self.close(binds);
+            }
+            Report::Closed { .. } => {}
             Report::Kept => manager::ready(&self.describe()),
             Report::Renew { config, why } => self.on_renew(number, &config, why),
             Report::Upgrade { binary } => self.upgrade(Some(number), binary),
@@ -216,6 +242,26 @@ impl Parent {
             }
             Report::Turning => {}
         }
+    }
+
+    /// These are the addresses at which nobody is to be let in.
+    fn close(&mut self, binds: Vec<SocketAddr>) {
+        let complain = |log: &Logger, bind: SocketAddr, errno: Errno| {
+            log.error(format_args!("listening at {bind} cannot be switched: {errno}"));
+        };
+        for &bind in binds.iter().filter(|bind| !self.closed.contains(bind)) {
+            if let Err(errno) = self.doors.close(bind) {
+                complain(&self.log, bind, errno);
+            }
+        }
+        for &bind in self.closed.iter().filter(|bind| !binds.contains(bind)) {
+            let listener = self.config.listeners.iter().find(|one| one.bind.contains(&bind));
+            let backlog = listener.map_or(BACKLOG_DEFAULT, |listener| listener.backlog);
+            if let Err(errno) = self.doors.open(bind, backlog) {
+                complain(&self.log, bind, errno);
+            }
+        }
+        self.closed = binds;
     }
 
     /// A configuration that a relay process speaks of, if it is the one in force or what can be read
@@ -241,6 +287,13 @@ impl Parent {
             && let Ok(log) = open_log(&config)
         {
             self.log = log;
+        }
+        if config.control.mode != self.config.control.mode
+            && let Some(Err(error)) =
+                self.control.as_ref().map(|socket| socket.open_to(config.control.mode))
+        {
+            self.log
+                .warn(format_args!("[control] mode is not what the configuration says: {error}"));
         }
         self.config = config;
     }

@@ -113,7 +113,7 @@ impl Parent {
         if self.control.as_ref().is_some_and(|control| control.path() == path) {
             return Ok(None);
         }
-        match ControlSocket::bind(&path) {
+        match ControlSocket::bind(&path, config.control.mode) {
             Ok(socket) => Ok(Some(Some(socket))),
             Err(error) if asked.is_some() => Err(error.into()),
             Err(error) => {
@@ -164,10 +164,13 @@ impl Parent {
         // What is not a door any more is closed here first, so that the generation that still
         // serves it empties its queue and closes it last.
         self.doors = renewal.doors;
+        // A relay process has all that it is given listen.
+        self.closed.clear();
         self.pages = renewal.pages;
         if let Some(control) = renewal.control {
             self.control = control;
         }
+        self.administered = self.administered_in(&renewal.config);
         self.adopt(renewal.config);
         let successor = self.children.iter().find(|child| child.number == number);
         let process = successor.map_or(0, |child| child.process.as_raw());

@@ -47,12 +47,12 @@ pub(super) fn needs_generation(old: &Config, new: &Config) -> Option<&'static st
             spares_a_server(old) < spares_a_server(new),
             "the connections made ahead ([backend.NAME] spare)",
         ),
-        (old.stats != new.stats, "the statistics ([stats] bind, admins)"),
-        (old.control != new.control, "the control socket ([control] socket, level)"),
+        (old.stats != new.stats, "the statistics ([stats] bind, viewers, admins)"),
+        (old.control != new.control, "the control socket ([control] socket, mode, level)"),
         (old.log.format != new.log.format, "the log's format ([log] format)"),
         (
             log_targets(old) != log_targets(new),
-            "where the log goes ([log] file, syslog and its keys)",
+            "where the log goes ([log] output, file, syslog and its keys)",
         ),
     ]
     .into_iter()
@@ -61,6 +61,6 @@ pub(super) fn needs_generation(old: &Config, new: &Config) -> Option<&'static st
 
 /// What of the log's settings opens something.
 fn log_targets(config: &Config) -> Log {
-    let Log { file, syslog, syslog_form, facility, tag, .. } = config.log.clone();
-    Log { file, syslog, syslog_form, facility, tag, ..Log::default() }
+    let Log { output, file, syslog, syslog_form, facility, tag, .. } = config.log.clone();
+    Log { output, file, syslog, syslog_form, facility, tag, ..Log::default() }
 }

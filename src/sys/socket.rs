@@ -206,6 +206,18 @@ pub fn shutdown_write(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     socket::shutdown(socket.as_raw_fd(), Shutdown::Write)
 }
 
+/// Has a listening socket listen no more; it stays bound. What waits in its queue is reset
+/// (`inet_shutdown` of Linux).
+///
+/// # Errors
+/// As shutdown(2) says, but for a socket that does not listen.
+pub fn deafen(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    match socket::shutdown(socket.as_raw_fd(), Shutdown::Read) {
+        Err(Errno::ENOTCONN) => Ok(()),
+        done => done,
+    }
+}
+
 /// Makes the coming close(2) send a RST instead of a FIN, and drop what is unsent. Where a filter
 /// bars the option the connection is dissolved at once, which sends the RST too.
 pub fn reset_on_close(socket: BorrowedFd<'_>) {

@@ -28,6 +28,8 @@ use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use crate::backend::Backends;
 use crate::backend::board::Board;
 use crate::engine::Engine;
@@ -333,8 +335,11 @@ impl<E: Engine> Worker<E> {
                 self.traffic(listener).accepted();
                 self.on_accepted(listener, socket, peer);
             }
-            Completion::AcceptFailed { listener, .. } => {
-                self.counters.accept_failures.add(1);
+            Completion::AcceptFailed { listener, errno } => {
+                // EINVAL: an administrator has it listen no more, which is no failure.
+                if errno != Errno::EINVAL {
+                    self.counters.accept_failures.add(1);
+                }
                 self.admission.on_accept_failed(listener, self.now);
             }
             Completion::Woken => self.read_mail(),

@@ -382,3 +382,48 @@ fn a_server_does_not_move_to_a_port_that_is_out_of_reach_and_the_remedy_is_told(
     assert!(refused.contains("Write it in the configuration and reload."), "{refused}");
     assert_eq!(visits(&relay, 2), ["one", "one"]);
 }
+
+#[test]
+fn a_listener_that_is_disabled_refuses_who_comes_and_keeps_who_is_there() {
+    let server = peers::echo();
+    for engine in ["epoll", "io_uring"] {
+        let folder = Folder::new(&format!("disabled-{engine}"));
+        let file = format!(
+            "[global]\nengine = \"{engine}\"\nworkers = 2\n\
+             [[listener]]\nname = \"agents\"\nbind = [\"127.0.0.1:0\"]\n\
+             [[backend.b.server]]\naddress = \"{}\"\n",
+            server.address
+        );
+        let relay = Relay::start(&["-c", folder.write("f.toml", &file).to_str().unwrap()]);
+        let socket = relay.control();
+        let refuses = || TcpStream::connect(relay.address()).is_err();
+        let state = || cells(&cli(socket, "show stat"))["agents/FRONTEND status"].clone();
+        let mut before = peers::connect(relay.address());
+        before.write_all(b"?").unwrap();
+        before.read_exact(&mut [0]).unwrap();
+        assert_eq!(cli(socket, "disable frontend agents"), "\n");
+        await_that("who comes is refused", refuses);
+        assert_eq!(state(), "PAUSED");
+        before.write_all(b"?").unwrap();
+        before.read_exact(&mut [0]).unwrap();
+        assert_eq!(cli(socket, "disable frontend agents"), "All sockets are already disabled.\n\n");
+        assert_eq!(cli(socket, "enable frontend agents"), "\n");
+        await_that("who comes is let in", || !refuses());
+        assert_eq!(peers::exchange(relay.address(), b"x").unwrap(), b"x");
+        assert_eq!(state(), "OPEN");
+        assert_eq!(relay.total("accept_failures"), 0, "that is no failure");
+        assert_eq!(cli(socket, "shutdown frontend agents"), "\n");
+        await_that("who comes is refused", refuses);
+        assert_eq!(state(), "STOP");
+        let answer = cli(socket, "enable frontend agents");
+        assert_eq!(answer, "Frontend was previously shut down, cannot enable.\n\n");
+        assert!(relay.ask("reload").status.success());
+        await_that("the file is read anew", || !refuses());
+        assert_eq!(cli(socket, "disable frontend agents"), "\n");
+        await_that("who comes is refused", refuses);
+        assert!(relay.ask("upgrade").status.success());
+        await_that("another relay process lets in", || !refuses());
+        assert_eq!(state(), "OPEN");
+        assert_eq!(cli(socket, "disable frontend other"), "No such frontend.\n\n");
+    }
+}

@@ -47,6 +47,38 @@ const ALIKE: &[&str] = &[
     "stackstate/BACKEND act",
     "stackstate/BACKEND slim",
     "stackstate/BACKEND type",
+    "stackstate/mothership status",
+    "stackstate/mothership scur",
+    "stackstate/mothership check_status",
+    "stackstate/mothership check_code",
+    "stackstate/mothership check_desc",
+    "stackstate/mothership check_rise",
+    "stackstate/mothership check_fall",
+    "stackstate/mothership check_health",
+    "stackstate/mothership chkfail",
+    "stackstate/mothership chkdown",
+    "stackstate/mothership downtime",
+    "stackstate/mothership qcur",
+    "stackstate/mothership qmax",
+    "stackstate/mothership qtime",
+    "stackstate/mothership qtime_max",
+    "stackstate/mothership rtime",
+    "stackstate/mothership connect",
+    "stackstate/mothership reuse",
+    "stackstate/mothership eresp",
+    "stackstate/mothership cli_abrt",
+    "stackstate/mothership srv_abrt",
+    "stackstate/mothership uweight",
+    "stackstate/mothership throttle",
+    "stackstate/mothership srv_icur",
+    "stackstate/mothership addr",
+    "stackstate/BACKEND chkdown",
+    "stackstate/BACKEND downtime",
+    "stackstate/BACKEND weight",
+    "stackstate/BACKEND uweight",
+    "stackstate/BACKEND bck",
+    "stackstate/BACKEND qmax",
+    "stackstate/BACKEND algo",
 ];
 
 /// Headers, names and fields are theirs.
@@ -112,6 +144,13 @@ fn shapes_agree(theirs: &Path, ours: &Path) {
         state.lines().nth(1).unwrap().split(' ').map(str::to_owned).collect()
     };
     assert_eq!(fields(ours), fields(theirs));
+    // And the values, but for the number of the backend and how long it has been so.
+    let state = |socket: &Path| -> Vec<String> {
+        let state = cli(socket, "show servers state stackstate");
+        let line = state.lines().nth(2).unwrap().split(' ').map(str::to_owned);
+        line.enumerate().filter(|(at, _)| ![0, 9].contains(at)).map(|(_, value)| value).collect()
+    };
+    assert_eq!(state(ours), state(theirs));
 }
 
 /// The same traffic through HAProxy and through us, by the same file: what both count is the same.
@@ -135,11 +174,18 @@ fn the_cli_says_of_the_same_traffic_what_haproxy_says() {
         let csv = cells(&cli(socket, "show stat"));
         (csv["stackstate/mothership bin"] == "4501").then_some(csv)
     };
-    let counted = await_some("HAProxy has counted", || ended(&theirs));
-    let ours = await_some("we have counted", || ended(relay.control()));
-    for cell in ALIKE {
-        assert_eq!(ours[*cell], counted[*cell], "{cell}");
-    }
+    // When both have checked their server, too.
+    let is_checked =
+        |csv: &BTreeMap<String, String>| csv["stackstate/mothership check_status"] == "L4OK";
+    let both = |socket: &Path| ended(socket).filter(is_checked);
+    let counted = await_some("HAProxy has counted", || both(&theirs));
+    let ours = await_some("we have counted", || both(relay.control()));
+    let differing: Vec<String> = ALIKE
+        .iter()
+        .filter(|cell| ours[**cell] != counted[**cell])
+        .map(|cell| format!("{cell}: {} here, {} there", ours[*cell], counted[*cell]))
+        .collect();
+    assert!(differing.is_empty(), "{differing:#?}");
     shapes_agree(&theirs, relay.control());
     drop(beside);
 }

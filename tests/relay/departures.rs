@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::support::nameserver::{Answer, Nameserver};
@@ -117,8 +118,7 @@ fn a_server_that_is_found_down_gives_up_its_sessions_where_that_is_wanted() {
         let mut relay = start("down", (engine, 2), "on_down = \"end\"", &[(place, &check), well]);
         // The check tells the truth of another port: the server itself is there.
         let mut clients: Vec<_> = (0..4).map(|_| peers::connect(relay.address())).collect();
-        let line = relay.await_line("server b/a is down");
-        assert!(line.contains("its sessions are ended"), "{line}");
+        relay.await_line("Server b/a is DOWN");
         let ended = clients.iter_mut().filter_map(|client| asks(client).is_none().then_some(()));
         let ended = ended.count() as u64;
         await_that("their ends are told", || relay.total("ended.server_down") == ended);
@@ -206,51 +206,52 @@ fn a_server_that_comes_back_grows_into_its_share_and_gets_sessions_of_the_others
     assert!((5..=7).contains(&relay.total("ended.rebalanced")));
 }
 
-/// Ten times a second a server is there and not there; nobody notices.
+/// Ten times a second a server is there and not there. Whom the server's own host resets, as it closes
+/// a listener over its queue, no relay can help: those are counted, and nobody else has an error.
 #[test]
 fn a_server_that_flaps_costs_no_client_an_error() {
+    const CLIENTS: u64 = 4;
     let well = peers::echo();
     let flapping = peers::nobody();
     let check = "check = { interval = \"100ms\", rise = 1, fall = 1 }";
     for engine in ENGINES {
         let relay = start("flap", (engine, 2), "", &[(well.address, ""), (flapping, check)]);
         let until = Instant::now() + Duration::from_secs(4);
+        let (answered, failed) = (AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while Instant::now() < until {
-                    let listener = TcpListener::bind(flapping).unwrap();
-                    listener.set_nonblocking(true).unwrap();
-                    await_passed(Instant::now(), Duration::from_millis(50));
-                    // Who was accepted is served; who waits in the queue is reset with it, which no
-                    // relay can help: so it is emptied first.
-                    while let Ok((stream, _)) = listener.accept() {
-                        stream.set_nonblocking(false).unwrap();
-                        std::thread::spawn(|| peers::echoed(stream));
+            scope.spawn(|| flap(flapping, until));
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    while Instant::now() < until {
+                        let mut client = peers::connect(relay.address());
+                        let count = if asks(&mut client).is_some() { &answered } else { &failed };
+                        count.fetch_add(1, Relaxed);
                     }
-                    drop(listener);
-                    await_passed(Instant::now(), Duration::from_millis(50));
-                }
-            });
-            let mut exchanges = 0;
-            while Instant::now() < until {
-                let mut client = peers::connect(relay.address());
-                if asks(&mut client).is_some() {
-                    exchanges += 1;
-                } else {
-                    // Reset as the listener closed over it, after the handshake: the relay says so.
-                    assert!(relay.total("ended.server_reset") > 0, "after {exchanges}");
-                }
+                });
             }
-            assert!(exchanges > 100, "{exchanges}");
         });
-        let status = relay.status();
-        let failed = ["connect_refused", "connect_failed", "no_server", "connect_timeout"];
-        for reason in failed {
-            assert_eq!(
-                status["total"]["ended"][reason].as_u64().unwrap_or(0),
-                0,
-                "{reason}: {status}"
-            );
+        let (answered, failed) = (answered.into_inner(), failed.into_inner());
+        assert!(answered > 100 * CLIENTS, "{answered}");
+        assert!(failed < answered / 50, "{failed} of {answered}");
+        let resets = || relay.total("ended.server_reset") + relay.total("ended.server_gone");
+        await_that("every error is a reset of the server", || resets() == failed);
+        for reason in ["connect_refused", "connect_failed", "no_server", "connect_timeout"] {
+            assert_eq!(relay.total(&format!("ended.{reason}")), 0, "{reason}: {}", relay.status());
         }
+    }
+}
+
+/// A server that is there for 50 ms and not there for 50 ms.
+fn flap(at: SocketAddr, until: Instant) {
+    while Instant::now() < until {
+        let listener = TcpListener::bind(at).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        await_passed(Instant::now(), Duration::from_millis(50));
+        while let Ok((stream, _)) = listener.accept() {
+            stream.set_nonblocking(false).unwrap();
+            std::thread::spawn(|| peers::echoed(stream));
+        }
+        drop(listener);
+        await_passed(Instant::now(), Duration::from_millis(50));
     }
 }

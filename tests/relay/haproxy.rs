@@ -58,7 +58,8 @@ fn the_file_of_a_user_runs_unchanged_and_serves_what_haproxy_serves() {
     let beside = Haproxy::start(&file(&folder, "theirs", theirs, page, server.address));
     let ours = peers::nobody();
     let arguments = file(&folder, "ours", ours, peers::nobody(), server.address);
-    let relay = Relay::start(&["-c", &arguments]);
+    let mut relay = Relay::start(&["-c", &arguments]);
+    relay.await_line("this cuts agents that keep their connections");
     await_that("HAProxy serves", || curl(theirs, "/").0 == 0);
     for path in ["/", "/bytes/100000"] {
         assert_eq!(curl(relay.address(), path), curl(theirs, path), "{path}");

@@ -159,3 +159,65 @@ fn the_place_of_a_syslog_server_is_checked() {
     assert_eq!(output.status.code(), Some(78));
     assert!(text(&output.stderr).contains("\"/dev/log\""), "{}", text(&output.stderr));
 }
+
+#[test]
+fn alerts_that_look_for_servers_that_go_find_the_lines_of_haproxy() {
+    let folder = Folder::new("logs-servers");
+    let log = collector();
+    let text = format!(
+        "global\n log {} local1\ndefaults\n mode tcp\n timeout connect 2s\n timeout client 20s\n \
+         timeout server 20s\nlisten agents\n bind {}\n server s1 {} check inter 50ms\n",
+        log.local_addr().unwrap(),
+        peers::nobody(),
+        peers::nobody(),
+    );
+    let _relay = Relay::start(&["-c", folder.write("f.cfg", &text).to_str().unwrap()]);
+    let next = |part: &str| {
+        let mut buffer = [0; 2048];
+        loop {
+            let length = log.recv(&mut buffer).unwrap();
+            let line = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if line.contains(part) {
+                return line;
+            }
+        }
+    };
+    let down = next("Server agents/s1 is DOWN");
+    assert!(down.contains(", reason: Layer4 connection problem, info: \""), "{down}");
+    assert!(down.contains("0 active and 0 backup servers left. 0 sessions active, 0 requeued"));
+    next("backend agents has no server available!");
+}
+
+/// What systemd's journal reads has priorities, and what a container's manager reads goes where it looks.
+#[test]
+fn lines_go_to_the_stream_that_is_read_in_the_form_that_its_reader_takes() {
+    use std::os::unix::fs::MetadataExt as _;
+    let folder = Folder::new("logs-streams");
+    let text = format!(
+        "[log]\noutput = \"OUTPUT\"\n[[listener]]\nbind = [\"127.0.0.1:0\"]\n\
+         [[backend.b.server]]\naddress = \"{}\"\n",
+        peers::nobody()
+    );
+    for (output, first) in [("stderr", "<6>info "), ("stdout", "20")] {
+        let config = folder.write("f.toml", &text.replace("OUTPUT", output));
+        let path = folder.path(output);
+        let file = std::fs::File::create(&path).unwrap();
+        let found = file.metadata().unwrap();
+        let socket = folder.path(&format!("{output}.sock"));
+        let mut command = std::process::Command::new(BINARY);
+        command.args(["run", "-c", config.to_str().unwrap()]);
+        command.args(["--control", socket.to_str().unwrap()]);
+        command.env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino()));
+        match output {
+            "stdout" => command.stdout(file).stderr(std::process::Stdio::null()),
+            _ => command.stderr(file).stdout(std::process::Stdio::null()),
+        };
+        let mut child = command.spawn().unwrap();
+        await_that("it says where it listens", || {
+            let said = std::fs::read_to_string(&path).unwrap_or_default();
+            said.lines().any(|line| line.starts_with(first) && line.contains("listening on"))
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::nameserver::{Answer, Nameserver};
 use crate::support::peers::{self, Server};
 use crate::support::relay::Relay;
-use crate::support::{Folder, await_passed, await_that};
+use crate::support::{Folder, await_passed, await_that, cli};
 
 /// Clients that connect anew for each exchange, and those that keep their connection.
 const CHURNING: usize = 4;
@@ -130,5 +130,51 @@ fn a_failover_by_name_costs_no_new_client_an_error() {
         }
         relay.await_line("is at 127.0.0.3 now, was at 127.0.0.2");
         assert_eq!(relay.total("ended.no_server"), 0);
+        // Who was there before goes on where he was.
+        before.write_all(b"?").unwrap();
+        there.read_exact(&mut [0]).unwrap();
+        there.write_all(b"!").unwrap();
+        before.read_exact(&mut [0]).unwrap();
+    }
+}
+
+/// A name moves to and fro, and an administrator changes servers a hundred times a second (R5).
+#[test]
+fn names_that_move_and_changes_by_hand_under_load_cost_no_client_an_error() {
+    let at = |last: u8| Answer::At(vec![IpAddr::from([127, 0, 0, last])], 1);
+    for engine in ["epoll", "io_uring"] {
+        let first = TcpListener::bind("127.0.0.2:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        let second = TcpListener::bind(("127.0.0.3", port)).unwrap();
+        let _servers = [Server::on(first, peers::echoed), Server::on(second, peers::echoed)];
+        let other = peers::echo();
+        let nameserver = Nameserver::new();
+        nameserver.says("intake.example", at(2));
+        let file = format!(
+            "[global]\nengine = \"{engine}\"\n[log]\nsessions = \"failed\"\n\
+             [dns]\nnameservers = [\"{}\"]\nttl_min = \"1s\"\n\
+             [[listener]]\nbind = [\"127.0.0.1:0\"]\n\
+             [[backend.b.server]]\nname = \"a\"\naddress = \"intake.example:{port}\"\n\
+             [[backend.b.server]]\nname = \"o\"\naddress = \"{}\"\n",
+            nameserver.address, other.address
+        );
+        let folder = Folder::new(&format!("moves-{engine}"));
+        let mut relay = Relay::start(&["-c", folder.write("f.toml", &file).to_str().unwrap()]);
+        let (address, socket) = (relay.address(), relay.control().to_owned());
+        let exchanges = under_load(address, |_| {
+            for last in [3, 2, 3] {
+                nameserver.says("intake.example", at(last));
+                relay.await_line(&format!("is at 127.0.0.{last} now"));
+                for round in 0..100 {
+                    let began = Instant::now();
+                    let state = if round % 2 == 0 { "drain" } else { "ready" };
+                    let weight = 1 + round % 9;
+                    let typed = format!("set server b/o state {state}; set weight b/a {weight}");
+                    assert_eq!(cli(&socket, &typed), "\n\n");
+                    await_passed(began, Duration::from_millis(10));
+                }
+            }
+        });
+        assert!(exchanges > 500, "{engine}: {exchanges} exchanges");
     }
 }

@@ -341,3 +341,49 @@ fn servers_are_changed_by_those_who_are_named_and_by_nobody_else() {
     let counts = shown["workers"][0]["turns"]["counts"].as_array().unwrap();
     assert!(counts.iter().any(|count| count.as_u64() > Some(0)), "{shown}");
 }
+
+#[test]
+fn where_viewers_are_named_others_see_whether_it_is_well_and_nothing_else() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-viewers");
+    let users = format!(
+        "viewers = {{ bob = \"{hash}\" }}\nadmins = {{ alice = \"{hash}\" }}\n",
+        hash = hash()
+    );
+    let (_relay, url) = start(&folder, server.address, &users);
+    let bob = ["--user", "bob:correct horse"];
+    for path in ["/", "/metrics", "/;csv", "/api/v1/status", "/events", "/nowhere"] {
+        assert_eq!(code(&format!("{url}{path}"), &[]), "401", "{path}");
+    }
+    for wrong in ["bob:wrong", "carol:correct horse"] {
+        assert_eq!(code(&format!("{url}/metrics"), &["--user", wrong]), "401", "{wrong}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(code(&format!("{url}{path}"), &[]), "200", "{path}");
+    }
+    for path in ["/", "/metrics", "/;csv", "/api/v1/status"] {
+        assert_eq!(code(&format!("{url}{path}"), &bob), "200", "{path}");
+    }
+    assert_eq!(code(&format!("{url}/;csv"), &["--user", "alice:correct horse"]), "200");
+    let asked = run_well("curl", &["--silent", "--include", "--max-time", "10", &url]);
+    assert!(asked.to_lowercase().contains("www-authenticate: basic realm="), "{asked}");
+    let form = [&bob[..], &["--data", "s=a&action=drain&b=intake"]].concat();
+    assert_eq!(code(&url, &form), "403", "who may look may not change");
+}
+
+#[test]
+fn the_options_of_haproxys_page_select_rows() {
+    let server = peers::echo();
+    let folder = Folder::new("stats-options");
+    let (_relay, url) = start(&folder, server.address, "");
+    let names = |option: &str| -> Vec<String> {
+        let csv = get(&format!("{url}/{option}"));
+        csv.lines()
+            .skip(1)
+            .map(|row| row.split(',').take(2).collect::<Vec<_>>().join("/"))
+            .collect()
+    };
+    assert_eq!(names(";csv"), ["agents/FRONTEND", "intake/a", "intake/BACKEND"]);
+    assert_eq!(names(";csv?scope=age"), ["agents/FRONTEND"]);
+    assert_eq!(names(";csv;norefresh;up"), ["agents/FRONTEND", "intake/a", "intake/BACKEND"]);
+}

@@ -1,11 +1,11 @@
 //! Lines of the `global` section (manual, 3), and `log`, which may stand in others too.
 
 use crate::config::error::Fault;
-use crate::config::value;
+use crate::config::{ControlMode, LogOutput, SyslogForm, value};
 
 use super::lexer::{self, Line};
 use super::report::NoteKind;
-use super::sections::Reader;
+use super::sections::{LogLine, Reader};
 
 impl Reader {
     pub(super) fn nbthread(&mut self, line: &Line) {
@@ -111,7 +111,11 @@ impl Reader {
         while at < line.words.len() {
             let word = line.word(at).to_owned();
             let (words, reason) = match word.as_str() {
-                "mode" => (2, "owner and group may connect (0660)"),
+                "mode" => {
+                    self.socket_mode(line, at + 1);
+                    at += 2;
+                    continue;
+                }
                 "user" | "uid" | "group" | "gid" => (2, "it belongs to whom fanin runs as"),
                 "level" => {
                     self.socket_level(line, at + 1);
@@ -137,6 +141,26 @@ impl Reader {
         }
     }
 
+    /// Who may connect. Never everybody: on a path that others reach they could command the relay.
+    fn socket_mode(&mut self, line: &Line, at: usize) {
+        let word = line.word(at);
+        let Ok(mode) = u32::from_str_radix(word, 8) else {
+            let title = format!("unknown mode `{}`", word.escape_debug());
+            let last = at.min(line.words.len() - 1);
+            return self.fault(line, last, &title, "not an octal number", "write 600 or 660");
+        };
+        let said = format!("stats socket ... mode {}", lexer::shown(word));
+        let group = mode & 0o020 != 0;
+        let taken = if group { ControlMode::Group } else { ControlMode::Owner };
+        self.sections.global.mode = Some(Self::set(line, taken));
+        if mode & 0o002 != 0 {
+            let text = "[control] mode = \"0660\": everybody could command HAProxy; here root, the user \
+                        who runs fanin and its group may connect, and nobody else";
+            return self.note(NoteKind::Danger, line, said, text);
+        }
+        self.note(NoteKind::Mapped, line, said, format!("[control] mode = \"{taken}\""));
+    }
+
     /// What HAProxy lets everybody do who may connect; here root and who runs the relay may do all.
     fn socket_level(&mut self, line: &Line, at: usize) {
         match line.word(at).parse() {
@@ -159,16 +183,35 @@ impl Reader {
             let text = "one log for all: that of the global section";
             return self.note(NoteKind::Ignored, line, "log global", text);
         }
-        let number = |word: &str| value::facility(word).ok();
-        let facility = line.rest(2).iter().find_map(|word| number(&word.text));
-        if number(target).is_some() && facility.is_none() {
+        let mut words = LogWords::default();
+        let mut at = 2;
+        while let Some(option) = line.words.get(at).map(|word| word.text.as_str()) {
+            let value = line.word(at + 1);
+            match option {
+                "len" => self.ignored_of_log(line, at, "lines are as long as what they tell"),
+                "ring" | "profile" => self.ignored_of_log(line, at, "there is one form of line"),
+                "format" => self.log_form(line, at, &mut words),
+                "sample" => match sampled(value) {
+                    Some(sample) => words.sample = Some(sample),
+                    None => self.look_at_log(
+                        line,
+                        at,
+                        "write [log] sample = N: of the sessions that end well one in N is told of",
+                    ),
+                },
+                _ => break,
+            }
+            at += 2;
+        }
+        words.facility = value::facility(line.word(at)).ok();
+        if value::facility(target).is_ok() && words.facility.is_none() {
             let title = format!("`log {target}` lacks the address of the syslog server");
             let help = format!("write log HOST {target}, such as: log 127.0.0.1 {target}");
             return self.fault(line, 1, &title, "this is the facility", &help);
         }
-        let Some(facility) = facility.filter(|_| !target.is_empty()) else {
+        let Some(facility) = words.facility.filter(|_| !target.is_empty()) else {
             let help = "write log HOST FACILITY, such as: log 127.0.0.1 local0";
-            let last = line.words.len() - 1;
+            let last = at.min(line.words.len() - 1);
             return self.fault(
                 line,
                 last,
@@ -177,26 +220,78 @@ impl Reader {
                 help,
             );
         };
-        self.syslog(line, target, facility);
+        self.log_levels(line, at + 1, &mut words);
+        self.syslog(line, target, facility, &words);
+    }
+
+    /// `format F`: what stands before a line.
+    fn log_form(&mut self, line: &Line, at: usize, words: &mut LogWords) {
+        match line.word(at + 1) {
+            "rfc5424" => words.form = SyslogForm::Rfc5424,
+            "rfc3164" | "local" => {}
+            _ => self.look_at_log(
+                line,
+                at,
+                "before each line stands what RFC 3164 has; [log] syslog_format = \"rfc5424\" is the \
+                 other choice",
+            ),
+        }
+    }
+
+    /// The least level that is sent, and the one that others are raised to. Lines of sessions are of
+    /// level info.
+    fn log_levels(&mut self, line: &Line, at: usize, words: &mut LogWords) {
+        const LEVELS: [&str; 8] =
+            ["emerg", "alert", "crit", "err", "warning", "notice", "info", "debug"];
+        for (nth, word) in line.rest(at).iter().enumerate() {
+            let level = LEVELS.iter().position(|level| *level == word.text);
+            match level.filter(|_| nth < 2) {
+                None => {
+                    let title = format!("unknown level `{}` of a log", word.text.escape_debug());
+                    let help = format!("levels: {}", LEVELS.join(", "));
+                    return self.fault(line, at + nth, &title, "unknown", &help);
+                }
+                Some(level) if nth == 0 => words.quiet = level < 6,
+                Some(_) => {}
+            }
+        }
+        if words.quiet {
+            let text = "[log] sessions = false, as lines of sessions are of level info; lines of all other \
+                        levels are sent";
+            self.note(NoteKind::Danger, line, line.said(99), text);
+        }
+    }
+
+    fn ignored_of_log(&mut self, line: &Line, at: usize, why: &str) {
+        let said = format!("log ... {} {}", line.word(at), lexer::shown(line.word(at + 1)));
+        self.note(NoteKind::Ignored, line, said, why);
+    }
+
+    fn look_at_log(&mut self, line: &Line, at: usize, why: &str) {
+        let said = format!("log ... {} {}", line.word(at), lexer::shown(line.word(at + 1)));
+        self.note(NoteKind::Danger, line, said, why);
     }
 
     /// The first syslog server is taken; there is one.
-    fn syslog(&mut self, line: &Line, target: &str, facility: u8) {
+    fn syslog(&mut self, line: &Line, target: &str, facility: u8, words: &LogWords) {
         let plain = ["udp@", "unix@", "ipv4@", "ipv6@"]
             .iter()
             .find_map(|kind| target.strip_prefix(kind))
             .unwrap_or(target);
         let journal = "log lines go to standard error, which systemd hands to its journal";
         match value::syslog(plain) {
-            _ if self.sections.global.log.is_some() => {
+            Ok(Some(_)) if self.sections.global.log.is_some() => {
                 let text = "there is one syslog server: the first that is named";
                 self.note(NoteKind::Ignored, line, line.said(99), text);
             }
-            Ok(Some(server)) => {
-                self.sections.global.log = Some(Self::set(line, (server, facility)));
+            Ok(Some(target)) => {
+                let LogWords { form, sample, quiet, .. } = *words;
+                let log = LogLine { target, form, sample, facility, quiet };
+                self.sections.global.log = Some(Self::set(line, log));
             }
             _ if matches!(plain, "stdout" | "stderr") => {
-                self.note(NoteKind::Ignored, line, line.said(99), journal);
+                let output = if plain == "stdout" { LogOutput::Stdout } else { LogOutput::Stderr };
+                self.sections.global.output = Some(Self::set(line, output));
             }
             _ => {
                 let text = format!("{journal}: write the address of the syslog server, not a name");
@@ -212,4 +307,18 @@ impl Reader {
             Err(refusal) => self.refuse_word(word, &refusal),
         }
     }
+}
+
+/// What stands behind the target of a log.
+#[derive(Clone, Copy, Debug, Default)]
+struct LogWords {
+    form: SyslogForm,
+    sample: Option<u32>,
+    facility: Option<u8>,
+    quiet: bool,
+}
+
+/// `1:N`: of N lines the first is sent. Of other choices there is no counterpart.
+fn sampled(text: &str) -> Option<u32> {
+    text.strip_prefix("1:")?.parse().ok().filter(|&of| of > 0)
 }

@@ -1,5 +1,7 @@
 //! From what was written to our [`Config`].
 
+mod servers;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -8,16 +10,14 @@ use crate::config::error::Fault;
 use crate::config::value;
 use crate::config::{self, check};
 use crate::config::{
-    Backend, Check, Config, Control, ControlLevel, Global, IDLE_DEFAULT, Listener, Log, LogFormat,
-    NameRoute, Network, Networks, Overrides, Prefer, Server, ServerAddress, SessionLines, Stats,
-    Timeouts,
+    Backend, Config, Control, ControlLevel, Global, IDLE_DEFAULT, Listener, Log, LogFormat,
+    NameRoute, Network, Networks, Overrides, Prefer, SessionLines, Stats, Timeouts,
 };
 use crate::op::SpliceMode;
 
 use super::report::{NoteKind, Report};
 use super::resolvers;
-use super::sections::{Kind, Mode, Proxy, Sections, Set, Settings, Wait};
-use super::server::ServerLine;
+use super::sections::{Kind, LogLine, Proxy, Sections, Set, Settings, StatsUsers, Wait};
 use super::switching::Switch;
 use super::unison;
 
@@ -42,6 +42,7 @@ pub(super) fn config(
     };
     let socket = mapping.socket(global.socket.as_ref());
     let level = mapping.level(global.level.as_ref());
+    let mode = global.mode.as_ref().map(|set| set.value).unwrap_or_default();
     let log = mapping.log(&global, overrides);
     let global = mapping.global(&global);
     for proxy in &proxies {
@@ -67,7 +68,7 @@ pub(super) fn config(
         proxy: config::Proxy::default(),
         dns,
         stats,
-        control: Control { socket: overrides.control.clone().or(socket), level },
+        control: Control { socket: overrides.control.clone().or(socket), mode, level },
         log,
     };
     if faults.is_empty() {
@@ -122,10 +123,18 @@ impl Mapping {
             let text = "[log] syslog, facility, format = \"tcplog\"; what is no session's goes to \
                         standard error too";
             self.mapped(set, text);
-            let (target, facility) = set.value.clone();
+            let LogLine { target, form, sample, facility, quiet } = set.value.clone();
             (log.syslog, log.facility, log.format) = (Some(target), facility, LogFormat::Tcplog);
+            (log.syslog_form, log.sample) = (form, sample.unwrap_or(log.sample));
+            if quiet {
+                log.sessions = SessionLines::None;
+            }
             // What collectors of their lines look for.
             log.tag = "haproxy".to_owned();
+        }
+        if let Some(set) = &written.output {
+            self.mapped(set, "[log] output, format = \"tcplog\"");
+            (log.output, log.format) = (set.value, LogFormat::Tcplog);
         }
         if let Some(set) = &written.tag {
             self.mapped(set, "[log] tag");
@@ -135,7 +144,8 @@ impl Mapping {
             self.mapped(set, "[log] null = false, for all listeners");
             log.null = false;
         }
-        if let Some(set) = &written.no_normal {
+        if let Some(set) = written.no_normal.as_ref().filter(|_| log.sessions == SessionLines::All)
+        {
             self.mapped(set, "[log] sessions = \"failed\", for all listeners");
             log.sessions = SessionLines::Failed;
         }
@@ -173,7 +183,6 @@ impl Mapping {
         if !proxy.kind.is_back() || (proxy.kind == Kind::Listen && proxy.servers.is_empty()) {
             return;
         }
-        self.relays_tcp(proxy);
         let index = self.backends.len();
         if self.by_name.insert(proxy.name.value.clone(), index).is_some() {
             let title = format!("two backends are called `{}`", proxy.name.value);
@@ -207,15 +216,16 @@ impl Mapping {
             self.mapped(set, format!("[backend.{}] source", proxy.name.value));
             backend.source = set.value.clone();
         }
-        let sources = unison::of_servers(proxy, |options| &options.source);
+        let sources = unison::of_servers(proxy, |options| options.source.clone());
         if let Some(source) = self.unison("source", sources) {
             backend.source = source;
         }
         self.queue(proxy, &mut backend);
-        let slow_starts = unison::of_servers(proxy, |options| &options.slow_start);
+        let slow_starts = unison::of_servers(proxy, |options| options.slow_start);
         backend.slow_start = self.unison("slowstart", slow_starts).unwrap_or_default();
-        let ends = unison::of_servers(proxy, |options| &options.ends_on_down);
+        let ends = unison::of_servers(proxy, |options| options.ends_on_down);
         backend.ends_on_down = self.unison("on-marked-down", ends).unwrap_or_default();
+        backend.tls = self.tls(proxy);
         for server in &proxy.servers {
             let server = self.server(index, backend.servers.len(), server, settings);
             backend.servers.push(server);
@@ -229,11 +239,6 @@ impl Mapping {
             );
         }
         self.backends.push(backend);
-    }
-
-    /// What all servers of a backend say, or a fault.
-    fn unison<T>(&mut self, option: &str, said: Result<Option<T>, &Set<String>>) -> Option<T> {
-        said.map_err(|name| self.faults.push(unison::differs(name, option))).ok().flatten()
     }
 
     /// Sessions wait for servers at their maxconn as long as `timeout queue` says, else as for a
@@ -313,72 +318,6 @@ impl Mapping {
         Some(set.value)
     }
 
-    fn server(
-        &mut self,
-        backend: usize,
-        number: usize,
-        line: &ServerLine,
-        settings: &Settings,
-    ) -> Server {
-        self.spans.insert(Place::Server(backend, number), line.name.span.clone());
-        self.spans.insert(Place::Address(backend, number), line.address.span.clone());
-        let options = &line.options;
-        self.mapped(&line.name, "[[server]]");
-        let check = self.check(line, settings);
-        if let Some(prefer) = options.prefer {
-            self.mapped(&line.name, "[dns] prefer, for all servers");
-            self.prefer = Some(prefer);
-        }
-        Server {
-            name: line.name.value.clone(),
-            weight: options.weight.unwrap_or(config::WEIGHT_DEFAULT),
-            backup: options.backup.unwrap_or_default(),
-            maxconn: options.maxconn,
-            send_proxy: options.send_proxy,
-            address: line.address.value.clone(),
-            check,
-        }
-    }
-
-    fn check(&mut self, line: &ServerLine, settings: &Settings) -> Option<Check> {
-        let options = &line.options;
-        if options.check != Some(true) {
-            return None;
-        }
-        let said = format!("server {} ... check", line.name.value);
-        let text = "[[server]] check: a server that is down is still the last resort";
-        self.report.note(NoteKind::Mapped, line.name.line, said, text);
-        let defaults = Check::default();
-        let interval = options.inter.unwrap_or(defaults.interval);
-        // Without `timeout check` a check may take as long as the next one is away (manual, 4.2).
-        let patience = self.timeout(settings, Wait::Check, "[[server]] check timeout");
-        let check = Check {
-            interval,
-            fast_interval: options.fastinter,
-            down_interval: options.downinter,
-            timeout: patience.unwrap_or(interval),
-            rise: options.rise.unwrap_or(defaults.rise),
-            fall: options.fall.unwrap_or(defaults.fall),
-            port: options.check_port,
-            http: settings.httpchk.as_ref().map(|set| set.value.clone()),
-        };
-        let port = match &line.address.value {
-            ServerAddress::Ip(address) => Some(address.port()),
-            ServerAddress::Name { port, .. } => Some(*port),
-            ServerAddress::Service { .. } => None,
-        };
-        if let (Some(checked), Some(port)) = (options.check_port, port)
-            && checked != port
-        {
-            let text = format!(
-                "a check of port {checked} says nothing of port {port}, which sessions go to: \
-                 remove `port {checked}`"
-            );
-            self.danger(&line.name, text);
-        }
-        Some(check)
-    }
-
     fn listener(&mut self, index: usize, proxy: &Proxy, all: &[Proxy]) -> Option<Listener> {
         if !proxy.kind.is_front() {
             return None;
@@ -394,11 +333,15 @@ impl Mapping {
                 self.spans.insert(Place::Stats(at), bind.address.span.clone());
                 self.stats.bind.push(bind.address.value);
             }
+            let StatsUsers { users, administer } = &proxy.settings.stats_users;
+            let named = || users.iter().map(|(name, hash)| (name.clone(), hash.clone()));
+            self.stats.viewers.extend(named());
+            if *administer {
+                self.stats.admins.extend(named());
+            }
             return None;
         }
-        if proxy.kind == Kind::Frontend || proxy.servers.is_empty() {
-            self.relays_tcp(proxy);
-        }
+        let is_door = self.is_door(proxy);
         let backend = self.backend_of(proxy)?;
         if proxy.binds.is_empty() {
             let text = "it has no bind line and never listens, there as here";
@@ -408,6 +351,9 @@ impl Mapping {
         let bind = proxy.binds.iter().map(|bind| bind.address.value).collect();
         let mut listener = Listener::new(bind, backend);
         listener.name.clone_from(&proxy.name.value);
+        if is_door {
+            listener.mode = config::Mode::Agent;
+        }
         self.spans.insert(Place::Listener(index), proxy.name.span.clone());
         for (nth, bind) in proxy.binds.iter().enumerate() {
             self.spans.insert(Place::Bind(index, nth), bind.address.span.clone());
@@ -528,19 +474,6 @@ impl Mapping {
         let title = format!("there is no backend `{}`", set.value.escape_debug());
         self.faults.push(Fault::new(title).at(set.span.clone(), "is not in this file").help(help));
         None
-    }
-
-    fn relays_tcp(&mut self, proxy: &Proxy) {
-        let Some(set) = &proxy.settings.mode else { return };
-        if set.value == Mode::Tcp {
-            return self.mapped(&set.clone(), "mode = \"tcp\"");
-        }
-        let title = format!("`{}` relays HTTP, and fanin relays TCP", proxy.name.value);
-        let fault = Fault::new(title).at(set.span.clone(), "the mode of this proxy");
-        let help = "write mode tcp: HTTP and TLS pass through unchanged, so agents and server notice nothing";
-        if !self.faults.iter().any(|other| other.span.as_ref() == Some(&set.span)) {
-            self.faults.push(fault.help(help));
-        }
     }
 
     /// What concerns no single line.

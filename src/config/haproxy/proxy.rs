@@ -7,8 +7,9 @@ use crate::backend::choose::Algorithm;
 use crate::config::HttpCheck;
 use crate::config::error::Fault;
 use crate::config::value::{self, Refusal};
+use crate::password::{Hash, PASSWORD_BYTES_MAX, USER_BYTES_MAX};
 
-use super::lexer::{Line, Word};
+use super::lexer::{self, Line, Word};
 use super::report::NoteKind;
 use super::sections::{Kind, Mode, Reader, Wait};
 
@@ -254,21 +255,44 @@ impl Reader {
         {
             proxy.stats.get_or_insert(set);
         }
-        // What stands behind `stats auth` is a secret.
-        let (kind, text) = match line.word(1) {
-            "auth" => (
-                NoteKind::Danger,
-                "the page and the metrics are for whoever reaches them: bind them where only you do, or \
-                 keep others out with a firewall; this password is not taken over",
-            ),
-            "admin" => (
-                NoteKind::Danger,
-                "servers can be changed from the page by those alone whom [stats] admins names, with what \
-                 `fanin passwd` prints: convert the file with `fanin import` and add them",
-            ),
-            _ => (NoteKind::Ignored, "the page is at / and shows everything"),
-        };
-        self.note(kind, line, line.said(2), text);
+        match line.word(1) {
+            "auth" => self.stats_auth(line),
+            "admin" => self.stats_admin(line),
+            _ => {
+                let text = "the page is at / and shows everything";
+                self.note(NoteKind::Ignored, line, line.said(2), text);
+            }
+        }
+    }
+
+    /// `stats auth NAME:PASSWORD`. The password is a secret: no message has it.
+    fn stats_auth(&mut self, line: &Line) {
+        let (name, password) = line.word(2).split_once(':').unwrap_or_default();
+        let fits = !password.is_empty() && password.len() <= PASSWORD_BYTES_MAX;
+        if !fits || value::user(name).is_err() {
+            // Without the line itself: what stands there may be a password.
+            let title = format!("line {}: `stats auth` names nobody with a password", line.number);
+            let help = format!(
+                "write stats auth NAME:PASSWORD, of at most {USER_BYTES_MAX} and {PASSWORD_BYTES_MAX} bytes"
+            );
+            return self.refuse(Fault::new(title).help(help));
+        }
+        let hash = Hash::repeatable(name, password.as_bytes());
+        self.settings().stats_users.users.push((name.to_owned(), hash));
+        let said = format!("stats auth {}:...", lexer::shown(name));
+        self.note(NoteKind::Mapped, line, said, "[stats] viewers; the password as its hash");
+    }
+
+    /// `stats admin if TRUE`: who may look may change servers. No other condition can be asked here.
+    fn stats_admin(&mut self, line: &Line) {
+        if matches!((line.word(2), line.word(3), line.words.len()), ("if", "TRUE", 4)) {
+            self.settings().stats_users.administer = true;
+            let text = "[stats] admins: whom `stats auth` names, and nobody without it";
+            return self.note(NoteKind::Mapped, line, line.said(4), text);
+        }
+        let text = "servers can be changed from the page by those alone whom [stats] admins names, with what \
+                    `fanin passwd` prints: convert the file with `fanin import` and add them";
+        self.note(NoteKind::Danger, line, line.said(4), text);
     }
 
     // Values

@@ -7,7 +7,11 @@ use std::time::Duration;
 use crate::backend::choose::Algorithm;
 use crate::config::error::Fault;
 use crate::config::value;
-use crate::config::{ControlLevel, HttpCheck, Source, SyslogTarget};
+use crate::password::Hash;
+
+use crate::config::{
+    ControlLevel, ControlMode, HttpCheck, LogOutput, Source, SyslogForm, SyslogTarget,
+};
 
 use super::keywords::{self, Treatment};
 use super::lexer::{self, Environment, Line, Word};
@@ -115,6 +119,15 @@ pub(super) struct Settings {
     pub(super) source: Option<Set<Source>>,
     pub(super) splices: bool,
     pub(super) httpchk: Option<Set<HttpCheck>>,
+    pub(super) stats_users: StatsUsers,
+}
+
+/// Who may see a statistics page.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StatsUsers {
+    pub(super) users: Vec<(String, Hash)>,
+    /// They may change servers too.
+    pub(super) administer: bool,
 }
 
 /// One address to listen on.
@@ -142,6 +155,19 @@ pub(super) struct Proxy {
     pub(super) stats: Option<Set<()>>,
 }
 
+/// A `log` line (manual, 4.2 "log").
+#[derive(Clone, Debug)]
+pub(super) struct LogLine {
+    pub(super) target: SyslogTarget,
+    pub(super) form: SyslogForm,
+    /// Of so many sessions one is told of.
+    pub(super) sample: Option<u32>,
+    /// By its number.
+    pub(super) facility: u8,
+    /// The least of the levels that are sent leaves out those of sessions (info).
+    pub(super) quiet: bool,
+}
+
 /// The `global` section.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Global {
@@ -153,8 +179,11 @@ pub(super) struct Global {
     pub(super) socket: Option<Set<std::path::PathBuf>>,
     /// What those may do there who may connect.
     pub(super) level: Option<Set<ControlLevel>>,
-    /// The syslog server and the number of the facility.
-    pub(super) log: Option<Set<(SyslogTarget, u8)>>,
+    /// Who may connect there.
+    pub(super) mode: Option<Set<ControlMode>>,
+    pub(super) log: Option<Set<LogLine>>,
+    /// `log stdout` or `log stderr`.
+    pub(super) output: Option<Set<LogOutput>>,
     pub(super) tag: Option<Set<String>>,
     /// Sessions without a byte get no line.
     pub(super) no_null: Option<Set<()>>,

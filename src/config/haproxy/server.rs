@@ -1,5 +1,7 @@
 //! `server`, `server-template` and `default-server` lines (manual, 5.2).
 
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::value::{self, Refusal};
@@ -39,6 +41,24 @@ pub(super) struct ServerOptions {
     /// Sessions that may wait for it.
     pub(super) queue_max: Option<u32>,
     pub(super) ends_on_down: Option<bool>,
+    /// Where it is checked instead.
+    pub(super) check_address: Option<IpAddr>,
+    /// Whether its checks speak TLS, where that is said.
+    pub(super) check_tls: Option<bool>,
+    pub(super) tls: TlsWords,
+}
+
+/// TLS with a server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TlsWords {
+    /// It is spoken; without this the others mean nothing.
+    pub(super) ssl: bool,
+    /// `None` is those that the system trusts.
+    pub(super) ca: Option<PathBuf>,
+    /// The name that is asked for and checked; `None` is the server's own.
+    pub(super) sni: Option<String>,
+    /// HAProxy would not check certificates.
+    pub(super) unverified: bool,
 }
 
 /// What becomes of an option.
@@ -47,16 +67,20 @@ enum Treatment {
     /// Read by this; so many words follow.
     Take(usize, fn(&mut Reader, &mut ServerOptions, &Word, &str)),
     Ignore(usize, &'static str),
+    /// Without effect here, which a person should look at.
+    Look(usize, &'static str),
     Refuse(&'static str),
 }
 
-use Treatment::{Ignore, Refuse, Take};
+use Treatment::{Ignore, Look, Refuse, Take};
 
 const UNCHECKED: &str = "a check connects, or asks for a page; nothing else is looked at";
+const FAILURES: &str = "a server that connects fail to is left alone for a while, longer each time, without being told to";
 const NAMES: &str = "every name is looked up again for as long as the relay runs: [dns]";
 const FIRST: &str = "the relay starts without an answer, and keeps the last good one";
-const TLS: &str = "remove what concerns TLS: agents speak it with the server themselves, and check \
-                   its certificate";
+const TLS: &str = "fanin has the versions, ciphers and protocols that rustls holds for safe";
+const CLIENT_CERTIFICATE: &str =
+    "remove it: fanin has no certificate of its own to show to servers";
 
 const OPTIONS: &[(&str, Treatment)] = &[
     (
@@ -104,10 +128,19 @@ const OPTIONS: &[(&str, Treatment)] = &[
             options.fall = reader.bounded(word, value, 1..=value::CHECKS_MAX);
         }),
     ),
-    ("addr", Ignore(1, UNCHECKED)),
-    ("observe", Ignore(1, UNCHECKED)),
-    ("error-limit", Ignore(1, UNCHECKED)),
-    ("on-error", Ignore(1, UNCHECKED)),
+    (
+        "addr",
+        Take(1, |reader, options, word, value| match value.parse() {
+            Ok(address) => options.check_address = Some(address),
+            Err(_) => {
+                let refusal = Refusal::new("not an address", "write an IP address, or remove addr");
+                reader.refuse_word(word, &refusal);
+            }
+        }),
+    ),
+    ("observe", Ignore(1, FAILURES)),
+    ("error-limit", Ignore(1, FAILURES)),
+    ("on-error", Ignore(1, FAILURES)),
     (
         "on-marked-down",
         Take(1, |reader, options, word, value| match value {
@@ -118,10 +151,17 @@ const OPTIONS: &[(&str, Treatment)] = &[
             }
         }),
     ),
-    ("on-marked-up", Ignore(1, UNCHECKED)),
+    (
+        "on-marked-up",
+        Look(
+            1,
+            "sessions on backup servers stay there until they end; [backend] rebalance moves idle ones \
+             gently where a server comes back",
+        ),
+    ),
     ("check-send-proxy", Ignore(0, "checks introduce themselves where send-proxy is set")),
-    ("check-ssl", Ignore(0, UNCHECKED)),
-    ("no-check-ssl", Ignore(0, UNCHECKED)),
+    ("check-ssl", Take(0, |_, options, _, _| options.check_tls = Some(true))),
+    ("no-check-ssl", Take(0, |_, options, _, _| options.check_tls = Some(false))),
     ("check-sni", Ignore(1, UNCHECKED)),
     ("check-alpn", Ignore(1, UNCHECKED)),
     ("check-proto", Ignore(1, UNCHECKED)),
@@ -193,17 +233,62 @@ const OPTIONS: &[(&str, Treatment)] = &[
         Refuse("write send-proxy-v2: TLS passes through, and nothing is known of it"),
     ),
     ("agent-check", Refuse("remove it, and give the server a `check`")),
-    ("ssl", Refuse(TLS)),
-    ("verify", Refuse(TLS)),
-    ("ca-file", Refuse(TLS)),
-    ("crt", Refuse(TLS)),
-    ("sni", Refuse(TLS)),
-    ("alpn", Refuse(TLS)),
-    ("npn", Refuse(TLS)),
-    ("ciphers", Refuse(TLS)),
-    ("ciphersuites", Refuse(TLS)),
-    ("crl-file", Refuse(TLS)),
-    ("verifyhost", Refuse(TLS)),
+    ("ssl", Take(0, |_, options, _, _| options.tls.ssl = true)),
+    ("no-ssl", Take(0, |_, options, _, _| options.tls.ssl = false)),
+    (
+        "verify",
+        Take(1, |reader, options, word, value| match value {
+            "required" => options.tls.unverified = false,
+            "none" => options.tls.unverified = true,
+            _ => reader.refuse_word(word, &Refusal::new("no choice", "write required")),
+        }),
+    ),
+    (
+        "ca-file",
+        Take(1, |reader, options, word, value| match value {
+            "@system-ca" => options.tls.ca = None,
+            _ => match value::authorities(value) {
+                Ok(ca) => options.tls.ca = ca,
+                Err(refusal) => reader.refuse_word(word, &refusal),
+            },
+        }),
+    ),
+    (
+        "sni",
+        Take(1, |reader, options, word, value| {
+            let fixed = value.strip_prefix("str(").and_then(|rest| rest.strip_suffix(')'));
+            match fixed.map(value::server_name) {
+                Some(Ok(name)) => options.tls.sni = Some(name),
+                Some(Err(refusal)) => reader.refuse_word(word, &refusal),
+                // The name in the request, which is the server's own here.
+                None if value.ends_with("hdr(host)") => options.tls.sni = None,
+                None => {
+                    let help = "write str(NAME), or remove sni: the server's own name is asked for";
+                    reader.refuse_word(word, &Refusal::new("not a fixed name", help));
+                }
+            }
+        }),
+    ),
+    (
+        "verifyhost",
+        Take(1, |reader, options, word, value| match value::server_name(value) {
+            Ok(name) => options.tls.sni = Some(name),
+            Err(refusal) => reader.refuse_word(word, &refusal),
+        }),
+    ),
+    ("crt", Refuse(CLIENT_CERTIFICATE)),
+    ("crl-file", Refuse("remove it: revoked certificates are not asked for")),
+    ("alpn", Ignore(1, TLS)),
+    ("npn", Ignore(1, TLS)),
+    ("ciphers", Ignore(1, TLS)),
+    ("ciphersuites", Ignore(1, TLS)),
+    ("ssl-min-ver", Ignore(1, TLS)),
+    ("ssl-max-ver", Ignore(1, TLS)),
+    ("no-sslv3", Ignore(0, TLS)),
+    ("no-tlsv10", Ignore(0, TLS)),
+    ("no-tlsv11", Ignore(0, TLS)),
+    ("no-tls-tickets", Ignore(0, TLS)),
+    ("no-ssl-reuse", Ignore(0, TLS)),
     ("proto", Refuse("remove it: bytes pass unchanged")),
     ("pool-max-conn", Ignore(1, "each session has a connection of its own")),
     ("pool-purge-delay", Ignore(1, "each session has a connection of its own")),
@@ -329,7 +414,7 @@ impl Reader {
                 return self.fault(line, at, &title, "unknown", &help);
             };
             let words = match option {
-                Take(words, _) | Ignore(words, _) => *words,
+                Take(words, _) | Ignore(words, _) | Look(words, _) => *words,
                 Refuse(remedy) => {
                     let title = format!("option `{name}` of a server has no counterpart");
                     return self.fault(line, at, &title, "cannot be taken over", remedy);
@@ -349,12 +434,14 @@ impl Reader {
                 Take(_, take) => {
                     take(self, options, &line.words[at + words], line.word(at + words))
                 }
-                Ignore(_, reason) => {
+                Ignore(_, reason) | Look(_, reason) => {
                     let said = format!(
                         "server ... {}",
                         lexer::shown(&[name, line.word(at + 1)][..=words].join(" "))
                     );
-                    self.note(NoteKind::Ignored, line, said, *reason);
+                    let looked_at = matches!(option, Look(..));
+                    let kind = if looked_at { NoteKind::Danger } else { NoteKind::Ignored };
+                    self.note(kind, line, said, *reason);
                 }
                 Refuse(_) => {}
             }

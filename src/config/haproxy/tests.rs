@@ -261,7 +261,7 @@ fn variables_are_the_environments_and_setenv_adds_to_them() {
 
 /// What is wrong, where, and what to do: lines of a listener (from line 8) and parts of the message.
 const WRONG: &[(&str, &[&str])] = &[
-    (" mode http", &["h.cfg:8:2", "relays HTTP, and fanin relays TCP", "write mode tcp"]),
+    (" mode http\n http-request deny", &["h.cfg:9:2", "HTTP passes through unchanged"]),
     (" mode tpc", &["there is no mode `tpc`"]),
     (" balance foo", &["h.cfg:8:10", "there is no balance `foo`"]),
     (" option foo", &["unknown keyword `option foo`"]),
@@ -285,7 +285,12 @@ const WRONG: &[(&str, &[&str])] = &[
     (" server t 192.0.2.2:80 wieght 5", &["did you mean `weight`?"]),
     (" server t 192.0.2.2:80 weight 300", &["0 to 256"]),
     (" server t 192.0.2.2:80 weight", &["lacks what it is set to"]),
-    (" server t 192.0.2.2:80 ssl verify none", &["h.cfg:8:24", "agents speak it with the server"]),
+    (" server t 192.0.2.2:80 ssl verify none", &["h.cfg:8:9", "differ in `ssl`"]),
+    (" default-server ssl\n server t 192.0.2.2:80 sni req.x", &["not a fixed name", "str(NAME)"]),
+    (" server t 192.0.2.2:80 ssl crt /x.pem", &["no certificate of its own"]),
+    (" server t 192.0.2.2:80 check addr host", &["not an address", "remove addr"]),
+    (" stats auth alice", &["line 8: `stats auth` names nobody", "NAME:PASSWORD"]),
+    (" log 127.0.0.1 local0 loud", &["unknown level `loud`", "levels: emerg"]),
     (" server s 192.0.2.2:80", &["two servers of backend `a` are called `s`"]),
     (" server t 127.0.0.1:3834", &["is the relay itself"]),
     (" use_backend x if { src 10.0.0.1 }", &["the test `src` has no counterpart", "req.ssl_sni"]),
@@ -452,4 +457,81 @@ fn checks_keep_their_numbers_their_port_and_their_page() {
     let http = check.http.as_ref().expect("a page");
     assert_eq!((http.path.as_str(), http.expect), ("/health", (200, 200)));
     assert!(danger(&report).iter().any(|said| said.contains("a check of port 80 says nothing")));
+}
+
+/// What the page of the agents' maker has had since its second edition.
+const SECOND_EDITION: &str = "global\n stats socket /run/fanin/relay.sock mode 600 level admin\n\
+     defaults\n timeout client 2m\n timeout server 2m\n timeout connect 5s\n\
+     resolvers dns\n nameserver one 192.0.2.53:53\n\
+     frontend metrics\n bind 127.0.0.1:3834\n mode http\n default_backend intake\n\
+     backend intake\n balance roundrobin\n mode http\n option httpchk GET /health\n \
+     server-template mothership 5 intake.example.com:443 check ssl verify required \
+     ca-file /etc/ssl/certs/ca-certificates.crt check-sni intake.example.com \
+     sni str(intake.example.com) resolvers dns init-addr none resolve-prefer ipv4\n";
+
+#[test]
+fn a_proxy_that_speaks_tls_with_its_servers_is_an_agent_door_that_checks_them() {
+    let (config, report) = good(SECOND_EDITION);
+    assert_eq!(config.listeners[0].mode, crate::config::Mode::Agent);
+    let tls = config.backends[0].tls.as_ref().expect("TLS");
+    assert_eq!(tls.sni.as_deref(), Some("intake.example.com"));
+    assert_eq!(tls.ca.as_deref(), Some("/etc/ssl/certs/ca-certificates.crt".as_ref()));
+    let check = config.backends[0].servers[0].check.as_ref().expect("checked");
+    assert_eq!(check.http, None, "checks speak no TLS");
+    assert_eq!(config.control.mode, crate::config::ControlMode::Owner);
+    let dangers = danger(&report);
+    for expected in ["GET /status is answered by the relay itself", "the check speaks no TLS"] {
+        assert!(dangers.iter().any(|said| said.contains(expected)), "{dangers:#?}");
+    }
+    let unverified = SECOND_EDITION.replace("required", "none");
+    let (config, report) = good(&unverified);
+    assert!(config.backends[0].tls.is_some());
+    assert!(danger(&report).iter().any(|said| said.contains("`verify none` is not taken over")));
+    let tcp = wrong(&SECOND_EDITION.replace("mode http", "mode tcp"));
+    assert!(tcp.contains("write mode http") && tcp.contains("for clients that do not"), "{tcp}");
+}
+
+#[test]
+fn what_stands_behind_a_log_and_a_socket_is_taken_or_told() {
+    let file = |line: &str| {
+        good(&format!(
+            "global\n {line}\ndefaults\n timeout client 2m\n timeout server 2m\n timeout connect 5s\n\
+             listen a\n bind 127.0.0.1:1\n server s 192.0.2.1:443\n"
+        ))
+    };
+    let (config, report) = file("log 127.0.0.1 len 2048 format rfc5424 sample 1:10 local3 info");
+    assert_eq!(config.log.syslog_form, crate::config::SyslogForm::Rfc5424);
+    assert_eq!((config.log.sample, config.log.facility), (10, 19));
+    assert_eq!(config.log.sessions, crate::config::SessionLines::All);
+    assert_eq!(danger(&report).len(), 1, "the cron job alone: {:?}", danger(&report));
+    let (config, report) = file("log 127.0.0.1 local0 notice");
+    assert_eq!(config.log.sessions, crate::config::SessionLines::None);
+    assert!(danger(&report).iter().any(|said| said.contains("[log] sessions = false")));
+    let (config, _) = file("log stdout format raw local0");
+    assert_eq!(config.log.output, crate::config::LogOutput::Stdout);
+    assert_eq!(config.log.format, crate::config::LogFormat::Tcplog);
+    let (config, report) = file("stats socket /run/fanin/x.sock mode 777 level admin");
+    assert_eq!(config.control.mode, crate::config::ControlMode::Group);
+    assert!(danger(&report).iter().any(|said| said.contains("everybody could command HAProxy")));
+}
+
+#[test]
+fn who_may_see_the_statistics_may_see_them_here_and_the_password_is_in_no_message() {
+    let (config, report) = good(
+        "defaults\n timeout client 2m\n timeout server 2m\n timeout connect 5s\n\
+         listen stats\n bind 127.0.0.1:3835\n mode http\n stats enable\n stats auth alice:s3:cret\n \
+         stats admin if TRUE\n\
+         listen a\n bind 127.0.0.1:1\n server s 192.0.2.1:443 check addr 192.0.2.9 \
+         on-marked-up shutdown-backup-sessions\n",
+    );
+    assert!(config.stats.viewers["alice"].matches(b"s3:cret"));
+    assert_eq!(config.stats.viewers, config.stats.admins);
+    assert!(!report.to_string().contains("s3:cret") && !config.render().contains("s3:cret"));
+    let check = config.backends[0].servers[0].check.as_ref().expect("checked");
+    assert_eq!(check.address, Some("192.0.2.9".parse().unwrap()));
+    assert!(danger(&report).iter().any(|said| said.contains("sessions on backup servers stay")));
+    let message = wrong(
+        "listen stats\n bind 127.0.0.1:3835\n mode http\n stats enable\n stats auth s3cret\n",
+    );
+    assert!(!message.contains("s3cret"), "{message}");
 }

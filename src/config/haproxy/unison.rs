@@ -5,18 +5,18 @@ use crate::config::error::Fault;
 use super::sections::{Proxy, Set};
 use super::server::ServerOptions;
 
-/// What all servers of a proxy say.
+/// What all servers of a proxy say; nothing, where there are none.
 ///
 /// # Errors
 /// The name of the first server that says something else than the first.
-pub(super) fn of_servers<T: Clone + PartialEq>(
+pub(super) fn of_servers<T: Default + PartialEq>(
     proxy: &Proxy,
-    option: fn(&ServerOptions) -> &Option<T>,
-) -> Result<Option<T>, &Set<String>> {
+    option: fn(&ServerOptions) -> T,
+) -> Result<T, &Set<String>> {
     let mut said = proxy.servers.iter().map(|server| (&server.name, option(&server.options)));
-    let Some((_, first)) = said.next() else { return Ok(None) };
+    let Some((_, first)) = said.next() else { return Ok(T::default()) };
     match said.find(|(_, other)| *other != first) {
-        None => Ok(first.clone()),
+        None => Ok(first),
         Some((name, _)) => Err(name),
     }
 }

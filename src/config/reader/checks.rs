@@ -25,6 +25,9 @@ impl Reader {
             rise: self.take("rise", table.rise.as_ref(), defaults.rise, count),
             fall: self.take("fall", table.fall.as_ref(), defaults.fall, count),
             port: self.take("port", table.port.as_ref(), defaults.port, port),
+            address: self.take("address", table.address.as_ref(), defaults.address, |written| {
+                text_of(value::check_address)(written).map(Some)
+            }),
             http: self.http(table, defaults.http),
         }
     }

@@ -4,7 +4,9 @@ use crate::config::check::Place;
 use crate::config::error::Fault;
 use crate::config::file::{ControlTable, DnsTable, GlobalTable, LogTable, StatsTable, Written};
 use crate::config::value::Refusal;
-use crate::config::{Control, ControlLevel, Dns, Global, Log, SessionLines, Stats, value};
+use crate::config::{
+    Control, ControlLevel, ControlMode, Dns, Global, Log, SessionLines, Stats, value,
+};
 
 use super::{Reader, auto_or, boolean, integer, list, maxconn, pin, text_of};
 
@@ -12,14 +14,27 @@ impl Reader {
     pub(super) fn log(&mut self, table: Option<&LogTable>) -> Log {
         let defaults = Log::default();
         let Some(table) = table else { return defaults };
-        let LogTable { format, sessions, null, sample, file, syslog, syslog_format, facility, tag } =
-            table;
+        let LogTable {
+            format,
+            sessions,
+            null,
+            sample,
+            output,
+            file,
+            syslog,
+            syslog_format,
+            facility,
+            tag,
+        } = table;
         Log {
             format: self.take("format", format.as_ref(), defaults.format, text_of(str::parse)),
             sessions: self.take("sessions", sessions.as_ref(), defaults.sessions, session_lines),
             null: self.take("null", null.as_ref(), defaults.null, boolean),
             sample: self.take("sample", sample.as_ref(), defaults.sample, |written| {
                 integer(written, 1, value::SAMPLE_MAX)
+            }),
+            output: self.take("output", output.as_ref(), defaults.output, |written| {
+                text_of(|text| value::choice(text, value::OUTPUTS))(written)
             }),
             file: self.take("file", file.as_ref(), None, text_of(value::log_file)),
             syslog: self.take("syslog", syslog.as_ref(), None, text_of(value::syslog)),
@@ -152,11 +167,12 @@ impl Reader {
     }
 
     pub(super) fn control(&mut self, table: Option<&ControlTable>) -> Control {
-        let Some(ControlTable { socket, level }) = table else { return Control::default() };
+        let Some(ControlTable { socket, mode, level }) = table else { return Control::default() };
         Control {
             socket: self.take("socket", socket.as_ref(), None, |written| {
                 text_of(value::socket_path)(written).map(Some)
             }),
+            mode: self.take("mode", mode.as_ref(), ControlMode::default(), text_of(str::parse)),
             level: self.take("level", level.as_ref(), ControlLevel::default(), text_of(str::parse)),
         }
     }
@@ -171,8 +187,13 @@ impl Reader {
                 bind.push(address);
             }
         }
+        let viewers = table.and_then(|table| table.viewers.as_ref());
         let admins = table.and_then(|table| table.admins.as_ref());
-        Stats { bind, admins: self.users("[stats] admins", admins) }
+        Stats {
+            bind,
+            viewers: self.users("[stats] viewers", viewers),
+            admins: self.users("[stats] admins", admins),
+        }
     }
 }
 

@@ -85,6 +85,13 @@ fn within(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, Ref
 /// The port of name servers (RFC 1035 section 4.2).
 pub const NAMESERVER_PORT: u16 = 53;
 
+/// The address of a check.
+pub(in crate::config) fn check_address(text: &str) -> Result<IpAddr, Refusal> {
+    text.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified()).ok_or_else(|| {
+        Refusal::new("not the address of a host", "write an IP address, such as \"192.0.2.7\"")
+    })
+}
+
 /// A name server: an IP address, with a port if it is not 53.
 pub fn nameserver(text: &str) -> Result<SocketAddr, Refusal> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);

@@ -12,8 +12,8 @@ use crate::handover::{Administered, Report};
 use crate::metrics::CloseReason;
 use crate::sys::process;
 
-use super::change::{BY, Change, What, refusal};
-use super::stat;
+use super::change::{BY, Change, Door, What, refusal};
+use super::{news, stat};
 
 /// What is answered where there is nothing to say.
 const DONE: &str = "\n";
@@ -28,6 +28,7 @@ impl<R: Relay> Loop<R> {
                     self.change_server(place, what)
                 }),
             Change::Listener { name, maxconn } => self.limit_listener(name, *maxconn),
+            Change::Door { name, to } => self.turn_door(name, *to),
             Change::Maxconn(limit) => self
                 .amend(|config| config.global.maxconn = *limit)
                 .map(|()| self.tell(format_args!("maxconn is {} now", Limit(*limit))))
@@ -46,8 +47,13 @@ impl<R: Relay> Loop<R> {
         let configured = self.config.backends[backend].servers[server].weight;
         match what {
             What::Admin(admin) => {
-                self.relay.board(backend, server).administer(admin, process::monotonic_micros());
+                let board = self.relay.board(backend, server);
+                let before = board.admin();
+                board.administer(admin, process::monotonic_micros());
                 self.tell_administered();
+                if self.told_as_haproxy_does(place, news::Turn::Administered(before)) {
+                    return Ok(DONE.to_owned());
+                }
                 Ok(self.tell(format_args!("server {name} is set to {}", admin.label())))
             }
             What::Weight(weight) => {
@@ -89,6 +95,18 @@ impl<R: Relay> Loop<R> {
                     }
                 })?;
                 Ok(self.tell(format_args!("the checks of server {name} go to another port now")))
+            }
+            What::CheckAddress { ip, port } => {
+                if self.config.backends[backend].servers[server].check.is_none() {
+                    return Err("health checks are not enabled on this server\n".to_owned());
+                }
+                self.amend(|config| {
+                    if let Some(check) = &mut config.backends[backend].servers[server].check {
+                        check.address = Some(ip);
+                        check.port = port.or(check.port);
+                    }
+                })?;
+                Ok(self.tell(format_args!("the checks of server {name} go to {ip} now")))
             }
             What::GetWeight => {
                 let weight = self.relay.board(backend, server).weight(configured);
@@ -201,11 +219,54 @@ impl<R: Relay> Loop<R> {
         Ok(self.tell(format_args!("listener {name} has a maxconn of {} now", Limit(maxconn))))
     }
 
+    /// Has a listener let nobody in, or everybody again. What it answers is HAProxy's.
+    fn turn_door(&mut self, name: &str, to: Door) -> Result<String, String> {
+        let known = self.config.listeners.iter().any(|listener| listener.name == name);
+        if !known {
+            return Err(refusal("No such frontend."));
+        }
+        if self.phase != Phase::Serving {
+            return Err(refusal(ENDING));
+        }
+        let now = self.closed.get(name).copied().unwrap_or(Door::Open);
+        let why_not = match (now, to) {
+            (Door::Shut, Door::Open) => "Frontend was previously shut down, cannot enable.",
+            (Door::Shut, Door::Closed) => "Frontend was previously shut down, cannot disable.",
+            (Door::Shut, Door::Shut) => "Frontend was already shut down.",
+            (Door::Closed, Door::Closed) => "All sockets are already disabled.",
+            (Door::Open, Door::Open) => "All sockets are already enabled.",
+            _ => "",
+        };
+        if !why_not.is_empty() {
+            return Err(refusal(why_not));
+        }
+        match to {
+            Door::Open => drop(self.closed.remove(name)),
+            _ => drop(self.closed.insert(name.to_owned(), to)),
+        }
+        self.report_closed();
+        let how = match to {
+            Door::Open => "lets clients in again",
+            Door::Closed => "lets nobody in: who comes is refused, until it is enabled",
+            Door::Shut => {
+                "lets nobody in any more: who comes is refused, until the file is read anew"
+            }
+        };
+        Ok(self.tell(format_args!("listener {name} {how}")))
+    }
+
+    pub(in crate::control) fn report_closed(&self) {
+        let closed = self.config.listeners.iter().filter(|one| self.closed.contains_key(&one.name));
+        let binds = closed.flat_map(|listener| listener.bind.iter().copied()).collect();
+        self.report(Report::Closed { binds });
+    }
+
     /// What is the highest so far begins anew; with `all`, so do HAProxy's statistics. Our own go on:
     /// they are what others take the difference of.
     fn clear(&mut self, all: bool) {
         self.relay.forget_highest();
         self.observer.forget_highest();
+        self.standings.forget_highest();
         if all {
             self.cleared = stat::counted(&self.snapshot()).into();
         }

@@ -14,10 +14,22 @@ pub enum Change {
     Server { backend: String, server: String, what: Result<What, String> },
     /// Sessions at one time through one listener.
     Listener { name: String, maxconn: Option<u32> },
+    /// Whether a listener lets anybody in.
+    Door { name: String, to: Door },
     /// Sessions at one time in the process; `None` is as many as it carries.
     Maxconn(Option<u32>),
     /// What is the highest so far begins anew, or everything that is counted.
     Clear { all: bool },
+}
+
+/// What is to become of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    Open,
+    /// Until it is opened again.
+    Closed,
+    /// Until the file is read anew.
+    Shut,
 }
 
 /// What is to be done about a server.
@@ -39,6 +51,11 @@ pub enum What {
     Checked(bool),
     /// The port that is checked; 0 is its own.
     CheckPort(u16),
+    /// The address that is checked, and the port if that is said.
+    CheckAddress {
+        ip: IpAddr,
+        port: Option<u16>,
+    },
     /// Its sessions end.
     Shutdown,
     /// Nothing: its weight is asked for.
@@ -128,6 +145,9 @@ impl Change {
                 let limit = limit.ok_or_else(expects)?;
                 return Ok(Some(Self::Maxconn(Some(limit).filter(|&limit| limit > 0))));
             }
+            ["disable", "frontend", ref rest @ ..] => return door(rest, Door::Closed).map(Some),
+            ["enable", "frontend", ref rest @ ..] => return door(rest, Door::Open).map(Some),
+            ["shutdown", "frontend", ref rest @ ..] => return door(rest, Door::Shut).map(Some),
             ["clear", "counters", ref rest @ ..] => {
                 return Ok(Some(Self::Clear { all: rest.first() == Some(&"all") }));
             }
@@ -137,6 +157,13 @@ impl Change {
             return Err(refusal("Require 'backend/server'."));
         };
         Ok(Some(Self::Server { backend: backend.to_owned(), server: server.to_owned(), what }))
+    }
+}
+
+fn door(words: &[&str], to: Door) -> Result<Change, String> {
+    match words.first() {
+        Some(name) => Ok(Change::Door { name: (*name).to_owned(), to }),
+        None => Err(refusal("A frontend name is expected.")),
     }
 }
 
@@ -180,6 +207,10 @@ fn setting(words: &[&str]) -> Result<What, String> {
             },
             _ => Err("provided port is not an integer\n".to_owned()),
         },
+        ["check-addr"] => {
+            Err(refusal("set server <b>/<s> check-addr requires an address and optionally a port."))
+        }
+        ["check-addr", ip, ref rest @ ..] => check_address(ip, rest),
         ["agent" | "agent-send", ..] => {
             Err(refusal("agent checks are not enabled on this server."))
         }
@@ -190,9 +221,21 @@ fn setting(words: &[&str]) -> Result<What, String> {
             "'set server <srv> ssl' cannot be set.  default-server should define ssl settings",
         )),
         _ => Err(refusal(
-            "usage: set server <backend>/<server> addr | check-port | fqdn | health | state | weight",
+            "usage: set server <backend>/<server> addr | check-addr | check-port | fqdn | health | state | weight",
         )),
     }
+}
+
+/// `check-addr IP [port PORT]`
+fn check_address(ip: &str, rest: &[&str]) -> Result<What, String> {
+    let bad =
+        |what: &str, word: &str| refusal(&format!("Invalid {what} '{}'", word.escape_debug()));
+    let address = ip.parse::<IpAddr>().map_err(|_| bad("addr", ip))?;
+    let port = match *rest {
+        ["port", port, ..] => Some(port.parse().map_err(|_| bad("port", port))?),
+        _ => None,
+    };
+    Ok(What::CheckAddress { ip: address, port })
 }
 
 fn address(ip: &str, port: Option<&str>) -> Result<What, String> {
@@ -283,6 +326,7 @@ mod tests {
             ("set server b/s check-port 70000", "provided port is invalid\n"),
             ("disable server s", "Require 'backend/server'.\n\n"),
             ("get weight", "Require 'backend/server'.\n\n"),
+            ("disable frontend", "A frontend name is expected.\n\n"),
             ("set maxconn frontend", "A frontend name is expected.\n\n"),
             ("set maxconn frontend f", "Integer value expected.\n\n"),
             ("set maxconn global", "Expects an integer value.\n\n"),

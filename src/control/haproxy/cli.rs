@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use crate::backend::board::Admin;
 use crate::config::value;
-use crate::control::Snapshot;
+use crate::control::observer::Subject;
 use crate::control::status::{RelayStatus, ServerStatus};
+use crate::control::{Health, Snapshot};
 
 use super::info;
 use super::stat::{self, Form, Selection};
@@ -120,6 +121,7 @@ fn selection(words: &[&str]) -> Result<(Selection, Form), String> {
     let selection = Selection {
         proxy,
         name,
+        scope: None,
         kind: number(1)?,
         server: number(2)?,
         only_up: options.contains(&"up"),
@@ -203,7 +205,6 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
             let is_service = value::is_service(&server.address);
             let is_name =
                 !is_service && host.parse::<std::net::IpAddr>().is_err() && !host.starts_with('[');
-            let usable = server.is_usable();
             // Forced maintenance, forced drain, and 0x20: the name has no address yet.
             let admin = match server.admin {
                 Admin::Maint => 1,
@@ -211,26 +212,62 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                 Admin::Ready if server.resolved.is_empty() => 0x20,
                 Admin::Ready => 0,
             };
+            let subject = Subject::Server(server.backend.clone(), server.name.clone());
+            // `port` is that of agents' checks too, there.
+            let checked = server.check.as_ref().and_then(|check| check.port).unwrap_or(0);
+            let [status, result, health, state] = check_state(server.check.as_ref());
             out += &format!(
-                "{id} {} {place} {} {} {} {admin} {} {} {} 1 0 0 0 0 0 0 {} {port} {} 0 0 - - 0\n",
+                "{id} {} {place} {} {} {} {admin} {} {} {} {status} {result} {health} {state} 0 0 0 {} \
+                 {port} {} 0 {checked} - - {checked}\n",
                 server.backend,
                 server.name,
                 ip.trim_start_matches('[').trim_end_matches(']'),
-                match server.admin {
-                    // It still serves those that it has.
-                    Admin::Drain => 2,
-                    _ if usable => 2,
-                    _ => 0,
-                },
+                operation(server),
                 server.weight,
                 server.weight_configured,
-                snapshot.status.uptime_seconds,
+                snapshot.pasts.of(&subject).seconds,
                 if is_name { host } else { "-" },
                 if is_service { server.address.as_str() } else { "-" },
             );
         }
     }
     out
+}
+
+/// `srv_op_state` (server-t.h): 0 stopped, 1 growing into its share, 2 running, also where it only lets
+/// sessions end.
+fn operation(server: &ServerStatus) -> u8 {
+    match server.admin {
+        Admin::Drain => 2,
+        _ if !server.is_usable() => 0,
+        _ if server.slow_start_percent.is_some() => 1,
+        _ => 2,
+    }
+}
+
+/// `srv_check_status`, `_result`, `_health` and `_state` by their numbers (check-t.h).
+fn check_state(health: Option<&Health>) -> [u64; 4] {
+    // Initialising, unknown, none, configured.
+    let Some(health) = health else { return [1, 0, 0, 2] };
+    let status = match health.code {
+        "INI" => 1,
+        "SOCKERR" => 5,
+        "L4OK" => 6,
+        "L4TOUT" => 7,
+        "L4CON" => 8,
+        "L7TOUT" => 12,
+        "L7RSP" => 13,
+        "L7OK" => 15,
+        "L7STS" => 17,
+        _ => 0,
+    };
+    let result = match (health.code, &health.failure) {
+        ("INI", _) => 0,
+        (_, Some(_)) => 2,
+        (_, None) => 3,
+    };
+    // Configured and enabled.
+    [status, result, stat::vigour(health), 6]
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::typed;
 
 /// The version of the interface that is spoken here. Programs compare it with what they know; our
 /// own stands in `description`.
-pub(super) const VERSION: &str = "2.6.0-fanin";
+pub(in crate::control) const VERSION: &str = "2.6.0-fanin";
 const RELEASE_DATE: &str = "2022/05/31";
 
 /// Names and values, in their order.
@@ -35,15 +35,21 @@ fn uptime(seconds: u64) -> String {
     format!("{days}d {hours}h{:02}m{:02}s", seconds / 60 % 60, seconds % 60)
 }
 
-pub(super) fn show(snapshot: &Snapshot, form: Form) -> String {
+/// Every line: its name and its value.
+pub(in crate::control) fn lines(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let mut out = Lines(Vec::new());
     identity(&mut out, snapshot);
     connections(&mut out, snapshot);
     rest(&mut out, snapshot);
+    out.0
+}
+
+pub(super) fn show(snapshot: &Snapshot, form: Form) -> String {
+    let lines = lines(snapshot);
     match form {
-        Form::Csv => out.0.iter().map(|(name, value)| format!("{name}: {value}\n")).collect(),
-        Form::Typed => typed::info_lines(&out.0),
-        Form::Json => typed::info_json(&out.0),
+        Form::Csv => lines.iter().map(|(name, value)| format!("{name}: {value}\n")).collect(),
+        Form::Typed => typed::info_lines(&lines),
+        Form::Json => typed::info_json(&lines),
     }
 }
 

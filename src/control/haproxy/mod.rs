@@ -3,11 +3,12 @@
 mod administer;
 mod change;
 mod cli;
-mod info;
+pub(super) mod info;
+pub(super) mod news;
 pub(super) mod sessions;
 pub(super) mod stat;
 mod typed;
 
-pub use change::Change;
+pub use change::{Change, Door};
 pub use cli::Show;
 pub use sessions::SessionId;

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use crate::backend::board::{Admin, Tally};
-use crate::backend::histogram::Times;
 use crate::control::observer::{Rate, Subject};
+use crate::control::standing::Past;
 use crate::control::status::{ListenerState, ListenerStatus, ServerStatus};
 use crate::control::{Health, Snapshot};
 use crate::metrics::CloseReason;
@@ -20,17 +20,17 @@ use super::typed;
 /// spells the limit of used connections.
 pub(super) const COLUMNS: &str = "pxname,svname,qcur,qmax,scur,smax,slim,stot,bin,bout,dreq,dresp,ereq,econ,eresp,wretr,wredis,status,weight,act,bck,chkfail,chkdown,lastchg,downtime,qlimit,pid,iid,sid,throttle,lbtot,tracked,type,rate,rate_lim,rate_max,check_status,check_code,check_duration,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,hrsp_other,hanafail,req_rate,req_rate_max,req_tot,cli_abrt,srv_abrt,comp_in,comp_out,comp_byp,comp_rsp,lastsess,last_chk,last_agt,qtime,ctime,rtime,ttime,agent_status,agent_code,agent_duration,check_desc,agent_desc,check_rise,check_fall,check_health,agent_rise,agent_fall,agent_health,addr,cookie,mode,algo,conn_rate,conn_rate_max,conn_tot,intercepted,dcon,dses,wrew,connect,reuse,cache_lookups,cache_hits,srv_icur,src_ilim,qtime_max,ctime_max,rtime_max,ttime_max,eint,idle_conn_cur,safe_conn_cur,used_conn_cur,need_conn_est,uweight,agg_server_status,agg_server_check_status,agg_check_status,srid,sess_other,h1sess,h2sess,h3sess,req_other,h1req,h2req,h3req,proto,-";
 
-const FRONTEND: u8 = 0;
-pub(super) const BACKEND: u8 = 1;
-const SERVER: u8 = 2;
+pub(in crate::control) const FRONTEND: u8 = 0;
+pub(in crate::control) const BACKEND: u8 = 1;
+pub(in crate::control) const SERVER: u8 = 2;
 
 /// Where each column stands.
 static PLACES: LazyLock<HashMap<&str, usize>> =
     LazyLock::new(|| COLUMNS.split(',').zip(0..).collect());
 
 /// One line of the table.
-pub(super) struct Row {
-    pub(super) kind: u8,
+pub(in crate::control) struct Row {
+    pub(in crate::control) kind: u8,
     /// The numbers of its proxy, and of its server there; that is 0 for the proxy itself.
     pub(super) proxy: u64,
     pub(super) server: u64,
@@ -91,6 +91,27 @@ impl Row {
         }
     }
 
+    /// What it has been through. One without a check says nothing of checks, but of the rest.
+    fn past(&mut self, past: &Past) {
+        self.sets(&[
+            ("lastchg", past.seconds),
+            ("downtime", past.down_seconds),
+            ("qtime", past.waits.millis()),
+            ("ctime", past.connects.millis()),
+            ("ttime", past.durations.millis()),
+            ("qtime_max", past.waits.max_millis()),
+            ("ctime_max", past.connects.max_millis()),
+            ("ttime_max", past.durations.max_millis()),
+        ]);
+        let last = past.last_session_seconds.map_or_else(|| "-1".to_owned(), |it| it.to_string());
+        self.text("lastsess", &last);
+    }
+
+    /// The cell of a column; empty where there is nothing to say.
+    pub(in crate::control) fn cell(&self, column: &str) -> &str {
+        &self.cells[PLACES[column]]
+    }
+
     fn rate(&mut self, rate: Rate) {
         self.sets(&[("rate", rate.now), ("rate_max", rate.max)]);
     }
@@ -119,6 +140,8 @@ pub struct Selection {
     pub(super) proxy: Option<u64>,
     /// The proxy by its name.
     pub(super) name: Option<String>,
+    /// Part of the proxy's name.
+    pub(super) scope: Option<String>,
     /// A sum of 1 (frontends), 2 (backends), 4 (servers).
     pub(super) kind: Option<u64>,
     pub(super) server: Option<u64>,
@@ -126,6 +149,18 @@ pub struct Selection {
     pub(super) only_up: bool,
     /// Of servers, those that are not in maintenance.
     pub(super) no_maintenance: bool,
+}
+
+impl Selection {
+    /// What the options of HAProxy's page select.
+    pub(in crate::control) fn on_the_page(
+        scope: Option<&str>,
+        only_up: bool,
+        no_maintenance: bool,
+    ) -> Self {
+        let scope = scope.map(str::to_owned);
+        Self { scope, only_up, no_maintenance, ..Self::default() }
+    }
 }
 
 /// What begins anew where somebody clears it.
@@ -150,6 +185,7 @@ pub(in crate::control) fn show(snapshot: &Snapshot, form: Form, wanted: &Selecti
         wanted.proxy.is_none_or(|proxy| proxy == row.proxy)
             && wanted.kind.is_none_or(|kind| kind & (1 << row.kind) != 0)
             && wanted.name.as_ref().is_none_or(|name| *name == row.cells[PLACES["pxname"]])
+            && wanted.scope.as_ref().is_none_or(|part| row.cells[PLACES["pxname"]].contains(part))
             && wanted.server.is_none_or(|server| server == row.server)
             && (row.kind != SERVER || !wanted.no_maintenance || !status.starts_with("MAINT"))
             && (row.kind != SERVER || !wanted.only_up || !is_out(status))
@@ -180,7 +216,8 @@ fn csv<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
     out
 }
 
-fn rows(snapshot: &Snapshot) -> Vec<Row> {
+/// Every line.
+pub(in crate::control) fn rows(snapshot: &Snapshot) -> Vec<Row> {
     let relay = &snapshot.status.relay;
     let mut rows = Vec::new();
     for (listener, id) in relay.listeners.iter().zip(1..) {
@@ -240,6 +277,7 @@ fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
         match listener.state {
             ListenerState::Accepting => "OPEN",
             ListenerState::Paused => "FULL",
+            ListenerState::Disabled => "PAUSED",
             ListenerState::Ended => "STOP",
         },
     );
@@ -247,7 +285,7 @@ fn frontend(snapshot: &Snapshot, listener: &ListenerStatus) -> Row {
 }
 
 /// The words of HAProxy for a server of ours.
-fn status(server: &ServerStatus) -> String {
+pub(in crate::control) fn status(server: &ServerStatus) -> String {
     let Health { up, against, changes_at, .. } = match server {
         ServerStatus { admin: Admin::Maint, .. } => return "MAINT".to_owned(),
         ServerStatus { admin: Admin::Drain, .. } => return "DRAIN".to_owned(),
@@ -282,28 +320,70 @@ fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
         ("uweight", server.weight.into()),
         ("act", u64::from(!server.backup)),
         ("bck", u64::from(server.backup)),
-        ("lastchg", snapshot.status.uptime_seconds),
-        ("downtime", 0),
         ("srid", 0),
+        // Connections that are kept for the next request, which agent doors alone do.
+        ("srv_icur", server.tally.kept),
+        ("idle_conn_cur", 0),
+        ("safe_conn_cur", server.tally.kept),
+        ("used_conn_cur", server.tally.sessions),
+        ("need_conn_est", server.tally.sessions_max),
     ]);
     row.text("status", &status(server));
     if let Some(percent) = server.slow_start_percent {
         row.set("throttle", percent.into());
     }
     if let Some(health) = &server.check {
-        row.sets(&[
-            ("chkfail", health.failures),
-            ("chkdown", health.downs),
-            ("lastchg", health.seconds),
-            ("downtime", health.down_seconds),
-            ("check_duration", health.millis),
-        ]);
-        row.text("check_status", health.code);
-        row.text("last_chk", health.failure.as_deref().unwrap_or_default());
+        checked(&mut row, health);
     }
+    let subject = Subject::Server(server.backend.clone(), server.name.clone());
+    row.past(&snapshot.pasts.of(&subject));
     row.text("addr", server.resolved.first().map_or("", String::as_str));
     row.rate(snapshot.rates.of(&Subject::Server(server.backend.clone(), server.name.clone())));
     row
+}
+
+/// What its checks found.
+fn checked(row: &mut Row, health: &Health) {
+    let (rise, fall) = (u64::from(health.rise), u64::from(health.fall));
+    row.sets(&[
+        ("chkfail", health.failures),
+        ("chkdown", health.downs),
+        ("check_duration", health.millis),
+        ("check_rise", rise),
+        ("check_fall", fall),
+        ("check_health", vigour(health)),
+    ]);
+    if let Some(status) = health.http_status {
+        row.set("check_code", status.into());
+    }
+    row.text("check_status", health.code);
+    row.text("check_desc", described(health.code));
+    row.text("last_chk", health.failure.as_deref().unwrap_or_default());
+}
+
+/// Their measure of a server's health: 0 to rise + fall - 1, up from `rise` on.
+pub(super) fn vigour(health: &Health) -> u64 {
+    let (rise, fall) = (u64::from(health.rise), u64::from(health.fall));
+    match health.up {
+        true => (rise + fall - 1).saturating_sub(health.against.into()),
+        false => health.against.into(),
+    }
+}
+
+/// What a word for the end of a check means (check.c).
+pub(super) fn described(code: &str) -> &'static str {
+    match code {
+        "INI" => "Initializing",
+        "SOCKERR" => "Socket error",
+        "L4OK" => "Layer4 check passed",
+        "L4TOUT" => "Layer4 timeout",
+        "L4CON" => "Layer4 connection problem",
+        "L7OK" => "Layer7 check passed",
+        "L7TOUT" => "Layer7 timeout",
+        "L7RSP" => "Layer7 invalid response",
+        "L7STS" => "Layer7 wrong status",
+        _ => "Unknown",
+    }
 }
 
 /// Its weight as it counts now: less while it grows into its share, and never nothing.
@@ -320,23 +400,30 @@ fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
     }
     balanced(&mut row, servers);
     let usable = || servers.iter().filter(|server| server.is_usable());
-    let weight: u64 = usable().map(|server| u64::from(effective(server))).sum();
-    let uweight: u64 = usable().map(|server| u64::from(server.weight)).sum();
     let backups = usable().filter(|server| server.backup).count() as u64;
+    let actives = usable().count() as u64 - backups;
+    // Of those that sessions go to: backups where there is no other.
+    let serving = || usable().filter(|server| server.backup == (actives == 0));
+    let weight: u64 = serving().map(|server| u64::from(effective(server))).sum();
+    let uweight: u64 = serving().map(|server| u64::from(server.weight)).sum();
+    let past = snapshot.pasts.of(&Subject::Backend(name.to_owned()));
+    let highest = servers.iter().map(|server| server.tally.sessions_max).max().unwrap_or(0);
     // Their default `fullconn` is a tenth of what may come in at one time (manual, 4.2).
     let full = snapshot.status.relay.maxconn.div_ceil(10);
     row.sets(&[
-        ("smax", servers.iter().map(|server| server.tally.sessions_max).max().unwrap_or(0)),
+        ("smax", past.sessions_max.max(highest)),
         ("slim", full),
         ("weight", weight),
         ("uweight", uweight),
-        ("act", usable().count() as u64 - backups),
+        ("act", actives),
         ("bck", backups),
-        ("chkdown", servers.iter().flat_map(|s| &s.check).map(|check| check.downs).sum()),
-        ("lastchg", snapshot.status.uptime_seconds),
-        ("downtime", 0),
+        ("chkdown", past.downs),
         ("dreq", 0),
+        ("agg_server_status", 0),
+        ("agg_server_check_status", 0),
+        ("agg_check_status", 0),
     ]);
+    row.past(&past);
     if let Some(queue) = snapshot.status.relay.queue(name) {
         row.sets(&[("qcur", queue.waiting), ("qmax", queue.waiting_max)]);
     }
@@ -349,11 +436,6 @@ fn backend(snapshot: &Snapshot, servers: &[ServerStatus]) -> Row {
 /// What servers and backends have in common.
 fn balanced(row: &mut Row, servers: &[ServerStatus]) {
     let sum = |of: fn(&Tally) -> u64| servers.iter().map(|server| of(&server.tally)).sum::<u64>();
-    let mean = |of: fn(&Tally) -> &Times| {
-        let mut times = Times::default();
-        servers.iter().for_each(|server| times += of(&server.tally));
-        times.mean_micros() / 1000
-    };
     let established = sum(|tally| tally.sessions_total);
     row.sets(&[
         ("qcur", 0),
@@ -370,10 +452,8 @@ fn balanced(row: &mut Row, servers: &[ServerStatus]) {
         ("cli_abrt", sum(|tally| tally.client_aborts)),
         ("srv_abrt", sum(|tally| tally.server_aborts)),
         ("lbtot", established),
-        ("qtime", 0),
-        ("ctime", mean(|tally| &tally.connects)),
         ("rtime", 0),
-        ("ttime", mean(|tally| &tally.durations)),
+        ("rtime_max", 0),
         // A request that goes over a kept connection is a session, and no attempt to connect.
         ("connect", established + sum(|tally| tally.connect_failures) - sum(|tally| tally.reuses)),
         ("reuse", sum(|tally| tally.reuses)),

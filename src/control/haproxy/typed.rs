@@ -21,9 +21,18 @@ const NATURES: &[(&str, &str, &str)] = &[
     ("MRP", "u32", "rate conn_rate"),
     ("MaP", "u32", "weight uweight throttle qtime ctime rtime ttime"),
     ("MAP", "u32", "lastchg"),
+    ("MAP", "s32", "lastsess"),
+    ("MMP", "u32", "qtime_max ctime_max rtime_max ttime_max"),
+    ("MOP", "u32", "check_code"),
+    (
+        "MGP",
+        "u32",
+        "srv_icur idle_conn_cur safe_conn_cur used_conn_cur need_conn_est agg_server_status \
+         agg_server_check_status agg_check_status",
+    ),
     ("MCP", "u32", "downtime"),
     ("MDP", "u64", "check_duration"),
-    ("MOP", "str", "check_status last_chk"),
+    ("MOP", "str", "check_status last_chk check_desc"),
 ];
 /// What a column is that is named nowhere there.
 const COUNTER: (&str, &str) = ("MCP", "u64");
@@ -78,7 +87,7 @@ struct Value<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Plain<'a> {
-    Number(u64),
+    Number(i64),
     Text(&'a str),
 }
 
@@ -204,6 +213,7 @@ pub(super) fn info_json(info: &[(&'static str, String)]) -> String {
 
 fn plain<'a>(kind: &'static str, text: &'a str) -> Value<'a> {
     let value = match text.parse() {
+        // What is counted in a life fits.
         Ok(number) if kind != "str" => Plain::Number(number),
         _ => Plain::Text(text),
     };

@@ -1,43 +1,29 @@
 //! Changes to servers by those who may make them: the form of HAProxy's page (`s=SERVER&action=drain&
 //! b=BACKEND`), so that scripts made for it go on working, with a name and a password.
 //!
-//! No answer asks for the password (there is no `WWW-Authenticate`), so no browser keeps it and sends it
-//! along for somebody else's page: whoever posts has it, and had to say so. Our own page keeps it in its
-//! script, for as long as it is open.
+//! No answer to a change asks for the password (there is no `WWW-Authenticate`), so no browser keeps it and
+//! sends it along for somebody else's page: whoever posts has it, and had to say so. Our own page keeps it
+//! in its script, for as long as it is open. Where looking takes a password too, and an administrator looks
+//! by the same name, a browser does keep it: that a request comes from our own page is asked in any case.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::control::haproxy::Change;
-use crate::password::{Credentials, Hash};
 
-use super::{Body, Desk, Question, text};
+use super::login::Refused;
+use super::{Body, Desk, Question, busy, text};
 
 /// The longest form: some hundred servers at once.
 const FORM_BYTES_MAX: usize = 16 * 1024;
 /// How long a client may take to send it.
 const FORM_PATIENCE: Duration = Duration::from_secs(10);
-/// Those who wait to have their password checked; more are told to come back.
-const CHECKS_MAX: usize = 16;
-/// What each wrong password costs: passwords are checked one after the other, so that this is what
-/// guessing comes to, and no check takes the memory of many.
-const WRONG_COSTS: Duration = Duration::from_secs(1);
-
-/// Who may make changes.
-#[derive(Debug)]
-pub(super) struct Admins {
-    hashes: BTreeMap<String, Hash>,
-    waiting: Semaphore,
-    checking: Semaphore,
-}
-
 /// A change that somebody wants.
 #[derive(Debug)]
 pub(in crate::control) struct Order {
@@ -47,42 +33,6 @@ pub(in crate::control) struct Order {
     pub(in crate::control) answer: oneshot::Sender<Vec<String>>,
 }
 
-impl Admins {
-    pub(super) fn new(hashes: BTreeMap<String, Hash>) -> Self {
-        Self { hashes, waiting: Semaphore::new(CHECKS_MAX), checking: Semaphore::new(1) }
-    }
-
-    /// Whether there is anybody.
-    pub(super) fn is_anybody(&self) -> bool {
-        !self.hashes.is_empty()
-    }
-
-    /// The name of whoever sent these headers, if the password is right.
-    async fn name(&self, headers: &HeaderMap) -> Result<String, Response<Body>> {
-        let forbidden = || {
-            let why =
-                "a name of [stats] admins and its password are needed, as curl --user sends them\n";
-            text(StatusCode::FORBIDDEN, why)
-        };
-        let said = headers.get(header::AUTHORIZATION);
-        let said = said.and_then(|value| Credentials::basic(value.as_bytes()));
-        let Credentials { user: name, password } = said.ok_or_else(forbidden)?;
-        let Ok(_place) = self.waiting.try_acquire() else {
-            let why = "too many passwords are being checked; try again\n";
-            return Err(text(StatusCode::SERVICE_UNAVAILABLE, why));
-        };
-        let turn = self.checking.acquire().await;
-        let hash = self.hashes.get(&name).cloned();
-        let is_right = move || hash.is_some_and(|hash| hash.matches(&password));
-        if tokio::task::spawn_blocking(is_right).await.unwrap_or(false) {
-            return Ok(name);
-        }
-        sleep(WRONG_COSTS).await;
-        drop(turn);
-        Err(forbidden())
-    }
-}
-
 /// Does what a form says.
 pub(super) async fn change(desk: &Desk, request: Request<Incoming>) -> Response<Body> {
     if is_foreign(request.headers()) {
@@ -90,7 +40,12 @@ pub(super) async fn change(desk: &Desk, request: Request<Incoming>) -> Response<
     }
     let name = match desk.admins.name(request.headers()).await {
         Ok(name) => name,
-        Err(refusal) => return refusal,
+        Err(Refused::Busy) => return busy(),
+        Err(Refused::Unknown) => {
+            let why =
+                "a name of [stats] admins and its password are needed, as curl --user sends them\n";
+            return text(StatusCode::FORBIDDEN, why);
+        }
     };
     let wants_text =
         request.headers().get(header::ACCEPT).is_some_and(|kinds| kinds == "text/plain");

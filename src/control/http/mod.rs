@@ -6,9 +6,9 @@
 
 mod admin;
 mod events;
+mod login;
 mod prometheus;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -25,14 +25,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::sleep;
 
-use crate::password::Hash;
+use crate::config::Stats;
 
 use super::Snapshot;
 use super::haproxy::stat::{self, Form, Selection};
 use super::socket::ACCEPT_PAUSE;
 
-use admin::Admins;
 pub(super) use admin::Order;
+use login::{Logins, Refused};
 
 /// Connections at one time; others wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -76,20 +76,28 @@ impl Questions {
 struct Desk {
     questions: Questions,
     watchers: Arc<Semaphore>,
-    admins: Arc<Admins>,
+    viewers: Arc<Logins>,
+    admins: Arc<Logins>,
     client: SocketAddr,
 }
 
-/// Serves clients until dropped. `admins` are those who may make changes.
+/// Serves clients until dropped.
 pub(super) async fn serve(
     listener: TcpListener,
     questions: Questions,
-    admins: BTreeMap<String, Hash>,
+    settings: Stats,
 ) -> io::Result<()> {
+    let Stats { mut viewers, admins, .. } = settings;
+    if !viewers.is_empty() {
+        // Who may change servers may look at them.
+        for (name, hash) in &admins {
+            viewers.entry(name.clone()).or_insert_with(|| hash.clone());
+        }
+    }
+    let (viewers, admins) = (Arc::new(Logins::new(viewers)?), Arc::new(Logins::new(admins)?));
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let watchers = Arc::new(Semaphore::new(events::WATCHERS_MAX));
-    let admins = Arc::new(Admins::new(admins));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
         let Ok((stream, client)) = listener.accept().await else {
@@ -98,7 +106,8 @@ pub(super) async fn serve(
             continue;
         };
         let (questions, watchers) = (questions.clone(), Arc::clone(&watchers));
-        let desk = Desk { questions, watchers, admins: Arc::clone(&admins), client };
+        let (viewers, admins) = (Arc::clone(&viewers), Arc::clone(&admins));
+        let desk = Desk { questions, watchers, viewers, admins, client };
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(desk.clone(), request));
             let served = hyper::server::conn::http1::Builder::new()
@@ -115,7 +124,10 @@ pub(super) async fn serve(
 
 async fn answer(desk: Desk, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let mut response = match *request.method() {
-        Method::GET | Method::HEAD => route(&desk, &request).await,
+        Method::GET | Method::HEAD => match keep_out(&desk, &request).await {
+            Some(refusal) => refusal,
+            None => route(&desk, &request).await,
+        },
         Method::POST if desk.admins.is_anybody() => admin::change(&desk, request).await,
         _ => unchangeable(&desk),
     };
@@ -124,6 +136,30 @@ async fn answer(desk: Desk, request: Request<Incoming>) -> Result<Response<Body>
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     Ok(response)
+}
+
+/// Where there are viewers: what others are told. Load balancers that ask whether it is well have no name.
+async fn keep_out(desk: &Desk, request: &Request<Incoming>) -> Option<Response<Body>> {
+    if !desk.viewers.is_anybody() || matches!(request.uri().path(), "/healthz" | "/readyz") {
+        return None;
+    }
+    match desk.viewers.name(request.headers()).await {
+        Ok(_) => None,
+        Err(Refused::Busy) => Some(busy()),
+        Err(Refused::Unknown) => {
+            let why = "a name of [stats] viewers and its password are needed\n";
+            let mut response = text(StatusCode::UNAUTHORIZED, why);
+            let realm =
+                HeaderValue::from_static("Basic realm=\"fanin statistics\", charset=\"UTF-8\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+            Some(response)
+        }
+    }
+}
+
+fn busy() -> Response<Body> {
+    let why = "too many passwords are being checked; try again\n";
+    text(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 fn unchangeable(desk: &Desk) -> Response<Body> {
@@ -159,7 +195,7 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         (";typed", Form::Typed, "text/plain; charset=utf-8"),
     ] {
         if path.contains(option) || query.contains(option) {
-            let table = stat::show(&snapshot, form, &Selection::default());
+            let table = stat::show(&snapshot, form, &selection(path, query));
             return with_type(StatusCode::OK, kind, table);
         }
     }
@@ -170,7 +206,9 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
             text(StatusCode::SERVICE_UNAVAILABLE, why)
         }
         "/metrics" if query.split('&').any(|part| part == "compat=haproxy") => {
-            with_type(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::haproxy(&snapshot))
+            let wanted = prometheus::Wanted::read(query);
+            let text = prometheus::haproxy(&snapshot, &wanted);
+            with_type(StatusCode::OK, prometheus::CONTENT_TYPE, text)
         }
         "/metrics" => {
             with_type(StatusCode::OK, prometheus::CONTENT_TYPE, prometheus::native(&snapshot))
@@ -180,6 +218,14 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         "/events" => events::stream(desk),
         _ => text(StatusCode::NOT_FOUND, PATHS),
     }
+}
+
+/// What of the table somebody wants: `;up` and `;no-maint` behind the path, `scope=` part of a proxy's name
+/// in the query (management guide, 9).
+fn selection(path: &str, query: &str) -> Selection {
+    let has = |option: &str| path.contains(option) || query.contains(option);
+    let scope = query.split(['&', ';']).find_map(|part| part.strip_prefix("scope="));
+    Selection::on_the_page(scope.filter(|scope| !scope.is_empty()), has(";up"), has(";no-maint"))
 }
 
 fn page() -> Response<Body> {

@@ -4,27 +4,33 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::backend::board::Tally;
-use crate::backend::histogram::{TURN_BOUNDS_MICROS, Times};
+use crate::backend::histogram::{BOUNDS_MICROS, TURN_BOUNDS_MICROS, Times};
 use crate::control::agents::table;
 use crate::control::text::{Table, grouped, limit, percent, size, span};
 use crate::metrics::{CloseReason, PathBytes};
 
 use super::{ListenerState, Status};
 
-/// The bound that so many in a hundred turns are not above.
-fn turn(turns: &Times, percent: u64) -> String {
-    let all = turns.count();
+/// The bound that so many in a hundred are not above.
+fn quantile(bounds: &[u64], times: &Times, percent: u64) -> String {
+    let all = times.count();
     let mut seen = 0;
-    for (bound, count) in TURN_BOUNDS_MICROS.iter().zip(turns.counts) {
+    for (bound, count) in bounds.iter().zip(times.counts) {
         seen += count;
         if all > 0 && seen * 100 >= all * percent {
-            return match bound {
-                0..1000 => format!("{bound} us"),
-                1000.. => format!("{} ms", *bound as f64 / 1000.0),
-            };
+            return micros(*bound);
         }
     }
-    if all > 0 { "over 1 s".to_owned() } else { "-".to_owned() }
+    let last = bounds.last().copied().unwrap_or_default();
+    if all > 0 { format!("over {}", micros(last)) } else { "-".to_owned() }
+}
+
+fn micros(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} us"),
+        1000..1_000_000 => format!("{} ms", micros as f64 / 1000.0),
+        1_000_000.. => format!("{} s", micros as f64 / 1_000_000.0),
+    }
 }
 
 impl Status {
@@ -37,6 +43,7 @@ impl Status {
         out.push_str(&self.routes());
         out.push_str(&self.doors());
         out.push_str(&self.servers());
+        out.push_str(&self.latencies());
         out.push_str(&self.names());
         out.push_str(&table(&self.agents.silent_agents));
         out.push_str(&self.workers());
@@ -182,6 +189,7 @@ impl Status {
             let state = match listener.state {
                 ListenerState::Accepting => "accepting",
                 ListenerState::Paused => "paused",
+                ListenerState::Disabled => "disabled",
                 ListenerState::Ended => "ended",
             };
             table.row([
@@ -278,6 +286,37 @@ impl Status {
         table.render()
     }
 
+    /// How long connects, first bytes and sessions took, of servers that had any; each as the bound that it
+    /// was not above.
+    fn latencies(&self) -> String {
+        let mut table = Table::new(&[
+            "BACKEND",
+            "SERVER",
+            ">CONNECT P50",
+            ">P99",
+            ">FIRST BYTE P50",
+            ">P99",
+            ">LENGTH P50",
+            ">P99",
+        ]);
+        let had = |tally: &Tally| tally.connects.count() + tally.durations.count() > 0;
+        for server in self.relay.servers.iter().filter(|server| had(&server.tally)) {
+            let tally = &server.tally;
+            let of = |times: &Times, percent| quantile(&BOUNDS_MICROS, times, percent);
+            table.row([
+                server.backend.clone(),
+                server.name.clone(),
+                of(&tally.connects, 50),
+                of(&tally.connects, 99),
+                of(&tally.first_bytes, 50),
+                of(&tally.first_bytes, 99),
+                of(&tally.durations, 50),
+                of(&tally.durations, 99),
+            ]);
+        }
+        table.render()
+    }
+
     fn names(&self) -> String {
         let mut table = Table::new(&["NAME", "ADDRESSES", ">ASKED", ">NEXT", "LAST ANSWER"]);
         for name in &self.names {
@@ -317,8 +356,8 @@ impl Status {
                 size(bytes.copied),
                 size(bytes.spliced),
                 format!("{}/{}", counts.engine.pipes_used, counts.engine.pipes_open),
-                turn(&counts.turns, 50),
-                turn(&counts.turns, 99),
+                quantile(&TURN_BOUNDS_MICROS, &counts.turns, 50),
+                quantile(&TURN_BOUNDS_MICROS, &counts.turns, 99),
             ]);
         }
         table.render()

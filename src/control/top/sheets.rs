@@ -231,7 +231,7 @@ pub(super) fn listeners(pair: &Pair<'_>) -> Sheet {
         let state = word(listener, "state");
         let tone = match state {
             "accepting" => Tone::Good,
-            "paused" => Tone::Careful,
+            "paused" | "disabled" => Tone::Careful,
             _ => Tone::Bad,
         };
         sheet.row([

@@ -8,7 +8,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::backend::histogram::{BOUNDS_MICROS, Times};
 
-pub(super) use haproxy::haproxy;
+pub(super) use haproxy::{Wanted, haproxy};
 pub(super) use native::native;
 
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -115,7 +115,7 @@ mod tests {
     /// series occurs twice.
     #[test]
     fn every_family_is_declared_once_and_every_series_occurs_once() {
-        for text in [native(&snapshot()), haproxy(&snapshot())] {
+        for text in [native(&snapshot()), haproxy(&snapshot(), &Wanted::default())] {
             let (mut declared, mut series) = (HashSet::new(), HashSet::new());
             let mut current = String::new();
             for line in text.lines() {
