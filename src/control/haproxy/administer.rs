@@ -74,39 +74,8 @@ impl<R: Relay> Loop<R> {
             }
             What::Address { ip, port } => self.move_server(place, &ip, port.as_deref()),
             What::Name(host) => self.rename_server(place, &host),
-            What::Checked(on) => self.switch_checks(place, on),
-            What::Up(up) => {
-                if !self.prober.force(&self.config, place, up) {
-                    return Err(refusal("health checks are not enabled on this server"));
-                }
-                self.check_servers();
-                let state = if up { "up" } else { "down" };
-                Ok(self
-                    .tell(format_args!("server {name} is taken for {state}, until checks differ")))
-            }
-            What::CheckPort(port) => {
-                if self.config.backends[backend].servers[server].check.is_none() {
-                    return Err("health checks are not enabled on this server\n".to_owned());
-                }
-                let port = Some(port).filter(|&port| port > 0);
-                self.amend(|config| {
-                    if let Some(check) = &mut config.backends[backend].servers[server].check {
-                        check.port = port;
-                    }
-                })?;
-                Ok(self.tell(format_args!("the checks of server {name} go to another port now")))
-            }
-            What::CheckAddress { ip, port } => {
-                if self.config.backends[backend].servers[server].check.is_none() {
-                    return Err("health checks are not enabled on this server\n".to_owned());
-                }
-                self.amend(|config| {
-                    if let Some(check) = &mut config.backends[backend].servers[server].check {
-                        check.address = Some(ip);
-                        check.port = port.or(check.port);
-                    }
-                })?;
-                Ok(self.tell(format_args!("the checks of server {name} go to {ip} now")))
+            What::Checked(_) | What::Up(_) | What::CheckPort(_) | What::CheckAddress { .. } => {
+                self.change_checks(place, what)
             }
             What::GetWeight => {
                 let weight = self.relay.board(backend, server).weight(configured);
@@ -114,6 +83,42 @@ impl<R: Relay> Loop<R> {
             }
             What::Nothing => Ok(DONE.to_owned()),
         }
+    }
+
+    /// What is wanted of the checks of a server.
+    fn change_checks(&mut self, place: Place, what: What) -> Result<String, String> {
+        let (backend, server) = place;
+        let name = self.name(place);
+        let is_checked = self.config.backends[backend].servers[server].check.is_some();
+        let elsewhere = matches!(what, What::CheckPort(_) | What::CheckAddress { .. });
+        if elsewhere && !is_checked {
+            return Err("health checks are not enabled on this server\n".to_owned());
+        }
+        let (to, port) = match what {
+            What::Checked(on) => return self.switch_checks(place, on),
+            What::Up(up) => return self.force(place, up),
+            What::CheckPort(port) => (None, Some(Some(port).filter(|&port| port > 0))),
+            What::CheckAddress { ip, port } => (Some(ip), port.map(Some)),
+            _ => (None, None),
+        };
+        self.amend(|config| {
+            if let Some(check) = &mut config.backends[backend].servers[server].check {
+                check.address = to.or(check.address);
+                check.port = port.unwrap_or(check.port);
+            }
+        })?;
+        Ok(self.tell(format_args!("the checks of server {name} go elsewhere now")))
+    }
+
+    /// Takes a server for up or down.
+    fn force(&mut self, place: Place, up: bool) -> Result<String, String> {
+        if !self.prober.force(&self.config, place, up) {
+            return Err(refusal("health checks are not enabled on this server"));
+        }
+        self.check_servers();
+        let state = if up { "up" } else { "down" };
+        let name = self.name(place);
+        Ok(self.tell(format_args!("server {name} is taken for {state}, until checks differ")))
     }
 
     /// So that the next process keeps it so.
