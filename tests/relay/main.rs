@@ -35,6 +35,7 @@ mod limits;
 mod logs;
 mod manager;
 mod names;
+mod page;
 mod ports;
 mod refusals;
 mod renewals;

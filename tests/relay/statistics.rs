@@ -16,7 +16,7 @@ fn file(server: SocketAddr, extra: &str) -> String {
 }
 
 /// A relay with statistics, and where they are.
-fn start(folder: &Folder, server: SocketAddr, extra: &str) -> (Relay, String) {
+pub fn start(folder: &Folder, server: SocketAddr, extra: &str) -> (Relay, String) {
     let path = folder.write("f.toml", &file(server, extra));
     let mut relay = Relay::start(&["-c", path.to_str().unwrap()]);
     let line = relay.await_line("statistics on ");
@@ -24,7 +24,7 @@ fn start(folder: &Folder, server: SocketAddr, extra: &str) -> (Relay, String) {
     (relay, url)
 }
 
-fn get(url: &str) -> String {
+pub fn get(url: &str) -> String {
     run_well("curl", &["--silent", "--show-error", "--fail", "--max-time", "10", url])
 }
 
@@ -37,7 +37,7 @@ fn code(url: &str, arguments: &[&str]) -> String {
 }
 
 /// The cell of this proxy, name and column.
-fn cell(csv: &str, proxy: &str, name: &str, column: &str) -> String {
+pub fn cell(csv: &str, proxy: &str, name: &str, column: &str) -> String {
     cells(csv)[&format!("{proxy}/{name} {column}")].clone()
 }
 
@@ -176,107 +176,8 @@ fn statistics_stay_where_they_are_over_reload_renewal_and_a_crash() {
     assert_eq!(peers::exchange(relay.address(), b"still").unwrap(), b"still");
 }
 
-/// A browser of the test's own, driven by WebDriver (W3C); ended when dropped.
-struct Browser {
-    driver: std::process::Child,
-    session: String,
-}
-
-impl Browser {
-    /// `None`, and said so, where there is none.
-    fn start(folder: &Folder) -> Option<Self> {
-        let log = std::fs::File::create(folder.path("driver.log")).unwrap();
-        let driver = Command::new("chromedriver").arg("--port=0").stdout(log).spawn();
-        let Ok(driver) = driver else {
-            eprintln!("SKIPPED: no chromedriver here (apt-get install chromium-driver)");
-            return None;
-        };
-        let mut browser = Self { driver, session: String::new() };
-        let port = await_some("chromedriver listens", || {
-            let log = std::fs::read_to_string(folder.path("driver.log")).unwrap();
-            let rest = log.split("successfully on port ").nth(1)?;
-            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u16>().ok()
-        });
-        let arguments = serde_json::json!([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            format!("--user-data-dir={}", folder.path("profile").display()),
-        ]);
-        let options = serde_json::json!({"capabilities": {"alwaysMatch": {
-            "browserName": "chrome", "goog:chromeOptions": {"args": arguments}}}});
-        browser.session = format!("http://127.0.0.1:{port}/session");
-        let answer = browser.post("", &options);
-        browser.session = format!("{}/{}", browser.session, answer["sessionId"].as_str()?);
-        Some(browser)
-    }
-
-    fn post(&self, path: &str, body: &serde_json::Value) -> serde_json::Value {
-        let (url, body) = (format!("{}{path}", self.session), body.to_string());
-        let mut arguments = vec!["--silent", "--max-time", "20", &url];
-        arguments.extend(["--header", "Content-Type: application/json", "--data", &body]);
-        let answer: serde_json::Value =
-            serde_json::from_str(&run_well("curl", &arguments)).unwrap();
-        answer["value"].clone()
-    }
-
-    fn open(&self, url: &str) {
-        self.post("/url", &serde_json::json!({"url": url}));
-    }
-
-    fn evaluate(&self, script: &str) -> serde_json::Value {
-        self.post("/execute/sync", &serde_json::json!({"script": script, "args": []}))
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        let end = ["--silent", "--max-time", "10", "--request", "DELETE", &self.session];
-        let _ = Command::new("curl").args(end).output();
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
-    }
-}
-
-#[test]
-fn the_page_is_drawn_by_a_browser_fits_a_phone_and_asks_for_nothing_elsewhere() {
-    let folder = Folder::new("stats-page");
-    let Some(browser) = Browser::start(&folder) else { return };
-    let server = peers::echo();
-    let (relay, url) = start(&folder, server.address, "");
-    for _ in 0..5 {
-        peers::exchange(relay.address(), b"shown").unwrap();
-    }
-    browser.post("/window/rect", &serde_json::json!({"width": 500, "height": 900}));
-    browser.open(&url);
-    let shown = || browser.evaluate("return document.body.innerText").to_string();
-    await_that("the page is drawn", || shown().contains("completed"));
-    let page = shown();
-    for part in ["serving", "agents", "intake", "in use", "100.0 %"] {
-        assert!(page.contains(part), "{part}\n{page}");
-    }
-    // It goes on by itself.
-    peers::exchange(relay.address(), b"shown").unwrap();
-    await_that("a new session is shown", || {
-        let cell = "return document.querySelector('#ended tbody td.n').textContent";
-        browser.evaluate(cell) == "6"
-    });
-    let wide = "return document.documentElement.scrollWidth <= window.innerWidth";
-    assert_eq!(browser.evaluate(wide), true, "it scrolls sideways");
-    let asked = "return performance.getEntriesByType('resource').map(e => e.name).join(' ')";
-    let asked = browser.evaluate(asked);
-    for name in asked.as_str().unwrap().split_whitespace() {
-        assert!(name.starts_with(&url), "{asked}");
-    }
-}
-
 /// The hash of "correct horse".
-fn hash() -> String {
+pub fn hash() -> String {
     let mut child = Command::new(crate::support::relay::BINARY)
         .arg("passwd")
         .stdin(std::process::Stdio::piped())

@@ -1,5 +1,6 @@
 //! The relay as a process, and peers named by what they do. Everything listens on port 0.
 
+pub mod browser;
 pub mod hosts;
 pub mod nameserver;
 pub mod peers;
