@@ -1,6 +1,8 @@
 //! The relay as a process, and peers named by what they do. Everything listens on port 0.
 
 pub mod hosts;
+#[cfg(target_arch = "x86_64")]
+pub mod intruder;
 pub mod nameserver;
 pub mod peers;
 pub mod relay;
