@@ -281,6 +281,39 @@ fn an_ordinary_user_is_told_that_only_root_may_become_another() {
     assert!(said.contains("only root may become somebody else"), "{said}");
 }
 
+/// By another program of the very same user, and not by an accident of how it was started: without the
+/// sandbox it is let in.
+#[test]
+fn its_own_user_neither_traces_it_nor_reads_its_memory() {
+    if !is_root() {
+        eprintln!("SKIPPED: to become another user takes root");
+        return;
+    }
+    let id = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let by_user = |program: &[&str]| run("setpriv", &[&id[..], program].concat());
+    for engine in ENGINES {
+        let start = |more: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(id).args([BINARY, "run", "--listen", "127.0.0.1:0"]);
+            command.args(["--server", "192.0.2.1:443", "--engine", engine]).args(more);
+            Relay::start_by(command)
+        };
+        let reads = |relay: &Relay, file: &str| {
+            let file = format!("/proc/{}/{file}", relay.pid());
+            by_user(&["sh", "-c", &format!(": <{file}")]).status.success()
+        };
+        let open = start(&["--no-sandbox"]);
+        assert!(reads(&open, "mem") && reads(&open, "maps"), "{engine}: the test shows nothing");
+        let relay = start(&[]);
+        for file in ["mem", "maps", "environ", "fd/0"] {
+            assert!(!reads(&relay, file), "{engine}: {file}");
+        }
+        let said = by_user(&["strace", "-p", &relay.pid().to_string()]);
+        let said = text(&said.stderr);
+        assert!(said.contains("Operation not permitted"), "{engine}: {said}");
+    }
+}
+
 /// HAProxy's CLI, names, checks, every change that needs no other process: none of it takes more than
 /// the sandbox grants.
 #[test]
