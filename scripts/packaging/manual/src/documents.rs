@@ -81,7 +81,7 @@ fn link(target: &str, file: &Path) -> Option<String> {
 /// What a link of a file leads to, from the root of the sources.
 fn from(target: &str, file: &Path) -> PathBuf {
     let path = target.split('#').next().unwrap_or_default();
-    let mut found = file.parent().unwrap_or(Path::new("")).to_owned();
+    let mut found = file.parent().map(Path::to_owned).unwrap_or_default();
     for component in Path::new(path).components() {
         match component {
             Component::ParentDir => drop(found.pop()),
