@@ -235,6 +235,44 @@ fn the_examples_are_understood_by_what_they_are_for() {
     assert!(complaints.is_empty(), "{complaints:?}");
 }
 
+/// What DEPLOY.md says to write into prometheus.yml, with the alerts where they lie here.
+#[test]
+fn prometheus_takes_the_lines_of_the_document() {
+    let document = read("docs/DEPLOY.md");
+    let lines =
+        document.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    assert!(lines.contains("scrape_configs"), "{lines}");
+    let (there, here) =
+        ("/etc/prometheus/fanin-alerts.yml", root().join("docs/examples/alerts.yml"));
+    assert!(lines.contains(there), "{lines}");
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("prometheus.yml");
+    fs::write(&file, lines.replace(there, here.to_str().unwrap())).unwrap();
+    let said = run_well("promtool", &["check", "config", file.to_str().unwrap()]);
+    assert!(said.contains("rules found"), "the alerts were not read: {said}");
+}
+
+#[test]
+fn the_example_of_a_zone_is_one() {
+    let zones =
+        fs::read_dir(root().join("docs/examples")).unwrap().map(|entry| entry.unwrap().path());
+    let zones: Vec<_> =
+        zones.filter(|path| path.extension().is_some_and(|end| end == "zone")).collect();
+    assert!(!zones.is_empty());
+    for zone in zones {
+        let arguments = ["example.com", zone.to_str().unwrap()];
+        match Command::new("named-checkzone").args(arguments).output() {
+            Err(error) => {
+                eprintln!("SKIPPED: named-checkzone: {error}; apt-get install bind9-utils")
+            }
+            Ok(output) => {
+                let said = text(&output);
+                // What is out of its zone is left out with a word, and no failure.
+                assert!(output.status.success() && !said.contains("ignoring"), "{said}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_example_configuration_is_valid_and_needs_no_capability() {
     let file = "scripts/packaging/fanin.toml";

@@ -111,12 +111,13 @@ const FILES: &[c_long] = &[
     libc::SYS_access,
 ];
 
-/// What sets a thread up: its table of descriptors, its processor, its epoll instance, its bell.
+/// What a runtime, or an engine, waits by: its epoll instance, its bell.
+const RUNTIMES: &[c_long] = &[libc::SYS_epoll_create1, libc::SYS_eventfd2];
+
+/// What sets a thread up: its table of descriptors, its processor, the filter that narrows it.
 const THREADS: &[c_long] = &[
     libc::SYS_close_range,
     libc::SYS_sched_setaffinity,
-    libc::SYS_epoll_create1,
-    libc::SYS_eventfd2,
     libc::SYS_getuid,
     libc::SYS_geteuid,
     libc::SYS_getgid,
@@ -212,9 +213,24 @@ pub(super) struct Needs {
     pub(super) rings: bool,
     /// A log file is written, and made anew.
     pub(super) writes_files: bool,
+    /// Doors ask where names lead, for which they read /etc/hosts and /etc/resolv.conf.
+    pub(super) doors_look_up: bool,
 }
 
-/// What the threads of a worker are narrowed to, once they are set up.
+/// What the threads of a relay process are narrowed to beyond what holds for all of them: each kind to
+/// what it does once it is set up.
+#[derive(Clone, Debug)]
+pub struct Narrowing {
+    pub worker: Narrow,
+    /// Doors read what strangers say, so that they are where a fault would let somebody in.
+    pub door: Narrow,
+    pub log: Narrow,
+    /// The main thread and all that it starts from then on, once the workers have their rings: a ring that
+    /// nobody has restricted makes connections and opens files past every filter of system calls.
+    pub ringless: Narrow,
+}
+
+/// A filter for one kind of thread.
 #[derive(Clone, Debug)]
 pub struct Narrow(Arc<BpfProgram>);
 
@@ -240,9 +256,16 @@ pub(super) fn apply(needs: Needs) -> Result<(), Errno> {
     confine::filter_calls(&compiled(quiet, SeccompAction::Allow, UNKNOWN), false)
 }
 
-/// The filter that workers add.
-pub(super) fn narrow(needs: Needs) -> Narrow {
-    Narrow(Arc::new(allowing(worker_rules(needs))))
+/// The filters that threads add.
+pub(super) fn narrowing(needs: Needs) -> Narrowing {
+    let only = |rules| Narrow(Arc::new(allowing(rules)));
+    let rings = always(&[RING, RING_SETUP]);
+    Narrowing {
+        worker: only(worker_rules(needs)),
+        door: only(door_rules(needs)),
+        log: only(log_rules(needs)),
+        ringless: Narrow(Arc::new(compiled(rings, SeccompAction::Allow, UNKNOWN))),
+    }
 }
 
 /// The answer of a kernel that has no such call.
@@ -250,12 +273,9 @@ const UNKNOWN: SeccompAction = SeccompAction::Errno(libc::ENOSYS.cast_unsigned()
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// What a worker does between its start and its end: no file, no thread.
-fn worker_rules(needs: Needs) -> Rules {
+/// What every thread does once it is set up: connections, memory, no file, no thread, no ring.
+fn common_rules() -> Rules {
     let mut rules = always(&[DATA, RUNTIME]);
-    if needs.rings {
-        rules.extend(always(&[RING]));
-    }
     let domains = [libc::AF_INET, libc::AF_INET6];
     rules.insert(libc::SYS_socket, one_of(0, &domains));
     rules.insert(libc::SYS_mmap, vec![never_executable()]);
@@ -269,14 +289,40 @@ fn worker_rules(needs: Needs) -> Rules {
     rules
 }
 
+fn worker_rules(needs: Needs) -> Rules {
+    let mut rules = common_rules();
+    if needs.rings {
+        rules.extend(always(&[RING]));
+    }
+    rules
+}
+
+/// A door's runtime is made after it has been narrowed.
+fn door_rules(needs: Needs) -> Rules {
+    let mut rules = common_rules();
+    rules.extend(always(&[RUNTIMES]));
+    if needs.doors_look_up {
+        rules.extend(file_rules(false));
+    }
+    rules
+}
+
+/// Lines go to a file or to a syslog server, which may be on this host; their time is that of a zone.
+fn log_rules(needs: Needs) -> Rules {
+    let mut rules = common_rules();
+    rules.extend(file_rules(needs.writes_files));
+    rules.insert(libc::SYS_socket, one_of(0, &DOMAINS));
+    rules
+}
+
 fn process_rules(needs: Needs) -> Rules {
     let mut rules = worker_rules(needs);
-    rules.extend(always(&[FILES, THREADS]));
+    rules.extend(always(&[RUNTIMES, THREADS]));
+    rules.extend(file_rules(needs.writes_files));
     if needs.rings {
         rules.extend(always(&[RING_SETUP]));
     }
-    let domains = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
-    rules.insert(libc::SYS_socket, one_of(0, &domains));
+    rules.insert(libc::SYS_socket, one_of(0, &DOMAINS));
     rules.insert(libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX]));
     // Threads, and no process. clone3(2) hides its flags from a filter: with ENOSYS the C library
     // takes this one.
@@ -287,20 +333,23 @@ fn process_rules(needs: Needs) -> Rules {
     rules.insert(libc::SYS_ioctl, one_of(1, &[FIONBIO, FIONREAD, TCGETS]));
     // A filter may be added.
     rules.insert(libc::SYS_seccomp, one_of(0, &[SET_FILTER]));
-    let reading = || match needs.writes_files {
-        true => Vec::new(),
-        false => vec![rule(vec![masked(2, WRITING, libc::O_RDONLY)])],
-    };
-    rules.insert(libc::SYS_openat, reading());
-    #[cfg(target_arch = "x86_64")]
-    if needs.writes_files {
-        rules.insert(libc::SYS_open, Vec::new());
-    } else {
-        rules.insert(libc::SYS_open, vec![rule(vec![masked(1, WRITING, libc::O_RDONLY)])]);
-    }
     rules
 }
 
+fn file_rules(writing: bool) -> Rules {
+    let mut rules = always(&[FILES]);
+    let opening = |flags| match writing {
+        true => Vec::new(),
+        false => vec![rule(vec![masked(flags, WRITING, libc::O_RDONLY)])],
+    };
+    rules.insert(libc::SYS_openat, opening(2));
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, opening(1));
+    rules
+}
+
+/// The local ones too: the control socket, syslog, the passages between threads.
+const DOMAINS: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX];
 /// `PR_SET_VMA` (linux/prctl.h): newer C libraries name their memory by it.
 const PR_SET_VMA: i32 = 0x5356_4d41;
 /// `SECCOMP_SET_MODE_FILTER`
@@ -370,7 +419,7 @@ mod tests {
 
     /// Tells the call to make, in a process of its own.
     const CALL: &str = "FANIN_TEST_CALL";
-    const NEEDS: Needs = Needs { rings: true, writes_files: false };
+    const NEEDS: Needs = Needs { rings: true, writes_files: false, doors_look_up: false };
 
     #[test]
     #[ignore = "started by other tests, in a process of its own"]
@@ -459,21 +508,90 @@ mod tests {
         std::thread::spawn(in_process).join().unwrap();
     }
 
-    #[test]
-    fn a_worker_has_neither_files_nor_threads_nor_another_ring() {
-        let in_worker = || {
+    /// In a thread of its own, of which there is no way back, that is narrowed like this.
+    fn narrowed(of: impl FnOnce(Narrowing) -> Narrow + Send + 'static, see: fn()) {
+        let in_thread = move || {
             confine::gain_nothing().unwrap();
             apply(NEEDS).unwrap();
-            narrow(NEEDS).apply().unwrap();
-            refused(libc::SYS_openat, &[libc::AT_FDCWD]);
-            refused(libc::SYS_newfstatat, &[]);
-            refused(libc::SYS_clone, &[libc::CLONE_THREAD]);
-            refused(libc::SYS_socket, &[libc::AF_UNIX, libc::SOCK_STREAM]);
-            refused(libc::SYS_io_uring_setup, &[]);
-            refused(libc::SYS_io_uring_register, &[]);
-            refused(libc::SYS_seccomp, &[1]);
-            refused(libc::SYS_sched_setaffinity, &[]);
+            of(narrowing(NEEDS)).apply().unwrap();
+            see();
         };
-        std::thread::spawn(in_worker).join().unwrap();
+        std::thread::spawn(in_thread).join().unwrap();
+    }
+
+    fn no_ring_can_be_made() {
+        refused(libc::SYS_io_uring_setup, &[]);
+        refused(libc::SYS_io_uring_register, &[]);
+    }
+
+    #[test]
+    fn a_worker_has_neither_files_nor_threads_nor_another_ring() {
+        let narrow = |narrowing: Narrowing| narrowing.worker;
+        narrowed(narrow, || {
+            no_ring_can_be_made();
+            no_file_no_thread();
+        });
+    }
+
+    fn no_file_no_thread() {
+        refused(libc::SYS_openat, &[libc::AT_FDCWD]);
+        refused(libc::SYS_newfstatat, &[]);
+        refused(libc::SYS_clone, &[libc::CLONE_THREAD]);
+        refused(libc::SYS_socket, &[libc::AF_UNIX, libc::SOCK_STREAM]);
+        refused(libc::SYS_socketpair, &[libc::AF_UNIX, libc::SOCK_STREAM]);
+        refused(libc::SYS_seccomp, &[1]);
+        refused(libc::SYS_sched_setaffinity, &[]);
+    }
+
+    #[test]
+    fn a_door_has_neither_files_nor_threads_nor_a_ring() {
+        narrowed(
+            |narrowing| narrowing.door,
+            || {
+                no_ring_can_be_made();
+                refused(libc::SYS_io_uring_enter, &[]);
+                no_file_no_thread();
+            },
+        );
+    }
+
+    #[test]
+    fn a_door_that_looks_names_up_reads_files_and_writes_none() {
+        let needs = Needs { writes_files: true, doors_look_up: true, ..NEEDS };
+        let in_thread = move || {
+            confine::gain_nothing().unwrap();
+            apply(needs).unwrap();
+            narrowing(needs).door.apply().unwrap();
+            assert!(std::fs::read("/etc/hosts").is_ok());
+            refused(libc::SYS_openat, &[libc::AT_FDCWD, 0, libc::O_WRONLY]);
+            refused(libc::SYS_openat, &[libc::AT_FDCWD, 0, libc::O_CREAT]);
+            no_ring_can_be_made();
+        };
+        std::thread::spawn(in_thread).join().unwrap();
+    }
+
+    #[test]
+    fn the_log_has_neither_threads_nor_a_ring() {
+        narrowed(
+            |narrowing| narrowing.log,
+            || {
+                no_ring_can_be_made();
+                refused(libc::SYS_io_uring_enter, &[]);
+                refused(libc::SYS_clone, &[libc::CLONE_THREAD]);
+            },
+        );
+    }
+
+    #[test]
+    fn nobody_has_a_ring_once_the_workers_have_theirs() {
+        narrowed(
+            |narrowing| narrowing.ringless,
+            || {
+                no_ring_can_be_made();
+                refused(libc::SYS_io_uring_enter, &[]);
+                // All else is as before.
+                assert!(std::fs::read("/etc/hosts").is_ok());
+            },
+        );
     }
 }

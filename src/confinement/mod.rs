@@ -14,12 +14,12 @@ use std::path::Path;
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::config::{Config, Global};
+use crate::config::{Config, Global, Mode};
 use crate::sys::{confine, process};
 
 use reach::Reach;
 
-pub use calls::Narrow;
+pub use calls::{Narrow, Narrowing};
 pub use identity::ConfineError;
 
 /// What is in force of the confinement, for those who ask.
@@ -144,13 +144,13 @@ fn refused(errno: Errno) -> String {
 /// and there is still one thread. `rings` is whether workers have any.
 ///
 /// `file` is what a reload reads. Best effort: a kernel that lacks a part does without, and the sandbox says so. The result is what
-/// each worker is to be narrowed to, if to anything.
+/// threads are to be narrowed to, each kind by itself, if to anything.
 pub fn close(
     sandbox: &mut Sandbox,
     config: &Config,
     file: Option<&Path>,
     rings: bool,
-) -> Option<Narrow> {
+) -> Option<Narrowing> {
     if !sandbox.on {
         return None;
     }
@@ -159,8 +159,12 @@ pub fn close(
         // By every ring, as it is made (`sys::ring`).
         sandbox.add("ring_restrictions", Ok(None));
     }
-    let needs = calls::Needs { rings, writes_files: config.log.file.is_some() };
+    let needs = calls::Needs {
+        rings,
+        writes_files: config.log.file.is_some(),
+        doors_look_up: config.listeners.iter().any(|listener| listener.mode == Mode::Proxy),
+    };
     let filtered = calls::apply(needs);
     sandbox.add("seccomp", filtered.map(|()| None).map_err(refused));
-    filtered.is_ok().then(|| calls::narrow(needs))
+    filtered.is_ok().then(|| calls::narrowing(needs))
 }

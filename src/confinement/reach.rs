@@ -197,8 +197,13 @@ fn binds(config: &Config) -> Option<BTreeSet<u16>> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::process::{Command, Stdio};
     use std::{fs, io, thread};
+
+    use nix::errno::Errno;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
 
     use super::*;
     use crate::config::Overrides;
@@ -286,5 +291,63 @@ mod tests {
         });
         TcpStream::connect(other).expect("this thread is free");
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Does something in a thread that is confined to the reach, if the kernel knows as much of Landlock.
+    fn within(reach: &Reach, least: ABI, act: impl FnOnce() + Send) {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                crate::sys::confine::gain_nothing().unwrap();
+                let parts = reach.enforce();
+                let version = parts[0].detail.as_ref().and_then(|told| told.strip_prefix("ABI "));
+                let version = version.and_then(|number| number.parse::<i32>().ok());
+                match version {
+                    Some(version) if version >= least as i32 => act(),
+                    _ => eprintln!("SKIPPED: {parts:?}"),
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn only_the_source_ports_of_the_configuration_are_bound() {
+        let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (mine, other) = (free(), free());
+        let [mine, other] = [mine, other].map(|socket| socket.local_addr().unwrap());
+        let source = format!("[backend.b]\nsource = {{ ports = \"{0}-{0}\" }}\n", mine.port());
+        let reach = reach_of(&config(&(server("192.0.2.1:444") + &source)));
+        let bound = |address| TcpListener::bind(address).map(drop).map_err(|error| error.kind());
+        within(&reach, KNOWS_PORTS, || {
+            assert_eq!(bound(other), Err(io::ErrorKind::PermissionDenied));
+            assert_eq!(bound(mine), Ok(()));
+            // The kernel's choice, for a source address.
+            assert_eq!(bound(SocketAddr::new(mine.ip(), 0)), Ok(()));
+        });
+        assert_eq!(bound(other), Ok(()), "this thread is free");
+    }
+
+    #[test]
+    fn other_processes_and_their_abstract_sockets_are_out_of_reach() {
+        use std::os::linux::net::SocketAddrExt as _;
+        use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
+        let mut other = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = Pid::from_raw(other.id().try_into().unwrap());
+        let name = format!("fanin-reach-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let _listening = UnixListener::bind_addr(&address).unwrap();
+        let connected =
+            || UnixStream::connect_addr(&address).map(drop).map_err(|error| error.kind());
+        within(&reach_of(&config(&server("192.0.2.1:444"))), ABI::V6, || {
+            assert_eq!(kill(process, Signal::SIGCONT), Err(Errno::EPERM));
+            assert_eq!(connected(), Err(io::ErrorKind::PermissionDenied));
+        });
+        assert_eq!(
+            (kill(process, Signal::SIGCONT), connected()),
+            (Ok(()), Ok(())),
+            "this thread is free"
+        );
+        drop(other.stdin.take());
+        other.wait().unwrap();
     }
 }

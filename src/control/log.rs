@@ -21,6 +21,7 @@ use super::logfile::LogFile;
 use super::syslog::{Frame, Syslog, is_read_by_journal};
 use super::tcplog::Scene;
 use crate::config::{Log, LogFormat, LogOutput, SessionLines};
+use crate::confinement::Narrow;
 use crate::metrics::{Asked, CloseReason, Report, SessionRecord};
 use crate::sys::process;
 
@@ -90,14 +91,24 @@ struct Outlet {
 }
 
 impl Outlet {
-    fn new<W: Write + AsFd + Send + 'static>(writer: Writer<W>) -> io::Result<Self> {
+    /// Starts a writer, and returns when it has been narrowed.
+    fn new<W: Write + AsFd + Send + 'static>(
+        writer: Writer<W>,
+        narrow: Option<&Narrow>,
+    ) -> io::Result<Self> {
         let (queue, batches) = mpsc::sync_channel(BATCHES_MAX);
         let (done, written) = mpsc::channel();
         let (counts, frame) = (Arc::clone(&writer.counts), writer.frame.clone());
+        let (ready, told) = mpsc::sync_channel(1);
+        let narrow = narrow.cloned();
         thread::Builder::new().name("log".into()).spawn(move || {
-            writer.run(&batches);
+            let narrowed = narrow.map_or(Ok(()), |narrow| narrow.apply());
+            if ready.send(narrowed).is_ok() && narrowed.is_ok() {
+                writer.run(&batches);
+            }
             drop(done);
         })?;
+        told.recv().map_err(io::Error::other)??;
         Ok(Self { queue: Some(queue), counts, frame, written })
     }
 
@@ -157,45 +168,50 @@ impl Dropped {
 
 impl Logger {
     /// A logger to standard error, and to the file and the syslog server that the settings name.
-    pub fn open(settings: Log) -> io::Result<Self> {
+    /// Its threads are narrowed, if they are to be.
+    pub fn open(settings: Log, narrow: Option<&Narrow>) -> io::Result<Self> {
         let syslog = settings.syslog.clone().map(Syslog::open).transpose()?;
         let file = settings.file.clone().map(LogFile::open).transpose()?;
         let mut logger = match settings.output {
-            LogOutput::Stdout => Self::to(settings, io::stdout())?,
+            LogOutput::Stdout => Self::framed(settings, io::stdout(), None, narrow)?,
             LogOutput::Stderr => {
                 let frame = is_read_by_journal(&io::stderr()).then(Frame::of_journal);
-                Self::framed(settings, io::stderr(), frame)?
+                Self::framed(settings, io::stderr(), frame, narrow)?
             }
         };
         // Another file, server, facility or tag comes with another process, not with a reload.
         let Log { format, facility, ref tag, syslog_form: form, .. } = logger.settings;
         if let Some(sink) = file {
             let counts = Arc::clone(&logger.counts);
-            logger.others.push(Outlet::new(Writer { sink, counts, format, frame: None })?);
+            let writer = Writer { sink, counts, format, frame: None };
+            logger.others.push(Outlet::new(writer, narrow)?);
         }
         if let Some(sink) = syslog {
             let counts = Arc::clone(&logger.counts);
             let (form, host) = (Some(form), process::host_name());
             let frame = Frame { form, facility, tag: tag.clone(), host };
             let frame = Some(Arc::new(frame));
-            logger.others.push(Outlet::new(Writer { sink, counts, format, frame })?);
+            logger.others.push(Outlet::new(Writer { sink, counts, format, frame }, narrow)?);
         }
         Ok(logger)
     }
 
     /// A logger to anything with a descriptor.
+    #[cfg(test)]
     pub fn to<W: Write + AsFd + Send + 'static>(settings: Log, sink: W) -> io::Result<Self> {
-        Self::framed(settings, sink, None)
+        Self::framed(settings, sink, None, None)
     }
 
     fn framed<W: Write + AsFd + Send + 'static>(
         settings: Log,
         sink: W,
         frame: Option<Frame>,
+        narrow: Option<&Narrow>,
     ) -> io::Result<Self> {
         let counts = Arc::new(Dropped::default());
         let (format, frame) = (settings.format, frame.map(Arc::new));
-        let plain = Outlet::new(Writer { sink, counts: Arc::clone(&counts), format, frame })?;
+        let plain =
+            Outlet::new(Writer { sink, counts: Arc::clone(&counts), format, frame }, narrow)?;
         let recent = RefCell::default();
         Ok(Self { settings, plain, others: Vec::new(), well: Cell::new(0), counts, recent })
     }

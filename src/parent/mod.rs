@@ -466,7 +466,7 @@ impl Parent {
 /// what root would write there, that user could lead elsewhere.
 fn open_log(config: &Config) -> io::Result<Logger> {
     let file = config.log.file.clone().filter(|_| config.global.user.is_none());
-    Logger::open(Log { file, ..config.log.clone() })
+    Logger::open(Log { file, ..config.log.clone() }, None)
 }
 
 /// Blocks the signals that are heard here and everything else that would end the parent in the

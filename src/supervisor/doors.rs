@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::config::{Config, Mode};
+use crate::confinement::Narrow;
 use crate::door::users::{Hasher, Question};
 use crate::door::{Command, Lane, Plan, Setup};
 use crate::gate::Quota;
@@ -60,8 +61,8 @@ impl Doors {
         })
     }
 
-    /// Starts so many threads on these sockets, by route; none without a socket. A socket is served by
-    /// one thread at least, and may be by several.
+    /// Starts so many threads on these sockets, by route, and narrows them; none without a socket. A
+    /// socket is served by one thread at least, and may be by several.
     ///
     /// # Errors
     /// When one of them does not come up.
@@ -71,6 +72,7 @@ impl Doors {
         process: &Arc<Quota>,
         sockets: Vec<Vec<OwnedFd>>,
         lanes: Vec<Lane>,
+        narrow: Option<&Narrow>,
     ) -> Result<(), StartError> {
         if sockets.is_empty() {
             return Ok(());
@@ -87,7 +89,7 @@ impl Doors {
                 shares[number % usize::from(threads)].push((route, socket));
             }
         }
-        let hasher = hasher()?;
+        let hasher = hasher(narrow.cloned())?;
         for (index, sockets) in (0..threads).zip(shares) {
             let (tell, mailbox) = mpsc::unbounded_channel();
             let (records, ended) = rtrb::RingBuffer::new(crate::control::RECORDS_MAX);
@@ -105,7 +107,7 @@ impl Doors {
                 threads,
                 seed: process::monotonic_micros() ^ (u64::from(index) << 32),
             };
-            self.threads.push(Thread::open(index, setup, tell, ended)?);
+            self.threads.push(Thread::open(index, setup, tell, ended, narrow.cloned())?);
         }
         Ok(())
     }
@@ -138,11 +140,13 @@ impl Doors {
 }
 
 /// The thread that checks passwords: one, so that whoever guesses keeps one processor busy at the most.
-fn hasher() -> Result<Hasher, StartError> {
+/// A password is a stranger's words too, so it has no more than the doors that pass them on.
+fn hasher(narrow: Option<Narrow>) -> Result<Hasher, StartError> {
     let (questions, mut asked) = mpsc::channel::<Question>(QUESTIONS_MAX);
     let check = move || {
+        let narrowed = narrow.is_none_or(|narrow| narrow.apply().is_ok());
         // Without its signals blocked it would run the handlers of the main thread.
-        if process::block_signals().is_ok() {
+        if narrowed && process::block_signals().is_ok() {
             while let Some(question) = asked.blocking_recv() {
                 question.settle();
             }

@@ -68,6 +68,12 @@ pub enum StartError {
     /// The relay process cannot be confined.
     #[error("{0}")]
     Confine(#[from] ConfineError),
+    /// A thread cannot be confined further than the process is.
+    #[error(
+        "the kernel takes no further filter of system calls: {error}; without memory for it there is \
+         none for connections either; fanin run --no-sandbox goes without"
+    )]
+    Narrow { error: Errno },
     /// The control socket cannot be made.
     #[error("{0}")]
     Control(#[from] SocketError),

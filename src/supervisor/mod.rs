@@ -31,7 +31,7 @@ pub use error::StartError;
 
 use crate::backend::board::Board;
 use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
-use crate::confinement::{self, Narrow, Sandbox};
+use crate::confinement::{self, Narrowing, Sandbox};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Level, Logger, Names, Parent, RECORDS_MAX,
     Relay, RelayStatus, WorkerExit,
@@ -145,7 +145,8 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
     let pages = pages(left.pages)?;
     supervisor.confine(sandbox, origin.path());
     // From here on threads are started.
-    let log = Logger::open(config.log.clone()).map_err(system)?;
+    let narrow = supervisor.narrowing.as_ref().map(|narrowing| &narrowing.log);
+    let log = Logger::open(config.log.clone(), narrow).map_err(system)?;
     supervisor.administer(&left.administered);
     supervisor.serve()?;
     let setup = control::Setup {
@@ -187,8 +188,8 @@ pub struct Supervisor {
     worked: usize,
     agents: Doors,
     sandbox: Sandbox,
-    /// What workers are narrowed to.
-    narrow: Option<Narrow>,
+    /// What threads are narrowed to.
+    narrowing: Option<Narrowing>,
 }
 
 /// What a [`ListenerId`](crate::op::ListenerId) stands for in every thread.
@@ -240,14 +241,14 @@ impl Supervisor {
             worked,
             agents,
             sandbox: Sandbox::default(),
-            narrow: None,
+            narrowing: None,
         })
     }
 
     /// Gives up what serving does not take. The threads that are started afterwards inherit that.
     fn confine(&mut self, mut sandbox: Sandbox, file: Option<&Path>) {
         let rings = self.engine.0 == EngineKind::Uring;
-        self.narrow = confinement::close(&mut sandbox, &self.config, file, rings);
+        self.narrowing = confinement::close(&mut sandbox, &self.config, file, rings);
         self.sandbox = sandbox;
     }
 
@@ -260,13 +261,18 @@ impl Supervisor {
             let thread = self.spawn(index, &self.sockets_of(index))?;
             self.threads.push(thread);
         }
+        let narrowing = self.narrowing.as_ref();
+        if let Some(narrowing) = narrowing {
+            narrowing.ringless.apply().map_err(|error| StartError::Narrow { error })?;
+        }
         // These are theirs alone: whoever holds one in this table keeps it open.
         let theirs = self.doors[self.worked..].iter();
         let sockets = theirs.map(|door| std::mem::take(&mut self.sockets[door.place])).collect();
         let threads = self.config.global.door_threads;
         let threads = threads.unwrap_or_else(|| self.budget.workers.div_ceil(2));
         let lanes = self.threads.iter_mut().filter_map(Thread::take_lane).collect();
-        self.agents.serve(threads, &self.quota, sockets, lanes)
+        let narrow = narrowing.map(|narrowing| &narrowing.door);
+        self.agents.serve(threads, &self.quota, sockets, lanes, narrow)
     }
 
     /// A worker's socket for each door. An address may have more sockets than there are workers, as
@@ -305,7 +311,7 @@ impl Supervisor {
             splice: self.config.global.splice,
         };
         let processor = self.processor(index)?;
-        let narrow = self.narrow.clone();
+        let narrow = self.narrowing.as_ref().map(|narrowing| narrowing.worker.clone());
         let spawn = Spawn { kind: self.engine.0, limits, processor, setup, mailbox, narrow };
         Thread::spawn(spawn, ended, sockets)
     }

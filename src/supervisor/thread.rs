@@ -141,11 +141,15 @@ impl Thread<door::Command> {
         setup: door::Setup,
         mailbox: tokio::sync::mpsc::UnboundedSender<door::Command>,
         records: rtrb::Consumer<SessionRecord>,
+        narrow: Option<Narrow>,
     ) -> Result<Self, StartError> {
         let name = format!("door {index}");
         let counters = Arc::clone(&setup.counters);
         let handle = start(&name, move |ready| {
             process::block_signals()?;
+            if let Some(narrow) = narrow {
+                narrow.apply()?;
+            }
             door::serve(setup, ready)
         })?;
         let post = Arc::new(move |command| drop(mailbox.send(command)));

@@ -65,8 +65,10 @@ fn every_thread_has_given_up_what_it_does_not_need() {
             // An ordinary user cannot empty it.
             assert!(!is_root() || status["CapBnd"] == "0000000000000000", "{engine}: {name}");
             assert_eq!((&*status["NoNewPrivs"], &*status["Seccomp"]), ("1", "2"), "{name}");
-            let filters = if name.starts_with("worker") { "4" } else { "3" };
-            assert_eq!(status["Seccomp_filters"], filters, "{engine}: {name}");
+            // Three for all, and one for its kind; doors are started by a thread that has its own.
+            let filters =
+                if name.starts_with("door") || name.starts_with("passwords") { 5 } else { 4 };
+            assert_eq!(status["Seccomp_filters"], filters.to_string(), "{engine}: {name}");
         }
         // Not dumpable: what shows its memory is root's.
         let owner = fs::metadata(format!("/proc/{}/maps", relay.pid())).unwrap().uid();
@@ -74,6 +76,68 @@ fn every_thread_has_given_up_what_it_does_not_need() {
         // The parent is outside.
         let parent = &self::threads(relay.parent());
         assert!(parent.values().all(|status| status["Seccomp"] == "0"));
+    }
+}
+
+/// The number of the thread of this name.
+#[cfg(target_arch = "x86_64")]
+fn thread(process: u32, name: &str) -> u32 {
+    let threads = threads(process);
+    let found = threads.values().find(|status| status["Name"] == name);
+    found.unwrap_or_else(|| panic!("{name}: {:?}", threads.keys()))["Pid"].parse().unwrap()
+}
+
+/// A ring that nobody has restricted makes connections and opens files past every filter. Each call is made
+/// with arguments that an unconfined thread would be told are wrong, which is seen first.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn whoever_takes_a_thread_over_gets_neither_a_ring_nor_what_the_thread_does_not_need() {
+    use crate::support::intruder::call;
+    use nix::errno::Errno;
+    use nix::libc::{
+        AT_FDCWD, CLONE_THREAD, O_WRONLY, SYS_clone, SYS_io_uring_register, SYS_io_uring_setup,
+        SYS_openat,
+    };
+
+    if !is_root() {
+        eprintln!("SKIPPED: to trace what is not dumpable takes root");
+        return;
+    }
+    let here = u64::from(AT_FDCWD.cast_unsigned());
+    let (writing, thread_only) = (O_WRONLY as u64, CLONE_THREAD as u64);
+    for engine in ENGINES {
+        let server = peers::http();
+        let folder = Folder::new(&format!("taken-{engine}"));
+        let file = everything(engine, &folder, &server.address.to_string());
+        let path = folder.write("f.toml", &file);
+        let path = path.to_str().unwrap();
+        let open = Relay::start(&["-c", path, "--no-sandbox"]);
+        let door = thread(open.pid(), "door-0");
+        assert_eq!(call(door, SYS_io_uring_setup, [8, 0, 0]), Err(Errno::EFAULT), "{engine}");
+        assert_eq!(call(door, SYS_openat, [here, 0, 0]), Err(Errno::EFAULT), "{engine}");
+        // Without what would have to be shared with it.
+        assert_eq!(call(door, SYS_clone, [thread_only, 0, 0]), Err(Errno::EINVAL), "{engine}");
+
+        let relay = Relay::start(&["-c", path]);
+        for name in ["fanin", "worker-0", "door-0", "passwords", "log"] {
+            let thread = thread(relay.pid(), name);
+            let refused = |number, arguments| {
+                let answer = call(thread, number, arguments);
+                assert_eq!(answer, Err(Errno::ENOSYS), "{engine}: {name}: call {number}");
+            };
+            refused(SYS_io_uring_setup, [8, 0, 0]);
+            refused(SYS_io_uring_register, [0, 0, 0]);
+            if name != "fanin" {
+                refused(SYS_clone, [thread_only, 0, 0]);
+            }
+            if !["fanin", "log"].contains(&name) {
+                refused(SYS_openat, [here, 0, 0]);
+                refused(SYS_openat, [here, 0, writing]);
+            }
+        }
+        for address in relay.addresses() {
+            run_well("curl", &["-s", "-f", "-m", "10", &format!("http://{address}/")]);
+        }
     }
 }
 
@@ -215,6 +279,39 @@ fn an_ordinary_user_is_told_that_only_root_may_become_another() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(77), "{said}");
     assert!(said.contains("only root may become somebody else"), "{said}");
+}
+
+/// By another program of the very same user, and not by an accident of how it was started: without the
+/// sandbox it is let in.
+#[test]
+fn its_own_user_neither_traces_it_nor_reads_its_memory() {
+    if !is_root() {
+        eprintln!("SKIPPED: to become another user takes root");
+        return;
+    }
+    let id = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let by_user = |program: &[&str]| run("setpriv", &[&id[..], program].concat());
+    for engine in ENGINES {
+        let start = |more: &[&str]| {
+            let mut command = Command::new("setpriv");
+            command.args(id).args([BINARY, "run", "--listen", "127.0.0.1:0"]);
+            command.args(["--server", "192.0.2.1:443", "--engine", engine]).args(more);
+            Relay::start_by(command)
+        };
+        let reads = |relay: &Relay, file: &str| {
+            let file = format!("/proc/{}/{file}", relay.pid());
+            by_user(&["sh", "-c", &format!(": <{file}")]).status.success()
+        };
+        let open = start(&["--no-sandbox"]);
+        assert!(reads(&open, "mem") && reads(&open, "maps"), "{engine}: the test shows nothing");
+        let relay = start(&[]);
+        for file in ["mem", "maps", "environ", "fd/0"] {
+            assert!(!reads(&relay, file), "{engine}: {file}");
+        }
+        let said = by_user(&["strace", "-p", &relay.pid().to_string()]);
+        let said = text(&said.stderr);
+        assert!(said.contains("Operation not permitted"), "{engine}: {said}");
+    }
 }
 
 /// HAProxy's CLI, names, checks, every change that needs no other process: none of it takes more than

@@ -5,6 +5,7 @@
 //! every operation; then the operation is awaited and the stream dropped.
 
 pub(crate) mod epoll;
+#[cfg_attr(target_env = "musl", path = "without_uring.rs")]
 pub(crate) mod uring;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -34,7 +35,7 @@ impl IoKind {
 }
 
 /// Bytes that stay where they are until they are written.
-pub(crate) trait Bytes: tokio_uring::buf::IoBuf + AsRef<[u8]> {}
+pub(crate) trait Bytes: uring::IoBuf + AsRef<[u8]> {}
 impl Bytes for &'static [u8] {}
 impl Bytes for Vec<u8> {}
 

@@ -2,6 +2,8 @@
 
 pub mod browser;
 pub mod hosts;
+#[cfg(target_arch = "x86_64")]
+pub mod intruder;
 pub mod nameserver;
 pub mod peers;
 pub mod relay;

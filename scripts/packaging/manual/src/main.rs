@@ -1,11 +1,12 @@
 //! Writes what a package brings beside the binaries: the manual pages of both commands and of each
-//! of their subcommands, `fanin.toml(5)` and the completions of three shells.
+//! of their subcommands, `fanin.toml(5)`, the completions of three shells, and the documents.
 //!
 //! Commands are described by the definitions that parse them, the file by docs/CONFIG.md, which a
 //! test of the relay compares with its reader: nothing here can go stale, and nothing of it is in
 //! the binaries.
 
 mod command;
+mod documents;
 mod markdown;
 
 use std::fs;
@@ -24,7 +25,9 @@ type Written = (PathBuf, Vec<u8>);
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args_os().nth(1).map(PathBuf::from) else {
-        eprintln!("usage: manual FOLDER    writes manual pages and completions under FOLDER/usr");
+        eprintln!(
+            "usage: manual FOLDER    writes manual pages, completions and documents under FOLDER/usr"
+        );
         return ExitCode::from(2);
     };
     match all().and_then(|files| write(&folder, &files)) {
@@ -43,6 +46,7 @@ fn all() -> io::Result<Vec<Written>> {
     files.push((PathBuf::from("usr/share/man/man5/fanin.toml.5"), markdown::page(CONFIG)));
     files.extend(completions(fanin, "fanin"));
     files.extend(completions(loadgen, "loadgen"));
+    files.extend(documents::all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.."))?);
     Ok(files)
 }
 
