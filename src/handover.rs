@@ -88,6 +88,14 @@ pub struct Administered {
     pub weight: Option<u16>,
 }
 
+/// A listener that an administrator wants nobody to be let in by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosedListener {
+    pub name: String,
+    /// Until the file is read anew; otherwise until it is opened again.
+    pub for_good: bool,
+}
+
 /// What a relay process begins with.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ToRelay {
@@ -101,6 +109,7 @@ pub struct ToRelay {
     /// What is known of the names in it.
     pub names: KnownNames,
     pub administered: Vec<Administered>,
+    pub closed: Vec<ClosedListener>,
     /// In the order of the configuration's addresses.
     pub sockets: Vec<Shared>,
     /// Where statistics are served.
@@ -124,6 +133,7 @@ pub struct ToParent {
     /// What is known of the names in it.
     pub names: KnownNames,
     pub administered: Vec<Administered>,
+    pub closed: Vec<ClosedListener>,
     pub sockets: Vec<Shared>,
     pub pages: Vec<Shared>,
     /// What keeps a second instance away; see `parent::claim`.
@@ -177,9 +187,9 @@ pub enum Report {
     Names { names: KnownNames },
     /// All servers of which an administrator wants something.
     Administered { servers: Vec<Administered> },
-    /// All addresses, as configured, at which an administrator wants nobody to be let in. Nobody else
-    /// than the parent can have a socket listen again.
-    Closed { binds: Vec<SocketAddr> },
+    /// All listeners that an administrator wants nobody to be let in by. Nobody else than the parent can
+    /// have a socket listen again.
+    Closed { listeners: Vec<ClosedListener> },
     /// Another generation is needed, with this configuration: a reload changes what a process
     /// cannot change in itself, or a worker has failed.
     Renew { config: String, why: String },

@@ -126,7 +126,7 @@ impl Config {
         overrides: &Overrides,
     ) -> Result<(Self, Report), ConfigError> {
         haproxy::read(text, overrides, |name| std::env::var(name).ok())
-            .map_err(|faults| ConfigError::in_file(path, text, faults))
+            .map_err(|faults| ConfigError::in_file(path, &haproxy::masked(text), faults))
     }
 
     /// The configuration in a file of HAProxy's format, whatever its name, and what became of its

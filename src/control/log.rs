@@ -42,8 +42,11 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Info,
+    Notice,
     Warn,
     Error,
+    Alert,
+    Emergency,
 }
 
 impl Level {
@@ -51,16 +54,22 @@ impl Level {
     const fn severity(self) -> u8 {
         match self {
             Self::Info => 6,
+            Self::Notice => 5,
             Self::Warn => 4,
             Self::Error => 3,
+            Self::Alert => 1,
+            Self::Emergency => 0,
         }
     }
 
     const fn label(self) -> &'static str {
         match self {
             Self::Info => "info",
+            Self::Notice => "notice",
             Self::Warn => "warn",
             Self::Error => "error",
+            Self::Alert => "alert",
+            Self::Emergency => "emergency",
         }
     }
 }

@@ -42,7 +42,7 @@ mod text;
 pub mod top;
 mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
 use std::net::TcpListener;
@@ -104,6 +104,8 @@ pub struct Setup {
     pub parent: Parent,
     /// One ring of ended sessions a worker; [`RECORDS_MAX`] is a good size.
     pub records: Vec<rtrb::Consumer<SessionRecord>>,
+    /// Listeners, by name, that an administrator has let nobody in before this process.
+    pub closed: BTreeMap<String, Door>,
     /// What the doors have to say about servers.
     pub remarks: mpsc::Receiver<String>,
 }
@@ -214,6 +216,8 @@ struct Loop<R> {
     observed: Instant,
     /// What HAProxy's statistics begin from: somebody has cleared them.
     cleared: Arc<Counted>,
+    /// Backends that had no server when one of theirs last came or went.
+    unserved: BTreeSet<String>,
     /// Listeners, by name, that an administrator has let nobody in.
     closed: BTreeMap<String, Door>,
     /// To the workers, of those who ask for sessions.
@@ -262,7 +266,8 @@ impl<R: Relay> Loop<R> {
             standings: Standings::default(),
             observed: Instant::now(),
             cleared: Arc::default(),
-            closed: BTreeMap::new(),
+            unserved: BTreeSet::new(),
+            closed: setup.closed,
             questions: sessions::Questions::default(),
             parent: setup.parent,
             reports,
@@ -350,7 +355,7 @@ impl<R: Relay> Loop<R> {
             self.observer.look(&relay);
             self.standings.look(&relay, stat::status);
             // Where nobody is let in any more everybody would fall silent.
-            if self.phase == Phase::Serving {
+            if self.phase == Phase::Serving && self.closed.is_empty() {
                 self.mind_agents();
             }
         }

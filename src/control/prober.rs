@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -66,7 +66,8 @@ pub struct Health {
     /// The status of HTTP that it was answered with, where that is asked for.
     pub http_status: Option<u16>,
     pub failure: Option<String>,
-    /// The port that is checked, where that is another than the server's.
+    /// The address and the port that are checked, where they are others than the server's.
+    pub address: Option<IpAddr>,
     pub port: Option<u16>,
     /// Checks in a row that bring it up, and that take it down.
     pub rise: u16,
@@ -202,6 +203,7 @@ impl State {
                 .map_or(0, |last| u64::try_from(last.took.as_millis()).unwrap_or(u64::MAX)),
             http_status: self.last.as_ref().and_then(|last| last.http_status),
             failure: failure.map(|failure| failure.why.clone()),
+            address: check.address,
             port: check.port,
             rise: check.rise,
             fall: check.fall,

@@ -38,6 +38,8 @@ pub(super) struct Average {
     sum_micros: u64,
     micros: u64,
     max_micros: u64,
+    /// What the highest was when it was to begin anew: only a higher one is one.
+    forgotten_micros: u64,
 }
 
 impl Average {
@@ -46,7 +48,7 @@ impl Average {
     }
 
     pub(super) const fn max_millis(&self) -> u64 {
-        self.max_micros / 1000
+        if self.max_micros > self.forgotten_micros { self.max_micros / 1000 } else { 0 }
     }
 
     /// So many so far, which took so long together, the longest so long.
@@ -111,9 +113,11 @@ impl Record {
         let past = &mut self.past;
         past.last_session_seconds = self.last_session.map(|last| now - last);
         past.sessions_max = past.sessions_max.max(sum(|server| server.tally.sessions));
-        past.waits.look(total, self.waited_micros, self.waited_max_micros);
         past.connects.look_at(&all(|server| &server.tally.connects));
-        past.durations.look_at(&all(|server| &server.tally.durations));
+        let durations = all(|server| &server.tally.durations);
+        // Waits are told as sessions end.
+        past.waits.look(durations.count(), self.waited_micros, self.waited_max_micros);
+        past.durations.look_at(&durations);
     }
 }
 
@@ -178,7 +182,12 @@ impl Standings {
 
     /// The most so far begin anew.
     pub(super) fn forget_highest(&mut self) {
-        self.records.values_mut().for_each(|record| record.past.sessions_max = 0);
+        for Record { past, .. } in self.records.values_mut() {
+            past.sessions_max = 0;
+            for average in [&mut past.waits, &mut past.connects, &mut past.durations] {
+                average.forgotten_micros = average.max_micros;
+            }
+        }
     }
 
     pub(super) fn pasts(&self) -> Pasts {
@@ -225,6 +234,7 @@ mod tests {
             tally.connects.counts[0] += sessions;
             tally.connects.sum_micros += sessions * micros_each;
             tally.connects.max_micros = tally.connects.max_micros.max(micros_each);
+            tally.durations.counts[0] += sessions;
             if waited > 0 {
                 standings.waited("intake/a", Duration::from_micros(waited));
             }
@@ -241,5 +251,8 @@ mod tests {
         let past = look(4_096, 2_000, 0);
         assert_eq!((past.connects.millis(), past.connects.max_millis()), (2, 8));
         assert_eq!((past.waits.millis(), past.waits.max_millis()), (0, 60));
+        standings.forget_highest();
+        let past = standings.pasts().of(&server());
+        assert_eq!((past.waits.max_millis(), past.connects.max_millis()), (0, 0));
     }
 }

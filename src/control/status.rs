@@ -273,9 +273,14 @@ pub struct DoorStatus {
 }
 
 impl Status {
-    /// Whether sessions that come now find a server.
+    /// Whether sessions that come now are let in and find a server.
     pub fn is_ready(&self) -> bool {
-        self.phase == PhaseName::Serving && self.relay.servers.iter().any(ServerStatus::is_usable)
+        let open = |listener: &ListenerStatus| {
+            !matches!(listener.state, ListenerState::Disabled | ListenerState::Ended)
+        };
+        self.phase == PhaseName::Serving
+            && self.relay.listeners.iter().any(open)
+            && self.relay.servers.iter().any(ServerStatus::is_usable)
     }
 }
 

@@ -91,6 +91,8 @@ fn code(record: &SessionRecord) -> &'static str {
     // to say what it wants.
     if client_went && connect_time.is_none() {
         return match (attempts, record.queued.time.is_zero()) {
+            // Over a connection to its server that an earlier request has left.
+            (0, _) if record.server.is_some() => "CD",
             (0, false) => "CQ",
             (0, true) => "CR",
             _ => "CC",

@@ -171,6 +171,7 @@ impl Fixture {
             config,
             names: Names::default(),
             log: Logger::to(Log::default(), log).expect("a logger"),
+            closed: Default::default(),
             pages: Vec::new(),
             socket: Some(
                 ControlSocket::bind(&scratch.path("r.sock"), ControlMode::Group).expect("bound"),
@@ -419,6 +420,7 @@ fn ended_sessions_are_logged_up_to_the_last_one() {
         names: Names::default(),
         origin,
         log: Logger::to(Log::default(), log).expect("a logger"),
+        closed: Default::default(),
         pages: Vec::new(),
         socket: None,
         parent: Parent { process: 4711, generation: 1, watched: false, link: None },

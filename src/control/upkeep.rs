@@ -12,7 +12,7 @@ use super::haproxy::news;
 use super::lookups::Heard;
 use super::prober::{self, Change, Place, Verdict};
 use super::resolver::Outcome;
-use super::{Loop, Phase, Relay};
+use super::{Loop, Phase, Relay, ServerStatus};
 
 impl<R: Relay> Loop<R> {
     /// A name was answered for, or not.
@@ -95,7 +95,8 @@ impl<R: Relay> Loop<R> {
         let name = format!("{}/{}", of.name, of.servers[server].name);
         self.relay.board(backend, server).judge(change == Change::Up, process::monotonic_micros());
         let ends = of.ends_on_down && change != Change::Up;
-        if !self.told_as_haproxy_does(verdict.place, news::Turn::Checked) {
+        let as_haproxy = self.told_as_haproxy_does(verdict.place, news::Turn::Checked);
+        if !as_haproxy {
             match change {
                 Change::Up => self.log.info(format_args!("server {name} is up")),
                 Change::Down(why) => {
@@ -106,21 +107,35 @@ impl<R: Relay> Loop<R> {
         }
         if ends {
             self.relay.expel(backend, server, CloseReason::ServerDown);
+            if as_haproxy {
+                self.log.info(format_args!("the sessions of server {name} are ended"));
+            }
         }
     }
 
     /// Where lines of sessions are HAProxy's, so are those of servers that come and go: alerts look for
     /// them. Whether this is such a log.
-    pub(super) fn told_as_haproxy_does(&self, (backend, server): Place, turn: news::Turn) -> bool {
+    pub(super) fn told_as_haproxy_does(
+        &mut self,
+        (backend, server): Place,
+        turn: news::Turn,
+    ) -> bool {
+        let relay = self.status().relay;
+        let of = &self.config.backends[backend];
+        let usable = |backend: &str| {
+            let servers = relay.backends().find(|servers| servers[0].backend == backend);
+            servers.is_some_and(|servers| servers.iter().any(ServerStatus::is_usable))
+        };
+        let served = !self.unserved.contains(&of.name);
+        match usable(&of.name) {
+            true => drop(self.unserved.remove(&of.name)),
+            false => drop(self.unserved.insert(of.name.clone())),
+        }
         if self.config.log.format != LogFormat::Tcplog {
             return false;
         }
-        let of = &self.config.backends[backend];
-        let relay = self.status().relay;
-        let lines = news::lines(&relay, &of.name, &of.servers[server].name, turn);
-        if let Some((line, alarm)) = lines {
-            self.log.warn(line);
-            alarm.into_iter().for_each(|line| self.log.error(line));
+        for (level, line) in news::lines(&relay, &of.name, &of.servers[server].name, turn, served) {
+            self.log.event(level, line);
         }
         true
     }

@@ -95,7 +95,10 @@ async fn admit(
             if errno.is_some_and(socket::is_of_one_connection) {
                 return Ok(());
             }
-            forwarder.counters.accept_failures.add(1);
+            // EINVAL: an administrator has it listen no more, which is no failure.
+            if errno != Some(Errno::EINVAL) {
+                forwarder.counters.accept_failures.add(1);
+            }
             return Err(Lacking);
         }
     };

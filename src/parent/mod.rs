@@ -19,7 +19,6 @@ mod renewal;
 mod upgrade;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,9 +29,10 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cli::ExitCode;
-use crate::config::{self, BACKLOG_DEFAULT, Config, Log, Note, NoteKind, Origin};
+use crate::config::value::WEIGHT_MAX;
+use crate::config::{self, Config, Log, Note, NoteKind, Origin};
 use crate::control::{ControlSocket, Logger};
-use crate::handover::{Administered, KnownNames, Order, Report, ToParent, Wish};
+use crate::handover::{Administered, ClosedListener, KnownNames, Order, Report, ToParent, Wish};
 use crate::supervisor::StartError;
 use crate::sys::process;
 
@@ -97,8 +97,8 @@ struct Parent {
     /// What administrators want of servers: the next relay process keeps it so.
     administered: Vec<Administered>,
     doors: Doors,
-    /// The addresses at which an administrator wants nobody to be let in.
-    closed: Vec<SocketAddr>,
+    /// The listeners that an administrator wants nobody to be let in by.
+    closed: Vec<ClosedListener>,
     /// Where statistics are served.
     pages: Doors,
     found: Found,
@@ -225,43 +225,67 @@ impl Parent {
                 manager::ready(&self.describe());
             }
             Report::Names { names } => self.names = names,
-            Report::Administered { servers } => self.administered = servers,
-            Report::Closed { binds }
-                if self.serving().is_some_and(|child| child.number == number) =>
-            {
-                self.close(binds);
+            Report::Administered { servers } if self.is_serving(number) => {
+                self.administered = self.known(servers);
             }
-            Report::Closed { .. } => {}
+            Report::Closed { listeners } if self.is_serving(number) => self.close(listeners),
+            // Of one that lets its sessions end: the one that serves knows better.
+            Report::Administered { .. } | Report::Closed { .. } => {}
             Report::Kept => manager::ready(&self.describe()),
             Report::Renew { config, why } => self.on_renew(number, &config, why),
             Report::Upgrade { binary } => self.upgrade(Some(number), binary),
             Report::End { at_once } => self.end(at_once),
             Report::Signalled { wish } => self.grant(wish),
-            Report::Turning if self.serving().is_some_and(|child| child.number == number) => {
+            Report::Turning if self.is_serving(number) => {
                 manager::feed_watchdog();
             }
             Report::Turning => {}
         }
     }
 
-    /// These are the addresses at which nobody is to be let in.
-    fn close(&mut self, binds: Vec<SocketAddr>) {
-        let complain = |log: &Logger, bind: SocketAddr, errno: Errno| {
-            log.error(format_args!("listening at {bind} cannot be switched: {errno}"));
-        };
-        for &bind in binds.iter().filter(|bind| !self.closed.contains(bind)) {
-            if let Err(errno) = self.doors.close(bind) {
-                complain(&self.log, bind, errno);
+    fn is_serving(&self, number: u64) -> bool {
+        self.serving().is_some_and(|child| child.number == number)
+    }
+
+    /// Those of these servers that there are, with weights that there may be: a process that is taken over
+    /// may say anything.
+    fn known(&self, mut servers: Vec<Administered>) -> Vec<Administered> {
+        servers.retain(|Administered { backend, server, .. }| {
+            let of = self.config.backends.iter().find(|of| of.name == *backend);
+            of.is_some_and(|of| of.servers.iter().any(|known| known.name == *server))
+        });
+        servers.truncate(self.config.backends.iter().map(|of| of.servers.len()).sum());
+        for server in &mut servers {
+            server.weight = server.weight.map(|weight| weight.min(WEIGHT_MAX));
+        }
+        servers
+    }
+
+    /// By these listeners nobody is to be let in, and by the others everybody.
+    fn close(&mut self, mut closed: Vec<ClosedListener>) {
+        closed.retain(|one| self.config.listeners.iter().any(|known| known.name == one.name));
+        closed.dedup();
+        let before = std::mem::replace(&mut self.closed, closed);
+        for listener in &self.config.listeners {
+            let is_in = |list: &[ClosedListener]| list.iter().any(|one| one.name == listener.name);
+            let switched = match (is_in(&before), is_in(&self.closed)) {
+                (false, true) => listener.bind.iter().try_for_each(|&at| self.doors.close(at)),
+                (true, false) => {
+                    listener.bind.iter().try_for_each(|&at| self.doors.open(at, listener.backlog))
+                }
+                _ => Ok(()),
+            };
+            if let Err(errno) = switched {
+                let name = &listener.name;
+                self.log.error(format_args!("listener {name} cannot be switched: {errno}"));
             }
         }
-        for &bind in self.closed.iter().filter(|bind| !binds.contains(bind)) {
-            let listener = self.config.listeners.iter().find(|one| one.bind.contains(&bind));
-            let backlog = listener.map_or(BACKLOG_DEFAULT, |listener| listener.backlog);
-            if let Err(errno) = self.doors.open(bind, backlog) {
-                complain(&self.log, bind, errno);
-            }
-        }
-        self.closed = binds;
+    }
+
+    /// A relay process that was to start may have had closed doors listen.
+    fn close_again(&mut self) {
+        let closed = std::mem::take(&mut self.closed);
+        self.close(closed);
     }
 
     /// A configuration that a relay process speaks of, if it is the one in force or what can be read
@@ -343,7 +367,10 @@ impl Parent {
         }
         // First ours: a socket that nobody serves swallows connections. The relay process empties
         // its queues before it closes the last references.
-        if !self.followed {
+        if self.followed {
+            // Whoever follows finds them as they were at its start.
+            self.close(Vec::new());
+        } else {
             manager::let_go(self.doors.sockets().map(|(address, _)| address));
         }
         self.doors = Doors::default();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::ExitCode;
 use crate::config::{Config, Overrides};
 use crate::control::{ControlSocket, directory};
-use crate::handover::{Administered, FORMAT, Order, ToRelay};
+use crate::handover::{Administered, ClosedListener, FORMAT, Order, ToRelay};
 use crate::supervisor::{self, StartError};
 use crate::sys::process;
 
@@ -63,6 +63,7 @@ impl Parent {
             config: config.render(),
             names: self.names.clone(),
             administered: self.administered_in(&config),
+            closed: self.closed_in(&config),
             sockets: doors.shared(),
             pages: pages.shared(),
             control: serving.map(ControlSocket::leave),
@@ -99,6 +100,14 @@ impl Parent {
             administered.iter_mut().for_each(|server| server.weight = None);
         }
         administered
+    }
+
+    /// The listeners that nobody is let in by, likewise: a file that was read anew has all let in.
+    fn closed_in(&self, config: &Config) -> Vec<ClosedListener> {
+        match config.render() == self.config.render() {
+            true => self.closed.clone(),
+            false => Vec::new(),
+        }
     }
 
     /// The control socket for a configuration, if it is not the one that is there. One that was
@@ -164,13 +173,12 @@ impl Parent {
         // What is not a door any more is closed here first, so that the generation that still
         // serves it empties its queue and closes it last.
         self.doors = renewal.doors;
-        // A relay process has all that it is given listen.
-        self.closed.clear();
         self.pages = renewal.pages;
         if let Some(control) = renewal.control {
             self.control = control;
         }
         self.administered = self.administered_in(&renewal.config);
+        self.closed = self.closed_in(&renewal.config);
         self.adopt(renewal.config);
         let successor = self.children.iter().find(|child| child.number == number);
         let process = successor.map_or(0, |child| child.process.as_raw());
@@ -210,6 +218,7 @@ impl Parent {
     }
 
     fn give_up(&mut self, renewal: Renewal, why: String) {
+        self.close_again();
         match renewal.reason {
             Reason::Start => {}
             Reason::Restart => {

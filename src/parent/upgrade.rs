@@ -57,6 +57,7 @@ impl Parent {
             config: self.config.render(),
             names: self.names.clone(),
             administered: self.administered.clone(),
+            closed: self.closed.clone(),
             sockets: self.doors.shared(),
             pages: self.pages.shared(),
             claims: [self.doors.claims(), self.pages.claims()].concat(),
@@ -85,6 +86,7 @@ impl Parent {
         let mut parent = Self::new(signals, config, origin)?;
         parent.names = left.names;
         parent.administered = left.administered;
+        parent.closed = left.closed;
         let mut claims = Doors::inherit_claims(left.claims);
         parent.doors = Doors::inherit(left.sockets, &mut claims);
         parent.pages = Doors::inherit(left.pages, &mut claims);

@@ -30,7 +30,7 @@ use nix::unistd::Pid;
 pub use error::StartError;
 
 use crate::backend::board::Board;
-use crate::config::{Config, EngineChoice, Origin, Overrides, Pin};
+use crate::config::{Config, EngineChoice, Listener, Origin, Overrides, Pin};
 use crate::confinement::{self, Narrowing, Sandbox};
 use crate::control::{
     self, Addresses, Applied, Control, ControlSocket, Level, Logger, Names, Parent, RECORDS_MAX,
@@ -38,7 +38,7 @@ use crate::control::{
 };
 use crate::engine::{EngineLimits, uring};
 use crate::gate::Quota;
-use crate::handover::{self, Administered, FORMAT, Report, Shared, ToRelay};
+use crate::handover::{self, Administered, ClosedListener, FORMAT, Report, Shared, ToRelay};
 use crate::metrics::{CloseReason, Counters, SessionPlace, SessionRecord, SessionView};
 use crate::sys::{process, socket};
 use crate::worker::listing::Listing;
@@ -141,7 +141,8 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
         .resolve(&config, Names::recall(left.names))
         .map_err(|lines| StartError::Resolve(lines.join("\n")))?;
     let addresses = names.addresses(&config);
-    let mut supervisor = Supervisor::listen(config.clone(), &addresses, left.sockets)?;
+    let mut supervisor =
+        Supervisor::listen(config.clone(), &addresses, left.sockets, &left.closed)?;
     let pages = pages(left.pages)?;
     supervisor.confine(sandbox, origin.path());
     // From here on threads are started.
@@ -162,6 +163,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
             watched: left.watched,
             link: None,
         },
+        closed: left.closed.iter().map(closed).collect(),
         records: supervisor.take_records(),
         remarks: supervisor.agents.take_remarks(),
     };
@@ -214,6 +216,7 @@ impl Supervisor {
         config: Config,
         addresses: &Addresses,
         inherited: Vec<Shared>,
+        closed: &[ClosedListener],
     ) -> Result<Self, StartError> {
         let host = Host::look()?;
         let budget = Budget::new(&config, &host)?;
@@ -225,7 +228,7 @@ impl Supervisor {
         let own = doors::own(&doors, &config);
         let agents = registry.doors(&config, &plan, &doors::numbered(&doors, worked), own);
         let agents = Doors::new(&config, &host, agents)?;
-        let sockets = listen(&config, inherited)?;
+        let sockets = listen(&config, inherited, closed)?;
         let quota = Arc::new(Quota::new(budget.sessions));
         Ok(Self {
             config,
@@ -508,19 +511,31 @@ impl Relay for Supervisor {
 }
 
 /// Listens on what was inherited: only now does the kernel lead clients to what is new in it.
-fn listen(config: &Config, inherited: Vec<Shared>) -> Result<Vec<Vec<OwnedFd>>, StartError> {
+fn listen(
+    config: &Config,
+    inherited: Vec<Shared>,
+    closed: &[ClosedListener],
+) -> Result<Vec<Vec<OwnedFd>>, StartError> {
     let listeners = config.listeners.iter();
-    let backlogs = listeners.flat_map(|listener| listener.bind.iter().map(|_| listener.backlog));
-    let open = |(shared, backlog): (Shared, u32)| {
+    let listeners = listeners.flat_map(|listener| listener.bind.iter().map(move |_| listener));
+    let open = |(shared, listener): (Shared, &Listener)| {
+        let is_closed = closed.iter().any(|one| one.name == listener.name);
         let listen = |number| {
             let socket = process::inherited(number);
-            socket::listen(&socket, backlog)
-                .map_err(|errno| StartError::Bind { address: shared.address, errno })?;
+            if !is_closed {
+                socket::listen(&socket, listener.backlog)
+                    .map_err(|errno| StartError::Bind { address: shared.address, errno })?;
+            }
             Ok(socket)
         };
         shared.numbers.into_iter().map(listen).collect()
     };
-    inherited.into_iter().zip(backlogs).map(open).collect()
+    inherited.into_iter().zip(listeners).map(open).collect()
+}
+
+fn closed(listener: &ClosedListener) -> (String, control::Door) {
+    let to = if listener.for_good { control::Door::Shut } else { control::Door::Closed };
+    (listener.name.clone(), to)
 }
 
 /// The sockets of the statistics: a page waits for nobody, so that few wait for it.

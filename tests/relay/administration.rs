@@ -422,7 +422,15 @@ fn a_listener_that_is_disabled_refuses_who_comes_and_keeps_who_is_there() {
         assert_eq!(cli(socket, "disable frontend agents"), "\n");
         await_that("who comes is refused", refuses);
         assert!(relay.ask("upgrade").status.success());
-        await_that("another relay process lets in", || !refuses());
+        assert!(refuses(), "kept over an upgrade");
+        assert_eq!(state(), "PAUSED");
+        // A relay process that does not start changes nothing of it.
+        folder.write("f.toml", &(file.clone() + "[global.nonsense]\n"));
+        assert!(!relay.ask("reload").status.success());
+        assert!(refuses());
+        folder.write("f.toml", &file.replace("workers = 2", "workers = 1"));
+        assert!(relay.ask("reload").status.success());
+        await_that("a file that is read anew by another process lets in", || !refuses());
         assert_eq!(state(), "OPEN");
         assert_eq!(cli(socket, "disable frontend other"), "No such frontend.\n\n");
     }

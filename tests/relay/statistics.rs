@@ -253,15 +253,16 @@ fn where_viewers_are_named_others_see_whether_it_is_well_and_nothing_else() {
     );
     let (_relay, url) = start(&folder, server.address, &users);
     let bob = ["--user", "bob:correct horse"];
-    for path in ["/", "/metrics", "/;csv", "/api/v1/status", "/events", "/nowhere"] {
+    for path in ["/", "/metrics", "/;csv", "/;st=;csv", "/api/v1/status", "/events", "/nowhere"] {
         assert_eq!(code(&format!("{url}{path}"), &[]), "401", "{path}");
     }
     for wrong in ["bob:wrong", "carol:correct horse"] {
         assert_eq!(code(&format!("{url}/metrics"), &["--user", wrong]), "401", "{wrong}");
     }
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/healthz", "/readyz", "/readyz?;csv", "/readyz?;json"] {
         assert_eq!(code(&format!("{url}{path}"), &[]), "200", "{path}");
     }
+    assert_eq!(get(&format!("{url}/readyz?;csv")), "ready\n", "and nothing else");
     for path in ["/", "/metrics", "/;csv", "/api/v1/status"] {
         assert_eq!(code(&format!("{url}{path}"), &bob), "200", "{path}");
     }

@@ -154,8 +154,11 @@ impl Reader {
         let taken = if group { ControlMode::Group } else { ControlMode::Owner };
         self.sections.global.mode = Some(Self::set(line, taken));
         if mode & 0o002 != 0 {
-            let text = "[control] mode = \"0660\": everybody could command HAProxy; here root, the user \
-                        who runs fanin and its group may connect, and nobody else";
+            let others = if group { ", its group" } else { "" };
+            let text = format!(
+                "[control] mode = \"{taken}\": everybody could command HAProxy; here root, the user who runs \
+                 fanin{others}, and nobody else"
+            );
             return self.note(NoteKind::Danger, line, said, text);
         }
         self.note(NoteKind::Mapped, line, said, format!("[control] mode = \"{taken}\""));

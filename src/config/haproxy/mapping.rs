@@ -334,12 +334,22 @@ impl Mapping {
                 self.stats.bind.push(bind.address.value);
             }
             let StatsUsers { users, administer } = &proxy.settings.stats_users;
+            if !self.stats.viewers.is_empty() || (self.stats.bind.len() > 1 && !users.is_empty()) {
+                let text = "there is one list of those who may look and one of those who may change servers, for \
+                            all pages";
+                self.danger(&proxy.name, text);
+            }
             let named = || users.iter().map(|(name, hash)| (name.clone(), hash.clone()));
             self.stats.viewers.extend(named());
             if *administer {
                 self.stats.admins.extend(named());
             }
             return None;
+        }
+        if proxy.stats.is_some() {
+            let text =
+                "a section that relays serves no page: write a section `listen stats` of its own";
+            self.danger(&proxy.name, text);
         }
         let is_door = self.is_door(proxy);
         let backend = self.backend_of(proxy)?;

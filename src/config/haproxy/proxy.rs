@@ -258,6 +258,11 @@ impl Reader {
         match line.word(1) {
             "auth" => self.stats_auth(line),
             "admin" => self.stats_admin(line),
+            "http-request" | "scope" => {
+                let text = "not taken over: whoever may look sees everything; name who may with stats auth, or \
+                            [stats] viewers";
+                self.note(NoteKind::Danger, line, line.said(2), text);
+            }
             _ => {
                 let text = "the page is at / and shows everything";
                 self.note(NoteKind::Ignored, line, line.said(2), text);

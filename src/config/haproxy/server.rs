@@ -57,6 +57,8 @@ pub(super) struct TlsWords {
     pub(super) ca: Option<PathBuf>,
     /// The name that is asked for and checked; `None` is the server's own.
     pub(super) sni: Option<String>,
+    /// The name that the certificate must hold, where that is said.
+    pub(super) verified: Option<String>,
     /// HAProxy would not check certificates.
     pub(super) unverified: bool,
 }
@@ -272,7 +274,7 @@ const OPTIONS: &[(&str, Treatment)] = &[
     (
         "verifyhost",
         Take(1, |reader, options, word, value| match value::server_name(value) {
-            Ok(name) => options.tls.sni = Some(name),
+            Ok(name) => options.tls.verified = Some(name),
             Err(refusal) => reader.refuse_word(word, &refusal),
         }),
     ),

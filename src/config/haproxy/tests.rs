@@ -535,3 +535,17 @@ fn who_may_see_the_statistics_may_see_them_here_and_the_password_is_in_no_messag
     );
     assert!(!message.contains("s3cret"), "{message}");
 }
+
+#[test]
+fn no_message_shows_a_password_however_its_line_is_misspelled() {
+    for line in [
+        "global\n stats auth alice:s3cret",
+        "stats auth alice:s3cret",
+        "listen a\n bind 127.0.0.1:1\n server s 192.0.2.1:443\n stats auht alice:s3cret",
+        "listen a\n bind 127.0.0.1:1\n server s 192.0.2.1:443\n stats auth \"alice:s3cret",
+    ] {
+        let message = wrong(&format!("{line}\n"));
+        assert!(!message.contains("s3cret"), "{message}");
+        assert!(message.contains("stats"), "{message}");
+    }
+}

@@ -86,7 +86,7 @@ fn within(text: &str, bounds: &RangeInclusive<Duration>) -> Result<Duration, Ref
 pub const NAMESERVER_PORT: u16 = 53;
 
 /// The address of a check.
-pub(in crate::config) fn check_address(text: &str) -> Result<IpAddr, Refusal> {
+pub fn check_address(text: &str) -> Result<IpAddr, Refusal> {
     text.parse::<IpAddr>().ok().filter(|address| !address.is_unspecified()).ok_or_else(|| {
         Refusal::new("not the address of a host", "write an IP address, such as \"192.0.2.7\"")
     })

@@ -8,7 +8,7 @@ use crate::backend::board::Admin;
 use crate::config::{Config, ServerAddress};
 use crate::control::prober::{self, Place};
 use crate::control::{Applied, ENDING, Loop, Phase, Relay};
-use crate::handover::{Administered, Report};
+use crate::handover::{Administered, ClosedListener, Report};
 use crate::metrics::CloseReason;
 use crate::sys::process;
 
@@ -261,9 +261,12 @@ impl<R: Relay> Loop<R> {
     }
 
     pub(in crate::control) fn report_closed(&self) {
-        let closed = self.config.listeners.iter().filter(|one| self.closed.contains_key(&one.name));
-        let binds = closed.flat_map(|listener| listener.bind.iter().copied()).collect();
-        self.report(Report::Closed { binds });
+        let closed = self.closed.iter();
+        let listener = |(name, to): (&String, &Door)| ClosedListener {
+            name: name.clone(),
+            for_good: *to == Door::Shut,
+        };
+        self.report(Report::Closed { listeners: closed.map(listener).collect() });
     }
 
     /// What is the highest so far begins anew; with `all`, so do HAProxy's statistics. Our own go on:

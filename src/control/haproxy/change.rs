@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use crate::backend::board::Admin;
-use crate::config::value::WEIGHT_MAX;
+use crate::config::value::{self, WEIGHT_MAX};
 
 /// A command that changes something, or asks for a weight.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,9 +230,12 @@ fn setting(words: &[&str]) -> Result<What, String> {
 fn check_address(ip: &str, rest: &[&str]) -> Result<What, String> {
     let bad =
         |what: &str, word: &str| refusal(&format!("Invalid {what} '{}'", word.escape_debug()));
-    let address = ip.parse::<IpAddr>().map_err(|_| bad("addr", ip))?;
+    let address = value::check_address(ip).map_err(|_| bad("addr", ip))?;
     let port = match *rest {
-        ["port", port, ..] => Some(port.parse().map_err(|_| bad("port", port))?),
+        ["port", port, ..] => {
+            let port = port.parse().ok().filter(|&number: &u16| number > 0);
+            Some(port.ok_or_else(|| bad("port", rest[1]))?)
+        }
         _ => None,
     };
     Ok(What::CheckAddress { ip: address, port })

@@ -215,10 +215,12 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
             let subject = Subject::Server(server.backend.clone(), server.name.clone());
             // `port` is that of agents' checks too, there.
             let checked = server.check.as_ref().and_then(|check| check.port).unwrap_or(0);
+            let at = server.check.as_ref().and_then(|check| check.address);
+            let at = at.map_or_else(|| "-".to_owned(), |address| address.to_string());
             let [status, result, health, state] = check_state(server.check.as_ref());
             out += &format!(
                 "{id} {} {place} {} {} {} {admin} {} {} {} {status} {result} {health} {state} 0 0 0 {} \
-                 {port} {} 0 {checked} - - {checked}\n",
+                 {port} {} 0 {checked} {at} - {checked}\n",
                 server.backend,
                 server.name,
                 ip.trim_start_matches('[').trim_end_matches(']'),

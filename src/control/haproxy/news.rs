@@ -1,6 +1,7 @@
 //! What HAProxy's log says of servers that come and go (its server.c), for alerts that look for it.
 
 use crate::backend::board::Admin;
+use crate::control::Level;
 use crate::control::status::{RelayStatus, ServerStatus};
 
 use super::stat;
@@ -14,51 +15,63 @@ pub(in crate::control) enum Turn {
     Administered(Admin),
 }
 
-/// The line, and another one if its backend has no server left. `relay` is as it is now.
+/// The lines, with what they matter by their syslog levels. `relay` is as it is now; `served` is whether the
+/// backend had a server before.
 pub(in crate::control) fn lines(
     relay: &RelayStatus,
     backend: &str,
     name: &str,
     turn: Turn,
-) -> Option<(String, Option<String>)> {
-    let servers = relay.backends().find(|servers| servers[0].backend == backend)?;
-    let server = servers.iter().find(|server| server.name == name)?;
+    served: bool,
+) -> Vec<(Level, String)> {
+    let servers = relay.backends().find(|servers| servers[0].backend == backend);
+    let server = servers.and_then(|all| all.iter().find(|server| server.name == name));
+    let (Some(servers), Some(server)) = (servers, server) else { return Vec::new() };
     let who = match server.backup {
         true => format!("Backup Server {backend}/{name}"),
         false => format!("Server {backend}/{name}"),
     };
+    let left = left(relay, servers);
     let line = match (turn, server.admin) {
-        (Turn::Checked, _) => checked(server, &who, &left(relay, servers))?,
+        // Checks go on meanwhile, and nobody is to be woken by a server that is being mended.
+        (Turn::Checked, Admin::Maint) => None,
+        (Turn::Checked, _) => checked(server, &who, &left),
+        (Turn::Administered(before), now) if before == now => None,
         (Turn::Administered(Admin::Maint), Admin::Ready) => {
-            format!("{who} is UP/READY (leaving forced maintenance).")
+            Some((Level::Notice, format!("{who} is UP/READY (leaving forced maintenance).")))
         }
-        (Turn::Administered(Admin::Drain), Admin::Ready) => {
-            format!("{who} is UP (leaving forced drain).")
+        (Turn::Administered(_), Admin::Ready) => {
+            Some((Level::Notice, format!("{who} is UP (leaving forced drain).")))
         }
         (Turn::Administered(_), Admin::Maint) => {
-            format!("{who} is going DOWN for maintenance. {}", left(relay, servers).gone)
+            Some((Level::Alert, format!("{who} is going DOWN for maintenance. {}", left.gone)))
         }
         (Turn::Administered(_), Admin::Drain) => {
-            format!("{who} enters drain state. {}", left(relay, servers).come)
+            Some((Level::Notice, format!("{who} enters drain state. {}", left.come)))
         }
-        (Turn::Administered(Admin::Ready), Admin::Ready) => return None,
     };
-    // Not where a server comes back to a backend whose others are away: it is one.
-    let nobody = !servers.iter().any(ServerStatus::is_usable);
-    Some((line, nobody.then(|| format!("backend {backend} has no server available!"))))
+    let mut lines: Vec<_> = line.into_iter().collect();
+    if served && !servers.iter().any(ServerStatus::is_usable) {
+        lines.push((Level::Emergency, format!("backend {backend} has no server available!")));
+    }
+    lines
 }
 
-fn checked(server: &ServerStatus, who: &str, left: &Left) -> Option<String> {
+fn checked(server: &ServerStatus, who: &str, left: &Left) -> Option<(Level, String)> {
     let health = server.check.as_ref()?;
-    let (state, rest) = if health.up { ("UP", &left.come) } else { ("DOWN", &left.gone) };
+    let (level, state, rest) = match health.up {
+        true => (Level::Notice, "UP", &left.come),
+        false => (Level::Alert, "DOWN", &left.gone),
+    };
     let reason = stat::described(health.code);
     let status = health.http_status.map_or_else(String::new, |code| format!(", code: {code}"));
     let info = health.failure.as_ref();
     let info = info.map_or_else(String::new, |info| format!(", info: \"{info}\""));
-    Some(format!(
+    let line = format!(
         "{who} is {state}, reason: {reason}{status}{info}, check duration: {}ms. {rest}",
         health.millis
-    ))
+    );
+    Some((level, line))
 }
 
 /// What is left of a backend, as it is said where a server goes, and where one comes.
@@ -98,21 +111,27 @@ mod tests {
         let mut relay = relay_status();
         relay.queues.clear();
         relay.servers[0].tally.sessions = 3;
-        let say = |relay: &RelayStatus, turn| lines(relay, "intake", "a", turn).unwrap();
+        let say = |relay: &RelayStatus, turn| lines(relay, "intake", "a", turn, true);
         relay.servers[0].admin = Admin::Maint;
         assert_eq!(
             say(&relay, Turn::Administered(Admin::Ready)),
-            (
-                "Server intake/a is going DOWN for maintenance. 0 active and 0 backup servers left. 3 sessions \
-                 active, 0 requeued, 0 remaining in queue."
-                    .to_owned(),
-                Some("backend intake has no server available!".to_owned())
-            )
+            [
+                (
+                    Level::Alert,
+                    "Server intake/a is going DOWN for maintenance. 0 active and 0 backup servers left. 3 \
+                     sessions active, 0 requeued, 0 remaining in queue."
+                        .to_owned()
+                ),
+                (Level::Emergency, "backend intake has no server available!".to_owned())
+            ]
         );
         relay.servers[0].admin = Admin::Ready;
         assert_eq!(
             say(&relay, Turn::Administered(Admin::Maint)),
-            ("Server intake/a is UP/READY (leaving forced maintenance).".to_owned(), None)
+            [(
+                Level::Notice,
+                "Server intake/a is UP/READY (leaving forced maintenance).".to_owned()
+            )]
         );
         relay.servers[0].check = Some(Health {
             up: true,
@@ -124,6 +143,7 @@ mod tests {
             millis: 0,
             http_status: None,
             failure: None,
+            address: None,
             port: None,
             rise: 2,
             fall: 3,
@@ -132,7 +152,7 @@ mod tests {
             down_seconds: 0,
         });
         assert_eq!(
-            say(&relay, Turn::Checked).0,
+            say(&relay, Turn::Checked)[0].1,
             "Server intake/a is UP, reason: Layer4 check passed, check duration: 0ms. 1 active and 0 backup \
              servers online. 0 sessions requeued, 0 total in queue."
         );
@@ -141,13 +161,22 @@ mod tests {
         health.failure = Some("Connection refused".to_owned());
         assert_eq!(
             say(&relay, Turn::Checked),
-            (
-                "Server intake/a is DOWN, reason: Layer4 connection problem, info: \"Connection refused\", check \
-                 duration: 0ms. 0 active and 0 backup servers left. 3 sessions active, 0 requeued, 0 \
-                 remaining in queue."
-                    .to_owned(),
-                Some("backend intake has no server available!".to_owned())
-            )
+            [
+                (
+                    Level::Alert,
+                    "Server intake/a is DOWN, reason: Layer4 connection problem, info: \"Connection refused\", \
+                     check duration: 0ms. 0 active and 0 backup servers left. 3 sessions active, 0 \
+                     requeued, 0 remaining in queue."
+                        .to_owned()
+                ),
+                (Level::Emergency, "backend intake has no server available!".to_owned())
+            ]
         );
+        // Nothing is said twice, nor of one that is being mended.
+        let again = lines(&relay, "intake", "a", Turn::Administered(Admin::Ready), false);
+        assert!(again.is_empty(), "{again:?}");
+        relay.servers[0].admin = Admin::Maint;
+        let mended = lines(&relay, "intake", "a", Turn::Checked, false);
+        assert!(mended.is_empty(), "{mended:?}");
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn change(desk: &Desk, request: Request<Incoming>) -> Response<
     if is_foreign(request.headers()) {
         return text(StatusCode::FORBIDDEN, "this was sent by the page of another site\n");
     }
-    let name = match desk.admins.name(request.headers()).await {
+    let name = match desk.admins.name(request.headers(), desk.client.ip()).await {
         Ok(name) => name,
         Err(Refused::Busy) => return busy(),
         Err(Refused::Unknown) => {

@@ -49,6 +49,9 @@ const PATHS: &str = "there is: / (the page), /metrics (/metrics?compat=haproxy),
                      /;typed, /healthz, \
                      /readyz, /api/v1/status, /api/v1/history, /events\n";
 
+const NOT_READY: &str =
+    "not ready: the relay is draining, no server can be used, or no listener lets anybody in\n";
+
 type Body = BoxBody<Bytes, Infallible>;
 
 /// What the loop is asked for.
@@ -143,7 +146,7 @@ async fn keep_out(desk: &Desk, request: &Request<Incoming>) -> Option<Response<B
     if !desk.viewers.is_anybody() || matches!(request.uri().path(), "/healthz" | "/readyz") {
         return None;
     }
-    match desk.viewers.name(request.headers()).await {
+    match desk.viewers.name(request.headers(), desk.client.ip()).await {
         Ok(_) => None,
         Err(Refused::Busy) => Some(busy()),
         Err(Refused::Unknown) => {
@@ -188,6 +191,13 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
     let Some(snapshot) = desk.questions.ask().await else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "the relay is ending\n");
     };
+    // Before all options, since this is for everybody.
+    if path == "/readyz" {
+        return match snapshot.status.is_ready() {
+            true => text(StatusCode::OK, "ready\n"),
+            false => text(StatusCode::SERVICE_UNAVAILABLE, NOT_READY),
+        };
+    }
     // HAProxy takes what follows a semicolon for an option of the page, wherever the page is.
     for (option, form, kind) in [
         (";csv", Form::Csv, "text/plain; charset=utf-8"),
@@ -200,11 +210,6 @@ async fn route(desk: &Desk, request: &Request<Incoming>) -> Response<Body> {
         }
     }
     match path {
-        "/readyz" if snapshot.status.is_ready() => text(StatusCode::OK, "ready\n"),
-        "/readyz" => {
-            let why = "not ready: the relay is draining, or no server can be used\n";
-            text(StatusCode::SERVICE_UNAVAILABLE, why)
-        }
         "/metrics" if query.split('&').any(|part| part == "compat=haproxy") => {
             let wanted = prometheus::Wanted::read(query);
             let text = prometheus::haproxy(&snapshot, &wanted);

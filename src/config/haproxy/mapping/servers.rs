@@ -74,6 +74,12 @@ impl Mapping {
             );
             self.danger(&line.name, text);
         }
+        if let Some(checked) = options.check_address {
+            let text = format!(
+                "a check of {checked} says nothing of where sessions go: remove `addr {checked}`"
+            );
+            self.danger(&line.name, text);
+        }
         Some(check)
     }
 
@@ -125,7 +131,15 @@ impl Mapping {
                         authorities that the system trusts";
             self.danger(first, text);
         }
-        Some(Tls { ca: words.ca, sni: words.sni })
+        if let (Some(asked), Some(held)) = (&words.sni, &words.verified)
+            && asked != held
+        {
+            let text = format!(
+                "the certificate must hold the name that is asked for, {asked}: `verifyhost {held}` is not taken over"
+            );
+            self.danger(first, text);
+        }
+        Some(Tls { ca: words.ca, sni: words.sni.or(words.verified) })
     }
 
     /// A proxy that understands requests is an agent door.
