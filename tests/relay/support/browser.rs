@@ -6,25 +6,35 @@ use super::{Folder, await_some, run_well};
 
 /// A browser of the test's own, driven by WebDriver (W3C); ended when dropped.
 pub struct Browser {
-    driver: std::process::Child,
+    driver: Option<std::process::Child>,
     session: String,
 }
 
 impl Browser {
     /// `None`, and said so, where there is none.
     pub fn start(folder: &Folder) -> Option<Self> {
-        let log = std::fs::File::create(folder.path("driver.log")).unwrap();
-        let driver = Command::new("chromedriver").arg("--port=0").stdout(log).spawn();
-        let Ok(driver) = driver else {
+        let mut browser = Self { driver: None, session: String::new() };
+        // It takes one port of two addresses, and ends where another one has half of that.
+        let port = await_some("chromedriver listens", || {
+            if browser.driver.is_none() {
+                let log = std::fs::File::create(folder.path("driver.log")).unwrap();
+                let driver = Command::new("chromedriver").arg("--port=0").stdout(log).spawn();
+                let Ok(driver) = driver else { return Some(0) };
+                browser.driver = Some(driver);
+            }
+            let log = std::fs::read_to_string(folder.path("driver.log")).unwrap();
+            let port = log.split("successfully on port ").nth(1).and_then(|rest| {
+                rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u16>().ok()
+            });
+            if browser.driver.as_mut().is_some_and(|driver| driver.try_wait().unwrap().is_some()) {
+                browser.driver = None;
+            }
+            port
+        });
+        if port == 0 {
             eprintln!("SKIPPED: no chromedriver here (apt-get install chromium-driver)");
             return None;
-        };
-        let mut browser = Self { driver, session: String::new() };
-        let port = await_some("chromedriver listens", || {
-            let log = std::fs::read_to_string(folder.path("driver.log")).unwrap();
-            let rest = log.split("successfully on port ").nth(1)?;
-            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u16>().ok()
-        });
+        }
         let arguments = serde_json::json!([
             "--headless",
             "--no-sandbox",
@@ -75,7 +85,9 @@ impl Drop for Browser {
     fn drop(&mut self) {
         let end = ["--silent", "--max-time", "10", "--request", "DELETE", &self.session];
         let _ = Command::new("curl").args(end).output();
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
+        if let Some(mut driver) = self.driver.take() {
+            let _ = driver.kill();
+            let _ = driver.wait();
+        }
     }
 }
