@@ -21,7 +21,7 @@ use crate::clock::{SECOND, float};
 use crate::error::Error;
 use crate::http;
 use crate::scenario::{Kind, Work};
-use crate::stream::Buffers;
+use crate::stream::{Buffers, CHUNK_BYTES};
 
 /// Longest wait, so that the window opens and shuts in time.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -328,7 +328,7 @@ impl<'a> Load<'a> {
     }
 
     /// Sends and receives what can be. Edge triggered: an answer received whole leaves nothing to
-    /// read, and a part of it is followed by another event.
+    /// read, and a part of it that filled no receive is followed by another event.
     fn turn(&mut self, index: usize, event: Option<&Event>) {
         if self.lanes[index].asking.is_some() {
             match self.ask(index, event.is_some_and(Event::is_readable)) {
@@ -349,16 +349,22 @@ impl<'a> Load<'a> {
         if !event.is_some_and(Event::is_readable) {
             return;
         }
-        match self.buffers.discard(stream) {
-            Ok(None) => {}
-            Ok(Some(bytes)) if bytes > 0 && bytes <= lane.unreceived => {
-                lane.unreceived -= bytes;
-                if lane.unreceived == 0 {
-                    self.complete(index);
+        loop {
+            match self.buffers.discard(stream) {
+                Ok(None) => return,
+                Ok(Some(bytes)) if bytes > 0 && bytes <= lane.unreceived => {
+                    lane.unreceived -= bytes;
+                    if lane.unreceived == 0 {
+                        return self.complete(index);
+                    }
+                    // One that was full may have left something, of which no event tells.
+                    if bytes < CHUNK_BYTES {
+                        return;
+                    }
                 }
+                // The end, or more than was asked for, or an error.
+                Ok(Some(_)) | Err(_) => return self.fail(index),
             }
-            // The end, or more than was asked for, or an error.
-            Ok(Some(_)) | Err(_) => self.fail(index),
         }
     }
 
