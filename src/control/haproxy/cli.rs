@@ -327,6 +327,49 @@ mod tests {
         assert!(info.contains("\nUptime: 0d 3h12m00s\n"), "{info}");
     }
 
+    /// What collectd's plugins for HAProxy and Datadog's check take, each a number where it is not empty.
+    #[test]
+    fn what_collectors_take_by_name_is_there_and_a_number() {
+        let info = ask("show info");
+        for name in [
+            "CurrConns",
+            "PipesUsed",
+            "PipesFree",
+            "Tasks",
+            "Run_queue",
+            "Uptime_sec",
+            "ConnRate",
+            "SessRate",
+            "Idle_pct",
+            "CumReq",
+            "CumConns",
+            "MaxConnRate",
+        ] {
+            let value = info.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+            assert!(value.is_some_and(|value| value.parse::<u64>().is_ok()), "{name}\n{info}");
+        }
+        let stat = ask("show stat");
+        let rows: Vec<Vec<&str>> = stat
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| line.trim_start_matches("# ").split(',').collect())
+            .collect();
+        let names = "bin bout chkfail downtime dresp dreq econ ereq eresp hrsp_1xx hrsp_2xx hrsp_3xx \
+                     hrsp_4xx hrsp_5xx hrsp_other qcur rate req_rate stot scur wredis wretr lbtot act bck \
+                     slim throttle cli_abrt srv_abrt lastchg req_tot qtime ctime rtime ttime conn_rate \
+                     conn_tot intercepted";
+        for name in names.split_whitespace() {
+            let at = rows[0].iter().position(|known| *known == name);
+            let at = at.unwrap_or_else(|| panic!("no column {name}"));
+            for row in &rows[1..] {
+                assert!(row[at].is_empty() || row[at].parse::<u64>().is_ok(), "{name}: {row:?}");
+            }
+            let filled = rows[1..].iter().any(|row| !row[at].is_empty());
+            let of_http = name.starts_with("hrsp") || name.starts_with("req_");
+            assert!(filled || of_http || matches!(name, "chkfail" | "throttle"), "{name} is empty");
+        }
+    }
+
     #[test]
     fn the_state_of_servers_has_as_many_fields_as_its_header() {
         let state = ask("show servers state");
