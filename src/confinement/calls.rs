@@ -509,11 +509,15 @@ mod tests {
     }
 
     /// In a thread of its own, of which there is no way back, that is narrowed like this.
-    fn narrowed(of: impl FnOnce(Narrowing) -> Narrow + Send + 'static, see: fn()) {
+    fn narrowed(
+        needs: Needs,
+        of: impl FnOnce(Narrowing) -> Narrow + Send + 'static,
+        see: impl FnOnce() + Send + 'static,
+    ) {
         let in_thread = move || {
             confine::gain_nothing().unwrap();
-            apply(NEEDS).unwrap();
-            of(narrowing(NEEDS)).apply().unwrap();
+            apply(needs).unwrap();
+            of(narrowing(needs)).apply().unwrap();
             see();
         };
         std::thread::spawn(in_thread).join().unwrap();
@@ -527,7 +531,7 @@ mod tests {
     #[test]
     fn a_worker_has_neither_files_nor_threads_nor_another_ring() {
         let narrow = |narrowing: Narrowing| narrowing.worker;
-        narrowed(narrow, || {
+        narrowed(NEEDS, narrow, || {
             no_ring_can_be_made();
             no_file_no_thread();
         });
@@ -546,6 +550,7 @@ mod tests {
     #[test]
     fn a_door_has_neither_files_nor_threads_nor_a_ring() {
         narrowed(
+            NEEDS,
             |narrowing| narrowing.door,
             || {
                 no_ring_can_be_made();
@@ -558,21 +563,22 @@ mod tests {
     #[test]
     fn a_door_that_looks_names_up_reads_files_and_writes_none() {
         let needs = Needs { writes_files: true, doors_look_up: true, ..NEEDS };
-        let in_thread = move || {
-            confine::gain_nothing().unwrap();
-            apply(needs).unwrap();
-            narrowing(needs).door.apply().unwrap();
-            assert!(std::fs::read("/etc/hosts").is_ok());
-            refused(libc::SYS_openat, &[libc::AT_FDCWD, 0, libc::O_WRONLY]);
-            refused(libc::SYS_openat, &[libc::AT_FDCWD, 0, libc::O_CREAT]);
-            no_ring_can_be_made();
-        };
-        std::thread::spawn(in_thread).join().unwrap();
+        narrowed(
+            needs,
+            |narrowing| narrowing.door,
+            || {
+                assert!(std::fs::read("/etc/hosts").is_ok());
+                refused(libc::SYS_openat, &[libc::AT_FDCWD, 0, libc::O_WRONLY]);
+                refused(libc::SYS_openat, &[libc::AT_FDCWD, 0, libc::O_CREAT]);
+                no_ring_can_be_made();
+            },
+        );
     }
 
     #[test]
     fn the_log_has_neither_threads_nor_a_ring() {
         narrowed(
+            NEEDS,
             |narrowing| narrowing.log,
             || {
                 no_ring_can_be_made();
@@ -585,6 +591,7 @@ mod tests {
     #[test]
     fn nobody_has_a_ring_once_the_workers_have_theirs() {
         narrowed(
+            NEEDS,
             |narrowing| narrowing.ringless,
             || {
                 no_ring_can_be_made();

@@ -42,7 +42,7 @@ mod text;
 pub mod top;
 mod upkeep;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::pending;
 use std::io;
 use std::net::TcpListener;
@@ -55,7 +55,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::config::{Config, Origin};
-use crate::handover::{Order, Report};
+use crate::handover::{ClosedListener, Order, Report};
 use crate::metrics::SessionRecord;
 
 use agents::Agents;
@@ -71,7 +71,7 @@ use snapshot::{Snapshot, Told};
 use standing::Standings;
 use tcplog::Scene;
 
-pub use haproxy::{Change, Door, SessionId, Show};
+pub use haproxy::{Change, SessionId, Show};
 pub use link::Parent;
 pub use log::{Level, Logger, RECORDS_MAX};
 pub use names::{Addresses, Names};
@@ -104,8 +104,8 @@ pub struct Setup {
     pub parent: Parent,
     /// One ring of ended sessions a worker; [`RECORDS_MAX`] is a good size.
     pub records: Vec<rtrb::Consumer<SessionRecord>>,
-    /// Listeners, by name, that an administrator has let nobody in before this process.
-    pub closed: BTreeMap<String, Door>,
+    /// Listeners that an administrator has let nobody in before this process.
+    pub closed: Vec<ClosedListener>,
     /// What the doors have to say about servers.
     pub remarks: mpsc::Receiver<String>,
 }
@@ -218,8 +218,8 @@ struct Loop<R> {
     cleared: Arc<Counted>,
     /// Backends that had no server when one of theirs last came or went.
     unserved: BTreeSet<String>,
-    /// Listeners, by name, that an administrator has let nobody in.
-    closed: BTreeMap<String, Door>,
+    /// Listeners that an administrator has let nobody in.
+    closed: Vec<ClosedListener>,
     /// To the workers, of those who ask for sessions.
     questions: sessions::Questions,
     parent: Parent,

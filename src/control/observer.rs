@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::metrics::{CloseReason, culprit};
 
-use super::status::RelayStatus;
+use super::status::{RelayStatus, ServerStatus};
 use crate::backend::board::Culprit;
 
 /// Points that are kept: five minutes, one a second.
@@ -27,6 +27,12 @@ pub(super) enum Subject {
     Listener(String),
     Backend(String),
     Server(String, String),
+}
+
+impl Subject {
+    pub(super) fn server(server: &ServerStatus) -> Self {
+        Self::Server(server.backend.clone(), server.name.clone())
+    }
 }
 
 /// The rates of everybody.
@@ -91,10 +97,9 @@ impl Observer {
             now.insert(Subject::Listener(name), listener.traffic.sessions_total);
         }
         for server in &relay.servers {
-            let (backend, name) = (server.backend.clone(), server.name.clone());
-            *now.entry(Subject::Backend(backend.clone())).or_default() +=
+            *now.entry(Subject::Backend(server.backend.clone())).or_default() +=
                 server.tally.sessions_total;
-            now.insert(Subject::Server(backend, name), server.tally.sessions_total);
+            now.insert(Subject::server(server), server.tally.sessions_total);
         }
         for (subject, count) in &now {
             let rate = self.rates.0.entry(subject.clone()).or_default();

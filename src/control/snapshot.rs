@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use crate::metrics::Counts;
 
-use super::haproxy::Door;
 use super::haproxy::stat::Counted;
 use super::log::Event;
 use super::observer::{Point, Rates, Subject};
@@ -67,10 +66,7 @@ impl Snapshot {
     /// `administered` is whether servers can be changed from the page.
     pub(super) fn view(&self, administered: bool) -> View<'_> {
         let rate = self.rates.of(&Subject::Process);
-        let since = |server: &ServerStatus| {
-            let subject = Subject::Server(server.backend.clone(), server.name.clone());
-            self.pasts.of(&subject).seconds
-        };
+        let since = |server: &ServerStatus| self.pasts.of(&Subject::server(server)).seconds;
         View {
             told: Told::new(&self.status, &self.events),
             administered,
@@ -107,8 +103,8 @@ impl<R: Relay> Loop<R> {
             }
         }
         for listener in &mut relay.listeners {
-            match self.closed.get(&listener.name) {
-                Some(Door::Shut) => listener.state = ListenerState::Ended,
+            match self.closed.iter().find(|closed| closed.name == listener.name) {
+                Some(closed) if closed.for_good => listener.state = ListenerState::Ended,
                 Some(_) => listener.state = ListenerState::Disabled,
                 None => {}
             }

@@ -73,6 +73,8 @@ impl Average {
 /// What is known between two looks.
 #[derive(Clone, Debug, Default)]
 struct Record {
+    /// When it was last there.
+    seen: u64,
     state: String,
     since: u64,
     sessions: u64,
@@ -85,6 +87,7 @@ struct Record {
 impl Record {
     /// What it is now; `usable` is whether sessions may go there.
     fn turn(&mut self, state: &str, usable: bool, now: u64) {
+        self.seen = now;
         if self.state != state {
             // What it is at first has not begun now.
             if !self.state.is_empty() {
@@ -97,9 +100,8 @@ impl Record {
         self.past.seconds = now - self.since;
     }
 
-    fn count(&mut self, servers: &[&ServerStatus], now: u64) {
-        let sum =
-            |of: fn(&ServerStatus) -> u64| servers.iter().map(|server| of(server)).sum::<u64>();
+    fn count(&mut self, servers: &[ServerStatus], now: u64) {
+        let sum = |of: fn(&ServerStatus) -> u64| servers.iter().map(of).sum::<u64>();
         let all = |of: fn(&ServerStatus) -> &Times| {
             let mut times = Times::default();
             servers.iter().for_each(|server| times += of(server));
@@ -157,27 +159,22 @@ impl Standings {
     pub(super) fn look(&mut self, relay: &RelayStatus, word: impl Fn(&ServerStatus) -> String) {
         self.now += 1;
         let now = self.now;
-        let mut known = Vec::new();
         for servers in relay.backends() {
-            let backend = &servers[0].backend;
             for server in servers {
-                let subject = Subject::Server(backend.clone(), server.name.clone());
-                let record = self.records.entry(subject.clone()).or_default();
+                let record = self.records.entry(Subject::server(server)).or_default();
                 let state = word(server);
                 // On its way up or down it is still what it was: "UP 2/3".
                 let state = state.split(' ').next().unwrap_or_default();
                 record.turn(state, !matches!(state, "DOWN" | "MAINT"), now);
-                record.count(&[server], now);
-                known.push(subject);
+                record.count(std::slice::from_ref(server), now);
             }
-            let subject = Subject::Backend(backend.clone());
-            let record = self.records.entry(subject.clone()).or_default();
+            let backend = Subject::Backend(servers[0].backend.clone());
+            let record = self.records.entry(backend).or_default();
             let usable = servers.iter().any(ServerStatus::is_usable);
             record.turn(if usable { "UP" } else { "DOWN" }, usable, now);
-            record.count(&servers.iter().collect::<Vec<_>>(), now);
-            known.push(subject);
+            record.count(servers, now);
         }
-        self.records.retain(|subject, _| known.contains(subject));
+        self.records.retain(|_, record| record.seen == now);
     }
 
     /// The most so far begin anew.

@@ -245,6 +245,11 @@ impl RelayStatus {
         self.listeners.iter().any(|one| one.is_door() && one.backend == backend)
     }
 
+    /// The servers of a backend.
+    pub fn servers_of(&self, backend: &str) -> &[ServerStatus] {
+        self.backends().find(|servers| servers[0].backend == backend).unwrap_or_default()
+    }
+
     /// The servers of each backend, in the order of the configuration.
     pub fn backends(&self) -> impl Iterator<Item = &[ServerStatus]> {
         self.servers.chunk_by(|one, other| one.backend == other.backend)

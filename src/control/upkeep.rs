@@ -120,19 +120,15 @@ impl<R: Relay> Loop<R> {
         (backend, server): Place,
         turn: news::Turn,
     ) -> bool {
-        let relay = self.status().relay;
-        let of = &self.config.backends[backend];
-        let usable = |backend: &str| {
-            let servers = relay.backends().find(|servers| servers[0].backend == backend);
-            servers.is_some_and(|servers| servers.iter().any(ServerStatus::is_usable))
-        };
-        let served = !self.unserved.contains(&of.name);
-        match usable(&of.name) {
-            true => drop(self.unserved.remove(&of.name)),
-            false => drop(self.unserved.insert(of.name.clone())),
-        }
         if self.config.log.format != LogFormat::Tcplog {
             return false;
+        }
+        let relay = self.status().relay;
+        let of = &self.config.backends[backend];
+        let served = !self.unserved.contains(&of.name);
+        match relay.servers_of(&of.name).iter().any(ServerStatus::is_usable) {
+            true => drop(self.unserved.remove(&of.name)),
+            false => drop(self.unserved.insert(of.name.clone())),
         }
         for (level, line) in news::lines(&relay, &of.name, &of.servers[server].name, turn, served) {
             self.log.event(level, line);

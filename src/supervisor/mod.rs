@@ -163,7 +163,7 @@ fn prepare(origin: Origin, left: ToRelay) -> Result<Prepared, StartError> {
             watched: left.watched,
             link: None,
         },
-        closed: left.closed.iter().map(closed).collect(),
+        closed: left.closed,
         records: supervisor.take_records(),
         remarks: supervisor.agents.take_remarks(),
     };
@@ -531,11 +531,6 @@ fn listen(
         shared.numbers.into_iter().map(listen).collect()
     };
     inherited.into_iter().zip(listeners).map(open).collect()
-}
-
-fn closed(listener: &ClosedListener) -> (String, control::Door) {
-    let to = if listener.for_good { control::Door::Shut } else { control::Door::Closed };
-    (listener.name.clone(), to)
 }
 
 /// The sockets of the statistics: a page waits for nobody, so that few wait for it.

@@ -191,12 +191,20 @@ impl Reader {
         while let Some(option) = line.words.get(at).map(|word| word.text.as_str()) {
             let value = line.word(at + 1);
             match option {
-                "len" => self.ignored_of_log(line, at, "lines are as long as what they tell"),
-                "ring" | "profile" => self.ignored_of_log(line, at, "there is one form of line"),
+                "len" => self.note_of_log(
+                    NoteKind::Ignored,
+                    line,
+                    at,
+                    "lines are as long as what they tell",
+                ),
+                "ring" | "profile" => {
+                    self.note_of_log(NoteKind::Ignored, line, at, "there is one form of line")
+                }
                 "format" => self.log_form(line, at, &mut words),
                 "sample" => match sampled(value) {
                     Some(sample) => words.sample = Some(sample),
-                    None => self.look_at_log(
+                    None => self.note_of_log(
+                        NoteKind::Danger,
                         line,
                         at,
                         "write [log] sample = N: of the sessions that end well one in N is told of",
@@ -232,7 +240,8 @@ impl Reader {
         match line.word(at + 1) {
             "rfc5424" => words.form = SyslogForm::Rfc5424,
             "rfc3164" | "local" => {}
-            _ => self.look_at_log(
+            _ => self.note_of_log(
+                NoteKind::Danger,
                 line,
                 at,
                 "before each line stands what RFC 3164 has; [log] syslog_format = \"rfc5424\" is the \
@@ -265,14 +274,10 @@ impl Reader {
         }
     }
 
-    fn ignored_of_log(&mut self, line: &Line, at: usize, why: &str) {
+    /// What becomes of the option of a log that stands there.
+    fn note_of_log(&mut self, kind: NoteKind, line: &Line, at: usize, why: &str) {
         let said = format!("log ... {} {}", line.word(at), lexer::shown(line.word(at + 1)));
-        self.note(NoteKind::Ignored, line, said, why);
-    }
-
-    fn look_at_log(&mut self, line: &Line, at: usize, why: &str) {
-        let said = format!("log ... {} {}", line.word(at), lexer::shown(line.word(at + 1)));
-        self.note(NoteKind::Danger, line, said, why);
+        self.note(kind, line, said, why);
     }
 
     /// The first syslog server is taken; there is one.

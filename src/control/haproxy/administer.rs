@@ -12,7 +12,7 @@ use crate::handover::{Administered, ClosedListener, Report};
 use crate::metrics::CloseReason;
 use crate::sys::process;
 
-use super::change::{BY, Change, Door, What, refusal};
+use super::change::{BY, Change, Checks, Door, What, refusal};
 use super::{news, stat};
 
 /// What is answered where there is nothing to say.
@@ -74,9 +74,9 @@ impl<R: Relay> Loop<R> {
             }
             What::Address { ip, port } => self.move_server(place, &ip, port.as_deref()),
             What::Name(host) => self.rename_server(place, &host),
-            What::Checked(_) | What::Up(_) | What::CheckPort(_) | What::CheckAddress { .. } => {
-                self.change_checks(place, what)
-            }
+            What::Checks(Checks::Switch(on)) => self.switch_checks(place, on),
+            What::Checks(Checks::Force(up)) => self.force_checks(place, up),
+            What::Checks(Checks::Move { address, port }) => self.move_checks(place, address, port),
             What::GetWeight => {
                 let weight = self.relay.board(backend, server).weight(configured);
                 Ok(refusal(&format!("{weight} (initial {configured})")))
@@ -85,33 +85,29 @@ impl<R: Relay> Loop<R> {
         }
     }
 
-    /// What is wanted of the checks of a server.
-    fn change_checks(&mut self, place: Place, what: What) -> Result<String, String> {
+    /// To another address, or another port, of which `Some(None)` is the server's own.
+    fn move_checks(
+        &mut self,
+        place: Place,
+        address: Option<IpAddr>,
+        port: Option<Option<u16>>,
+    ) -> Result<String, String> {
         let (backend, server) = place;
-        let name = self.name(place);
-        let is_checked = self.config.backends[backend].servers[server].check.is_some();
-        let elsewhere = matches!(what, What::CheckPort(_) | What::CheckAddress { .. });
-        if elsewhere && !is_checked {
+        if self.config.backends[backend].servers[server].check.is_none() {
             return Err("health checks are not enabled on this server\n".to_owned());
         }
-        let (to, port) = match what {
-            What::Checked(on) => return self.switch_checks(place, on),
-            What::Up(up) => return self.force(place, up),
-            What::CheckPort(port) => (None, Some(Some(port).filter(|&port| port > 0))),
-            What::CheckAddress { ip, port } => (Some(ip), port.map(Some)),
-            _ => (None, None),
-        };
         self.amend(|config| {
             if let Some(check) = &mut config.backends[backend].servers[server].check {
-                check.address = to.or(check.address);
+                check.address = address.or(check.address);
                 check.port = port.unwrap_or(check.port);
             }
         })?;
+        let name = self.name(place);
         Ok(self.tell(format_args!("the checks of server {name} go elsewhere now")))
     }
 
     /// Takes a server for up or down.
-    fn force(&mut self, place: Place, up: bool) -> Result<String, String> {
+    fn force_checks(&mut self, place: Place, up: bool) -> Result<String, String> {
         if !self.prober.force(&self.config, place, up) {
             return Err(refusal("health checks are not enabled on this server"));
         }
@@ -233,7 +229,11 @@ impl<R: Relay> Loop<R> {
         if self.phase != Phase::Serving {
             return Err(refusal(ENDING));
         }
-        let now = self.closed.get(name).copied().unwrap_or(Door::Open);
+        let now = match self.closed.iter().find(|closed| closed.name == name) {
+            None => Door::Open,
+            Some(closed) if closed.for_good => Door::Shut,
+            Some(_) => Door::Closed,
+        };
         let why_not = match (now, to) {
             (Door::Shut, Door::Open) => "Frontend was previously shut down, cannot enable.",
             (Door::Shut, Door::Closed) => "Frontend was previously shut down, cannot disable.",
@@ -245,9 +245,9 @@ impl<R: Relay> Loop<R> {
         if !why_not.is_empty() {
             return Err(refusal(why_not));
         }
-        match to {
-            Door::Open => drop(self.closed.remove(name)),
-            _ => drop(self.closed.insert(name.to_owned(), to)),
+        self.closed.retain(|closed| closed.name != name);
+        if to != Door::Open {
+            self.closed.push(ClosedListener { name: name.to_owned(), for_good: to == Door::Shut });
         }
         self.report_closed();
         let how = match to {
@@ -261,12 +261,7 @@ impl<R: Relay> Loop<R> {
     }
 
     pub(in crate::control) fn report_closed(&self) {
-        let closed = self.closed.iter();
-        let listener = |(name, to): (&String, &Door)| ClosedListener {
-            name: name.clone(),
-            for_good: *to == Door::Shut,
-        };
-        self.report(Report::Closed { listeners: closed.map(listener).collect() });
+        self.report(Report::Closed { listeners: self.closed.clone() });
     }
 
     /// What is the highest so far begins anew; with `all`, so do HAProxy's statistics. Our own go on:

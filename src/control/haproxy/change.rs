@@ -45,23 +45,25 @@ pub enum What {
     },
     /// A name in the place of its address.
     Name(String),
-    /// What its checks are to have found.
-    Up(bool),
-    /// Whether it is checked.
-    Checked(bool),
-    /// The port that is checked; 0 is its own.
-    CheckPort(u16),
-    /// The address that is checked, and the port if that is said.
-    CheckAddress {
-        ip: IpAddr,
-        port: Option<u16>,
-    },
+    /// Something about its checks.
+    Checks(Checks),
     /// Its sessions end.
     Shutdown,
     /// Nothing: its weight is asked for.
     GetWeight,
     /// Nothing, as there is nothing to switch off.
     Nothing,
+}
+
+/// What is to be done about the checks of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checks {
+    /// They go on, or stop.
+    Switch(bool),
+    /// What they are to have found.
+    Force(bool),
+    /// They go elsewhere: to another address, or another port, of which `Some(None)` is the server's own.
+    Move { address: Option<IpAddr>, port: Option<Option<u16>> },
 }
 
 /// A weight as it is typed.
@@ -127,8 +129,8 @@ impl Change {
         let (server, what) = match *words {
             ["disable", "server", ref rest @ ..] => (rest, Ok(What::Admin(Admin::Maint))),
             ["enable", "server", ref rest @ ..] => (rest, Ok(What::Admin(Admin::Ready))),
-            ["disable", "health", ref rest @ ..] => (rest, Ok(What::Checked(false))),
-            ["enable", "health", ref rest @ ..] => (rest, Ok(What::Checked(true))),
+            ["disable", "health", ref rest @ ..] => (rest, Ok(What::Checks(Checks::Switch(false)))),
+            ["enable", "health", ref rest @ ..] => (rest, Ok(What::Checks(Checks::Switch(true)))),
             ["disable", "agent", ref rest @ ..] => (rest, Ok(What::Nothing)),
             ["enable", "agent", ref rest @ ..] => {
                 (rest, Err(refusal("Agent was not configured on this server, cannot enable.")))
@@ -184,8 +186,8 @@ fn setting(words: &[&str]) -> Result<What, String> {
     match *words {
         ["state", ref rest @ ..] => admin(rest.first().copied().unwrap_or_default()),
         ["weight", ref rest @ ..] => weight(rest.first()),
-        ["health", "up", ..] => Ok(What::Up(true)),
-        ["health", "down", ..] => Ok(What::Up(false)),
+        ["health", "up", ..] => Ok(What::Checks(Checks::Force(true))),
+        ["health", "down", ..] => Ok(What::Checks(Checks::Force(false))),
         // Not quite down: it gets no more sessions, as one that is drained.
         ["health", "stopping", ..] => Ok(What::Admin(Admin::Drain)),
         ["health", ..] => {
@@ -202,7 +204,11 @@ fn setting(words: &[&str]) -> Result<What, String> {
         ["check-port"] => Err(refusal("set server <b>/<s> check-port requires a port.")),
         ["check-port", port, ..] => match number(port) {
             (Some(number), "") => match u16::try_from(number) {
-                Ok(port) => Ok(What::CheckPort(port)),
+                // 0 is its own.
+                Ok(port) => {
+                    let port = Some(Some(port).filter(|&port| port > 0));
+                    Ok(What::Checks(Checks::Move { address: None, port }))
+                }
                 Err(_) => Err("provided port is invalid\n".to_owned()),
             },
             _ => Err("provided port is not an integer\n".to_owned()),
@@ -234,11 +240,11 @@ fn check_address(ip: &str, rest: &[&str]) -> Result<What, String> {
     let port = match *rest {
         ["port", port, ..] => {
             let port = port.parse().ok().filter(|&number: &u16| number > 0);
-            Some(port.ok_or_else(|| bad("port", rest[1]))?)
+            Some(Some(port.ok_or_else(|| bad("port", rest[1]))?))
         }
         _ => None,
     };
-    Ok(What::CheckAddress { ip: address, port })
+    Ok(What::Checks(Checks::Move { address: Some(address), port }))
 }
 
 fn address(ip: &str, port: Option<&str>) -> Result<What, String> {

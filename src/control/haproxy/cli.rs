@@ -212,7 +212,6 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                 Admin::Ready if server.resolved.is_empty() => 0x20,
                 Admin::Ready => 0,
             };
-            let subject = Subject::Server(server.backend.clone(), server.name.clone());
             // `port` is that of agents' checks too, there.
             let checked = server.check.as_ref().and_then(|check| check.port).unwrap_or(0);
             let at = server.check.as_ref().and_then(|check| check.address);
@@ -227,7 +226,7 @@ fn servers_state(snapshot: &Snapshot, wanted: Option<&str>) -> String {
                 operation(server),
                 server.weight,
                 server.weight_configured,
-                snapshot.pasts.of(&subject).seconds,
+                snapshot.pasts.of(&Subject::server(server)).seconds,
                 if is_name { host } else { "-" },
                 if is_service { server.address.as_str() } else { "-" },
             );

@@ -9,6 +9,6 @@ pub(super) mod sessions;
 pub(super) mod stat;
 mod typed;
 
-pub use change::{Change, Door};
+pub use change::Change;
 pub use cli::Show;
 pub use sessions::SessionId;

@@ -24,9 +24,9 @@ pub(in crate::control) fn lines(
     turn: Turn,
     served: bool,
 ) -> Vec<(Level, String)> {
-    let servers = relay.backends().find(|servers| servers[0].backend == backend);
-    let server = servers.and_then(|all| all.iter().find(|server| server.name == name));
-    let (Some(servers), Some(server)) = (servers, server) else { return Vec::new() };
+    let servers = relay.servers_of(backend);
+    let server = servers.iter().find(|server| server.name == name);
+    let Some(server) = server else { return Vec::new() };
     let who = match server.backup {
         true => format!("Backup Server {backend}/{name}"),
         false => format!("Server {backend}/{name}"),
@@ -105,12 +105,18 @@ mod tests {
     use crate::control::Health;
     use crate::control::status::tests::relay_status;
 
-    /// As Debian's HAProxy 2.6 wrote them.
-    #[test]
-    fn the_lines_are_theirs() {
+    /// Three sessions, and nobody waits.
+    fn quiet() -> RelayStatus {
         let mut relay = relay_status();
         relay.queues.clear();
         relay.servers[0].tally.sessions = 3;
+        relay
+    }
+
+    /// As Debian's HAProxy 2.6 wrote them.
+    #[test]
+    fn the_lines_of_administrators_are_theirs() {
+        let mut relay = quiet();
         let say = |relay: &RelayStatus, turn| lines(relay, "intake", "a", turn, true);
         relay.servers[0].admin = Admin::Maint;
         assert_eq!(
@@ -133,6 +139,13 @@ mod tests {
                 "Server intake/a is UP/READY (leaving forced maintenance).".to_owned()
             )]
         );
+    }
+
+    /// As Debian's HAProxy 2.6 wrote them.
+    #[test]
+    fn the_lines_of_checks_are_theirs_and_nothing_is_said_twice() {
+        let mut relay = quiet();
+        let say = |relay: &RelayStatus, turn| lines(relay, "intake", "a", turn, true);
         relay.servers[0].check = Some(Health {
             up: true,
             since: String::new(),

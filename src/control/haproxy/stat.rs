@@ -335,10 +335,10 @@ fn server(snapshot: &Snapshot, server: &ServerStatus) -> Row {
     if let Some(health) = &server.check {
         checked(&mut row, health);
     }
-    let subject = Subject::Server(server.backend.clone(), server.name.clone());
+    let subject = Subject::server(server);
     row.past(&snapshot.pasts.of(&subject));
     row.text("addr", server.resolved.first().map_or("", String::as_str));
-    row.rate(snapshot.rates.of(&Subject::Server(server.backend.clone(), server.name.clone())));
+    row.rate(snapshot.rates.of(&subject));
     row
 }
 

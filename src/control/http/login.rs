@@ -23,7 +23,7 @@ const WRONG_COSTS: Duration = Duration::from_secs(1);
 const CHECKS_OF_ONE_MAX: usize = 2;
 
 /// Those who may.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Logins {
     hashes: BTreeMap<String, Hash>,
     checks: Arc<Checks>,
