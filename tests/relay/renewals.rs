@@ -2,7 +2,7 @@
 //! has an error of it.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -96,9 +96,8 @@ fn fifty_reloads_and_ten_upgrades_under_load_cost_no_client_an_error() {
 fn a_failover_by_name_costs_no_new_client_an_error() {
     let at = |last: u8| Answer::At(vec![IpAddr::from([127, 0, 0, last])], 1);
     for engine in ["epoll", "io_uring"] {
-        let first = TcpListener::bind("127.0.0.2:0").unwrap();
+        let [first, second] = peers::on_one_port(["127.0.0.2", "127.0.0.3"]);
         let port = first.local_addr().unwrap().port();
-        let second = TcpListener::bind(("127.0.0.3", port)).unwrap();
         let _second = Server::on(second, peers::echoed);
         let nameserver = Nameserver::new();
         nameserver.says("intake.example", at(2));
@@ -143,9 +142,8 @@ fn a_failover_by_name_costs_no_new_client_an_error() {
 fn names_that_move_and_changes_by_hand_under_load_cost_no_client_an_error() {
     let at = |last: u8| Answer::At(vec![IpAddr::from([127, 0, 0, last])], 1);
     for engine in ["epoll", "io_uring"] {
-        let first = TcpListener::bind("127.0.0.2:0").unwrap();
+        let [first, second] = peers::on_one_port(["127.0.0.2", "127.0.0.3"]);
         let port = first.local_addr().unwrap().port();
-        let second = TcpListener::bind(("127.0.0.3", port)).unwrap();
         let _servers = [Server::on(first, peers::echoed), Server::on(second, peers::echoed)];
         let other = peers::echo();
         let nameserver = Nameserver::new();

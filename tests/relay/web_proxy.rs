@@ -2,7 +2,7 @@
 //! reach anybody is seen to reach nobody.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -388,9 +388,8 @@ fn no_spelling_of_an_address_that_is_not_public_leads_anywhere() {
 /// (S10): what is judged is what is connected to.
 #[test]
 fn a_name_that_leads_elsewhere_from_moment_to_moment_reaches_what_is_allowed_alone() {
-    let allowed = TcpListener::bind("127.0.0.2:0").unwrap();
+    let [allowed, forbidden] = peers::on_one_port(["127.0.0.2", "127.0.0.1"]);
     let port = allowed.local_addr().unwrap().port();
-    let forbidden = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let greet = |mut stream: TcpStream| drop(stream.write_all(b"allowed"));
     let (allowed, forbidden) = (Server::on(allowed, greet), Server::on(forbidden, |_| ()));
     let nameserver = Nameserver::new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::sys::socket::{Backlog, listen, setsockopt, sockopt};
 
-use super::PATIENCE;
+use super::{PATIENCE, await_some};
 
 /// A server that treats each connection alike, on a thread of its own.
 #[derive(Clone)]
@@ -71,6 +71,15 @@ pub fn name(name: &'static str) -> Server {
 /// A port of loopback where nobody listens.
 pub fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Listeners on two addresses that have one port. One that is free on the first may be taken on the second.
+pub fn on_one_port(addresses: [&str; 2]) -> [TcpListener; 2] {
+    await_some("a port that is free on both", || {
+        let first = TcpListener::bind((addresses[0], 0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        TcpListener::bind((addresses[1], port)).ok().map(|second| [first, second])
+    })
 }
 
 /// A listener that answers no SYN any more: its queue is full. Whoever connects waits.
