@@ -431,18 +431,45 @@ mod tests {
         let _ = confine::attempt(call, [0; 3]);
     }
 
+    /// A process that runs one of the ignored tests of this module.
+    fn alone(test: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--ignored", "--nocapture", "--exact"])
+            .arg(format!("confinement::calls::tests::{test}"))
+            .stdout(Stdio::null());
+        command
+    }
+
     fn makes(call: c_long) -> ExitStatus {
-        Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--ignored",
-                "--exact",
-                "confinement::calls::tests::a_confined_process_makes_a_call",
-            ])
+        alone("a_confined_process_makes_a_call")
             .env(CALL, call.to_string())
-            .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
             .unwrap()
+    }
+
+    #[test]
+    #[ignore = "started by another test, in a process of its own"]
+    fn a_confined_worker_panics() {
+        /// A panic must not leave it, and so it is the end of the process even where tests unwind.
+        extern "C" fn fail() {
+            panic!("this worker is wrong");
+        }
+        narrowed(NEEDS, |narrowing| narrowing.worker, || fail());
+    }
+
+    /// As in the binary, where every panic aborts: the others of the process may be half-way through what the
+    /// thread shared with them, and the parent starts a fresh one.
+    #[test]
+    fn a_worker_that_panics_says_why_and_ends_the_process_through_every_filter() {
+        for backtrace in ["0", "1"] {
+            let mut command = alone("a_confined_worker_panics");
+            let output = command.env("RUST_BACKTRACE", backtrace).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{:?}: {said}", output.status);
+            assert!(said.contains("this worker is wrong"), "{said}");
+        }
     }
 
     #[test]

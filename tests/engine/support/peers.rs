@@ -13,7 +13,7 @@ use std::thread::{self, Builder};
 use fanin::op::Flow;
 use nix::libc::linger;
 use nix::sys::socket::{
-    self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+    self, AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
 };
 
 use super::oracle::{Got, HELLO_BYTES, Receiver, Sender, Sent, Total, judge_whole};
@@ -45,6 +45,9 @@ impl<R: Send + 'static> Server<R> {
         treat: impl Fn(u64, &TcpStream) -> R + Send + Sync + 'static,
     ) -> Self {
         let address = listener.local_addr().unwrap();
+        // The 128 of the standard library overflow while its thread waits for a processor: the kernel drops
+        // what does not fit, and asks again after 1 s and after 3 s.
+        socket::listen(&listener, Backlog::MAXALLOWABLE).unwrap();
         let ended = Arc::new(AtomicBool::new(false));
         let (outbox, inbox) = channel();
         let (end, treat) = (Arc::clone(&ended), Arc::new(treat));
