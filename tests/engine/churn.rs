@@ -204,6 +204,7 @@ fn connections_without_a_byte_leave_nothing_behind(variant: Variant) {
     // Those that were reset in the queue were never accepted on one engine, and have no address on
     // the other.
     relay.await_ended(EACH * 4);
+    backend.await_idle();
     relay.await_settled();
     // A place is free a moment before the record of who had it is written.
     let begun = relay.counts().sessions_total;

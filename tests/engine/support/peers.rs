@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver as Inbox, Sender as Outbox, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Builder};
@@ -27,6 +27,8 @@ pub struct Server<R> {
     pub address: SocketAddr,
     outcomes: Mutex<Outcomes<R>>,
     ended: Arc<AtomicBool>,
+    /// Connections that its threads have.
+    open: Arc<AtomicUsize>,
 }
 
 type Outcome<R> = (u64, thread::Result<R>);
@@ -48,20 +50,33 @@ impl<R: Send + 'static> Server<R> {
         // The 128 of the standard library overflow while its thread waits for a processor: the kernel drops
         // what does not fit, and asks again after 1 s and after 3 s.
         socket::listen(&listener, Backlog::MAXALLOWABLE).unwrap();
-        let ended = Arc::new(AtomicBool::new(false));
+        let (ended, open) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let (outbox, inbox) = channel();
-        let (end, treat) = (Arc::clone(&ended), Arc::new(treat));
+        let (end, having, treat) = (Arc::clone(&ended), Arc::clone(&open), Arc::new(treat));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 if end.load(SeqCst) {
                     return;
                 }
                 let (treat, outbox) = (Arc::clone(&treat), outbox.clone());
-                let builder = Builder::new().stack_size(STACK_BYTES);
-                builder.spawn(move || serve(&stream, &*treat, &outbox)).unwrap();
+                having.fetch_add(1, SeqCst);
+                let having = Arc::clone(&having);
+                let serve = move || {
+                    serve(&stream, &*treat, &outbox);
+                    drop(stream);
+                    having.fetch_sub(1, SeqCst);
+                };
+                Builder::new().stack_size(STACK_BYTES).spawn(serve).unwrap();
             }
         });
-        Self { address, outcomes: Mutex::new((inbox, HashMap::new())), ended }
+        Self { address, outcomes: Mutex::new((inbox, HashMap::new())), ended, open }
+    }
+
+    /// Waits until it has closed all that it accepted: what the relay is to do within a time begins when
+    /// its peers have done their part, and on a busy machine hundreds of threads take a while.
+    #[track_caller]
+    pub fn await_idle(&self) {
+        await_some("the server has closed", || (self.open.load(SeqCst) == 0).then_some(()));
     }
 
     /// What came of a connection, once it has been treated.
