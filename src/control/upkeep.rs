@@ -120,15 +120,16 @@ impl<R: Relay> Loop<R> {
         (backend, server): Place,
         turn: news::Turn,
     ) -> bool {
-        if self.config.log.format != LogFormat::Tcplog {
-            return false;
-        }
         let relay = self.status().relay;
         let of = &self.config.backends[backend];
         let served = !self.unserved.contains(&of.name);
         match relay.servers_of(&of.name).iter().any(ServerStatus::is_usable) {
             true => drop(self.unserved.remove(&of.name)),
             false => drop(self.unserved.insert(of.name.clone())),
+        }
+        // What is known of backends is kept up whatever the format: a reload may change it.
+        if self.config.log.format != LogFormat::Tcplog {
+            return false;
         }
         for (level, line) in news::lines(&relay, &of.name, &of.servers[server].name, turn, served) {
             self.log.event(level, line);

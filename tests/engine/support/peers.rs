@@ -61,12 +61,12 @@ impl<R: Send + 'static> Server<R> {
                 let (treat, outbox) = (Arc::clone(&treat), outbox.clone());
                 having.fetch_add(1, SeqCst);
                 let having = Arc::clone(&having);
-                let serve = move || {
+                let body = move || {
                     serve(&stream, &*treat, &outbox);
                     drop(stream);
                     having.fetch_sub(1, SeqCst);
                 };
-                Builder::new().stack_size(STACK_BYTES).spawn(serve).unwrap();
+                Builder::new().stack_size(STACK_BYTES).spawn(body).unwrap();
             }
         });
         Self { address, outcomes: Mutex::new((inbox, HashMap::new())), ended, open }
